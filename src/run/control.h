@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * control.h - the memory that `tandem run` and the processes under it share.
+ *
+ * `tandem run` creates one segment (a memfd), fills the configuration in and puts its name, /proc/<its pid>/fd/<n>, into the environment
+ * (TANDEM_CONTROL). Every managed process maps it when it starts, takes a slot, and keeps its own line there up to date. Nothing else
+ * passes between processes: the budget is divided by every process reading all lines and applying the same rule (run/share.h).
+ *
+ * Who writes what: the configuration is written once before any process starts. A slot is claimed by a compare-and-swap of pid from 0,
+ * then written by its owner alone. When the owner has died without freeing it (SIGKILL), `tandem run`, or whoever sees
+ * that the pid is gone (start_ticks differs), adds the slot's totals to `dead` and frees it, under reap_lock (pid of the holder, 0: free).
+ * Readers take what they find: each number is atomic, their sum is a snapshot to within a poll.
+ */
+#ifndef TDM_RUN_CONTROL_H
+#define TDM_RUN_CONTROL_H
+
+#include "base/atomic.h"
+
+#define TDM_CONTROL_ENV "TANDEM_CONTROL"
+#define TDM_CONTROL_MAGIC 0x314d444e41544454ull
+#define TDM_CONTROL_VERSION 1u
+#define TDM_CONTROL_SLOTS 1024u
+#define TDM_CONTROL_TIERS 8u
+#define TDM_CONTROL_MSGS 64u
+
+/* Totals of a process, in the order of TDM_STAT_NAMES; all u64. */
+enum tdm_stat {
+	TDM_STAT_SOFT_FAULTS,
+	TDM_STAT_HARD_FAULTS,
+	TDM_STAT_ZERO_FAULTS,
+	TDM_STAT_OTHER_FAULTS,
+	TDM_STAT_SOFT_PAGES,
+	TDM_STAT_HARD_PAGES,
+	TDM_STAT_ZERO_PAGES,
+	TDM_STAT_HOME_PAGES,
+	TDM_STAT_EVICTED_PAGES,
+	TDM_STAT_REFAULTS,
+	TDM_STAT_DIRECT_RECLAIMS,
+	TDM_STAT_STALLS,
+	TDM_STAT_STALL_NS,
+	TDM_STAT_FAULT_NS,
+	TDM_STAT_OVER_BUDGET,
+	TDM_STAT_FORKS,
+	TDM_STAT_OUT_BYTES_TOTAL,    /* evicted, before packing, since the start */
+	TDM_STAT_PACKED_BYTES_TOTAL, /* the same, packed, since the start */
+	TDM_STAT_IN_BYTES_TOTAL,     /* restored, unpacked, since the start */
+	TDM_STAT_SAME_FILLED,
+	TDM_STAT_INCOMPRESSIBLE,
+	TDM_STAT_DEMOTED_BLOBS,
+	TDM_STAT_LATENCY0,           /* 32 buckets: faults served in less than 2^(i+8) ns */
+	TDM_STAT_NR = TDM_STAT_LATENCY0 + 32,
+};
+
+/* What a process uses now. */
+enum tdm_gauge {
+	TDM_GAUGE_USAGE,    /* bytes, as the kernel measures it (RSS corrected to Pss) */
+	TDM_GAUGE_LIMIT,    /* its share of the budget, bytes */
+	TDM_GAUGE_MANAGED,  /* resident managed memory, bytes */
+	TDM_GAUGE_HOME,     /* of these on probation */
+	TDM_GAUGE_OUT,      /* bytes of pages that are in tiers */
+	TDM_GAUGE_PACKED,   /* the same, packed */
+	TDM_GAUGE_POOL,     /* memory of memory tiers */
+	TDM_GAUGE_DISK,     /* file space of file tiers */
+	TDM_GAUGE_OVERHEAD, /* the engine's tables */
+	TDM_GAUGE_PINNED,   /* pages that could not be taken */
+	TDM_GAUGE_NR,
+};
+
+struct tdm_control_slot {
+	tdm_a32 pid;      /* 0: free */
+	tdm_a32 managed;  /* 1: the engine has been started in it (it has come near its share) */
+	tdm_a64 start_ticks; /* field 22 of /proc/pid/stat: tells a recycled pid */
+	tdm_a64 gauge[TDM_GAUGE_NR];
+	tdm_a64 stat[TDM_STAT_NR];
+	tdm_a64 tier_out[TDM_CONTROL_TIERS]; /* packed bytes put into tier i since the start */
+	tdm_a64 tier_in[TDM_CONTROL_TIERS];  /* packed bytes read back from tier i */
+	tdm_a64 tier_now[TDM_CONTROL_TIERS]; /* packed bytes in tier i now */
+	char comm[16];
+};
+
+struct tdm_control_msg {
+	tdm_a32 ready; /* 1 once text is complete */
+	u32 pid;
+	char text[248];
+};
+
+struct tdm_control {
+	/* configuration: constant once the first process runs */
+	u64 magic;
+	u32 version;
+	u32 size; /* sizeof(struct tdm_control) */
+	u64 budget; /* bytes for the whole tree */
+	u32 strict;
+	u32 ntiers;
+	char tier[TDM_CONTROL_TIERS][120]; /* specs, validated */
+	char preload[256]; /* path of the preloaded library, for exec with a changed environment */
+	u32 supervisor; /* pid of tandem run */
+	/* state */
+	tdm_a32 reap_lock;
+	tdm_a32 slots_used; /* high-water mark of slot indices + 1 */
+	tdm_a64 peak;       /* largest sum of usages seen by anyone, bytes */
+	tdm_a64 procs;      /* processes that ever took a slot */
+	tdm_a64 unmanaged;  /* processes that could not be managed (no slot, engine failed to start) */
+	tdm_a64 dead[TDM_STAT_NR]; /* totals of processes that have ended */
+	tdm_a64 dead_tier_out[TDM_CONTROL_TIERS], dead_tier_in[TDM_CONTROL_TIERS];
+	/* messages for the user, printed by tandem run: a writer takes next, fills msg[next % N] if it is not ready, sets ready */
+	tdm_a32 msg_next;
+	struct tdm_control_msg msg[TDM_CONTROL_MSGS];
+	struct tdm_control_slot slot[TDM_CONTROL_SLOTS];
+};
+
+#endif
