@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+# A front for meson. "make" builds, "make run" shows it, "make check" tests it; the last two install what they need first.
+BUILD ?= build
+CHECK_BUILD ?= build-check
+PREFIX ?= /usr/local
+MESON_ARGS ?=
+
+all: $(BUILD)/build.ninja
+	ninja -C $(BUILD)
+
+$(BUILD)/build.ninja:
+	meson setup $(BUILD) --prefix=$(PREFIX) $(MESON_ARGS)
+
+$(CHECK_BUILD)/build.ninja:
+	meson setup $(CHECK_BUILD) -Ddebug_checks=true $(MESON_ARGS)
+
+deps-%:
+	@scripts/install-deps $*
+
+run: deps-run
+	@$(MAKE) --no-print-directory all
+	@scripts/demo.sh $(BUILD)
+
+# Everything that is listed in tests/, built with the engine's own assertions; ends with one line that sums all suites.
+check: deps-check
+	@$(MAKE) --no-print-directory $(CHECK_BUILD)/build.ninja
+	@scripts/check $(CHECK_BUILD)
+
+bench: deps-run
+	@$(MAKE) --no-print-directory all
+	@bench/run.sh $(BUILD)
+
+install: all
+	meson install -C $(BUILD) --no-rebuild
+
+clean:
+	rm -rf $(BUILD) $(CHECK_BUILD) build-asan build-tsan build-clang
+
+.PHONY: all run check bench install clean
