@@ -4,7 +4,7 @@
  *
  * `tandem run` creates one segment (a memfd), fills the configuration in and puts its name, /proc/<its pid>/fd/<n>, into the environment
  * (TANDEM_CONTROL). Every managed process maps it when it starts, takes a slot, and keeps its own line there up to date. Nothing else
- * passes between processes: the budget is divided by every process reading all lines and applying the same rule (run/share.h).
+ * passes between processes: the budget is divided by every process reading all lines and applying the same rule (tdmi_control_share()).
  *
  * Who writes what: the configuration is written once before any process starts. A slot is claimed by a compare-and-swap of pid from 0,
  * then written by its owner alone. When the owner has died without freeing it (SIGKILL), `tandem run`, or whoever sees
@@ -79,7 +79,7 @@ struct tdm_control_slot {
 };
 
 struct tdm_control_msg {
-	tdm_a32 ready; /* 1 once text is complete */
+	tdm_a32 ready; /* TDM_MSG_*: 0 free, 1 text is complete, 2 being written */
 	u32 pid;
 	char text[248];
 };
@@ -108,5 +108,60 @@ struct tdm_control {
 	struct tdm_control_msg msg[TDM_CONTROL_MSGS];
 	struct tdm_control_slot slot[TDM_CONTROL_SLOTS];
 };
+
+/* What the supervisor itself needs of the budget; the rest is for the processes. Measured: below 1 MiB of Pss (tests/cmd). */
+#define TDM_CONTROL_RESERVE ((u64)1 << 20)
+#define TDM_BUDGET_MIN ((u64)8 << 20)
+
+enum tdm_msg_state { TDM_MSG_FREE, TDM_MSG_READY, TDM_MSG_WRITING };
+
+/* Whether the process that a slot names still exists: pid, with this start time (0: not known yet, any). arg is the caller's. */
+typedef bool tdm_control_alive_fn(void *arg, u32 pid, u64 start_ticks);
+
+/* Every slot in use and everything that has ended, added up. */
+struct tdm_control_totals {
+	u64 stat[TDM_STAT_NR];
+	u64 gauge[TDM_GAUGE_NR];
+	u64 tier_out[TDM_CONTROL_TIERS], tier_in[TDM_CONTROL_TIERS], tier_now[TDM_CONTROL_TIERS];
+	u32 live;    /* processes with a slot */
+	u32 managed; /* of these with an engine */
+};
+
+/*
+ * The functions below work on the segment alone: no system call, no allocation, no lock but reap_lock (which is only ever tried), a few
+ * hundred bytes of stack. Any thread of any process under the command may call them at any time.
+ */
+
+/* Is this a segment of our version, mapped with len bytes? 0; -EINVAL: no; -EPROTO: of another version. */
+int tdmi_control_check(const struct tdm_control *c, size_t len);
+
+/* Take a slot for the calling process, or the one that it had before exec (its totals go to `dead`). comm may be unterminated at 16 bytes.
+ * The index, or -ENOSPC (counted in c->unmanaged). */
+int tdmi_control_claim(struct tdm_control *c, u32 pid, u64 start_ticks, const char *comm);
+
+/* Give one's own slot back; its totals go to `dead`. */
+void tdmi_control_release(struct tdm_control *c, u32 slot);
+
+/* Free the slots whose process does not exist any more, on behalf of process self. The number freed; 0 too when somebody else is at it. */
+u32 tdmi_control_reap(struct tdm_control *c, u32 self, tdm_control_alive_fn *alive, void *arg);
+
+/* Bytes that all processes use now; the largest sum that was seen is kept in c->peak. */
+u64 tdmi_control_usage(struct tdm_control *c);
+
+/* Bytes that the process in this slot may use: its max-min fair share of the budget less the reserve. A process asks for what it uses
+ * plus room to grow (an eighth and 1 MiB). Whoever asks for less than an equal share gets it, the others divide the rest equally; what nobody
+ * asks for is divided equally. The shares of one snapshot never add up to more than there is. */
+u64 tdmi_control_share(const struct tdm_control *c, u32 slot);
+
+void tdmi_control_totals(const struct tdm_control *c, struct tdm_control_totals *out);
+
+/* The time in ns below which a fraction num/den of the faults was served, interpolated in its bucket; 0 without faults. */
+u64 tdmi_latency_ns(const u64 *latency, u64 num, u64 den);
+
+/* A line for the user, printed by the command as "tandem: program[pid]: text". False: the ring is full, the line is lost. */
+bool tdmi_control_say(struct tdm_control *c, u32 pid, const char *text);
+
+/* The next line, oldest first: *cursor is the reader's and starts at 0. There is one reader. False: none. */
+bool tdmi_control_hear(struct tdm_control *c, u32 *cursor, u32 *pid, char text[248]);
 
 #endif
