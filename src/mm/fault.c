@@ -1,0 +1,541 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fault.c - a port has missed: bring the page, and those around it that will be wanted.
+ *
+ * A fault finds its PTE under the table's lock, and acts on what it says:
+ *   none, removed   a first touch (or one after the program dropped the page): zeros
+ *   home            a soft fault: the frame is lent again, by moving it, or by copying it where moving would disturb more than it saves
+ *                   (a lone page: a move flushes every CPU's TLB), or must not be done (its bytes are being packed)
+ *   out             a hard fault: unpack, and map
+ *   lent            somebody else was faster
+ * Pages are dealt with a block (64 KiB) at a time; the block that was asked for comes first, so that whoever waits for it can go on.
+ *
+ * The program changes its address space whenever it likes. What the port answers then (-EAGAIN) sends us back to the start with no lock held,
+ * after the pending events have been taken in. An address that is gone (-ENOENT) needs nothing: its event will clear the entries.
+ */
+#include <string.h>
+#include "base/check.h"
+#include "mm/mm.h"
+
+/* One block of a fault in progress. */
+struct block {
+	struct tdm_ctx *ctx;
+	struct tdm_mm *mm;
+	struct tdm_pt *pt;
+	u32 first;   /* index of its first page in the PTE table */
+	u64 va;
+	bool write;  /* the access that missed is a write */
+	u32 soft, hard, zero, refaults; /* pages brought */
+};
+
+static u32 run_length(u32 mask, u32 i)
+{
+	u32 n = 0;
+
+	while (i + n < TDM_BLOCK_PAGES && (mask >> (i + n) & 1))
+		n++;
+	return n;
+}
+
+static struct tdm_va block_va(const struct block *b, u32 i)
+{
+	return (struct tdm_va){ b->va + ((u64)i << TDM_PAGE_SHIFT) };
+}
+
+/* Pages [i, i + n) of the block are mapped by the port now. */
+static void set_lent(struct block *b, struct tdm_frame *folio, u32 i, u32 n)
+{
+	u64 pfn = tdm_frame_pfn(&b->mm->frames, folio).v;
+
+	for (u32 k = i; k < i + n; k++)
+		tdmi_page_set(b->mm, b->pt, b->first + k,
+			      tdm_pte_mk((struct tdm_pfn){ pfn + k }, TDM_PTE_WRITE | TDM_PTE_ACCESSED));
+}
+
+static void mark_stale(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask)
+{
+	u32 add = mask & ~(u32)folio->stale;
+
+	folio->stale |= (u16)add;
+	tdm_a64_add_relaxed(&mm->stale, (u64)__builtin_popcount(add));
+}
+
+static void clear_stale(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask)
+{
+	u32 sub = mask & folio->stale;
+
+	folio->stale &= (u16)~sub;
+	tdm_a64_sub_relaxed(&mm->stale, (u64)__builtin_popcount(sub));
+}
+
+/*
+ * Map copies of src (the block's pages at their offsets). *done_mask: pages that are mapped now. A page that the port has already is newer than
+ * ours (it was restored while the table could not be written: see fork.c), and counts as done.
+ */
+static int copy_runs(struct block *b, const u8 *src, u32 mask, u32 *done_mask)
+{
+	struct tdm_port *port = b->mm->port;
+	int r = 0;
+
+	for (u32 i = 0; i < TDM_BLOCK_PAGES && !r; i++) {
+		u32 n = run_length(mask, i), done = 0;
+
+		if (!n)
+			continue;
+		r = port->ops->fill_copy(port, block_va(b, i), src + ((size_t)i << TDM_PAGE_SHIFT), n, &done);
+		if (r == -EEXIST) {
+			done++;
+			r = 0;
+		}
+		*done_mask |= ((1u << done) - 1) << i;
+		i += done ? done - 1 : 0;
+	}
+	return r;
+}
+
+/* Move the folio's homes of mask to the block. *done_mask as above; -EINVAL where only copying works. */
+static int move_runs(struct block *b, struct tdm_frame *folio, u32 mask, u32 *done_mask)
+{
+	struct tdm_port *port = b->mm->port;
+	u8 *home = tdm_frame_home(&b->mm->frames, folio);
+	int r = 0;
+
+	for (u32 i = 0; i < TDM_BLOCK_PAGES && !r; i++) {
+		u32 n = run_length(mask & ~*done_mask, i), done = 0;
+
+		if (!n)
+			continue;
+		r = port->ops->fill(port, block_va(b, i), home + ((size_t)i << TDM_PAGE_SHIFT), n, &done);
+		*done_mask |= ((1u << done) - 1) << i;
+		if (r == -EEXIST) {
+			*done_mask |= 1u << (i + done);
+			mark_stale(b->mm, folio, 1u << (i + done));
+			done++;
+			r = 0;
+		}
+		i += done ? done - 1 : 0;
+	}
+	return r;
+}
+
+static void set_lent_mask(struct block *b, struct tdm_frame *folio, u32 mask)
+{
+	for (u32 i = 0; i < TDM_BLOCK_PAGES; i++)
+		if (mask >> i & 1)
+			set_lent(b, folio, i, 1);
+}
+
+static int bring_home(struct block *b, u32 mask)
+{
+	struct tdm_frame *folio = tdmi_block_folio(b->mm, b->pt, b->first);
+	u32 moved = 0, copied = 0;
+	int r = -EINVAL;
+
+	if (!(folio->flags & TDM_FRAME_F_WRITEBACK) && __builtin_popcount(mask) > 1)
+		r = move_runs(b, folio, mask, &moved);
+	if (r == -EINVAL || r == -EBUSY)
+		r = copy_runs(b, tdm_frame_home(&b->mm->frames, folio), mask & ~moved, &copied);
+	set_lent_mask(b, folio, moved | copied);
+	mark_stale(b->mm, folio, copied);
+	b->soft += (u32)__builtin_popcount(moved | copied);
+	if (moved | copied)
+		tdmi_folio_touched(b->mm, b->pt, b->first, folio, TDM_LRU_TOUCHED);
+	return r;
+}
+
+/* The bytes of a page cannot be had. The program must find out, and not by reading something else. */
+static int lose_page(struct block *b, u32 i)
+{
+	struct tdm_port *port = b->mm->port;
+	int r = port->ops->fill_poison(port, block_va(b, i), 1);
+
+	if (r == -EAGAIN)
+		return r;
+	tdm_count(b->ctx, TDM_C_POISONED, 1);
+	plat_log("a page could not be read back from its tier: the program gets SIGBUS where it touches it");
+	tdmi_page_set(b->mm, b->pt, b->first + i, tdm_pte_mk_typed(TDM_PTE_T_POISON, 0));
+	return 0;
+}
+
+/* The pages of one blob: mask in the block, blob_mask in the blob, dst by index in the blob. */
+struct blob_part {
+	u64 handle;
+	u32 mask, blob_mask;
+	u32 clock;
+	void *dst[TDM_BLOCK_PAGES];
+	u8 at[TDM_BLOCK_PAGES]; /* index in the block by index in the blob */
+};
+
+/* All swap entries of *mask that are in the same blob as the first one; they leave *mask. */
+static void gather_blob(struct block *b, u32 *mask, struct blob_part *p)
+{
+	u32 first = (u32)__builtin_ctz(*mask);
+	struct tdm_pte pte = tdm_pt_get(b->pt, b->first + first);
+
+	*p = (struct blob_part){ .handle = tdm_pte_swap_handle(pte), .clock = tdm_pte_swap_clock(pte) };
+	for (u32 i = first; i < TDM_BLOCK_PAGES; i++) {
+		pte = tdm_pt_get(b->pt, b->first + i);
+		if (!(*mask >> i & 1) || tdm_pte_swap_handle(pte) != p->handle)
+			continue;
+		p->mask |= 1u << i;
+		p->blob_mask |= 1u << tdm_pte_swap_index(pte);
+		p->at[tdm_pte_swap_index(pte)] = (u8)i;
+		*mask &= ~(1u << i);
+	}
+}
+
+static int bring_blob(struct block *b, struct blob_part *p)
+{
+	struct tdm_mm *mm = b->mm;
+	struct tdm_frame *folio;
+	u32 done = 0, dropped = 0;
+	bool warm, to_home;
+	u8 *dst;
+	int r;
+
+	folio = tdmi_block_folio_get(mm, b->pt, b->first, p->mask == 0xffff, &warm);
+	if (!folio)
+		return -ENOMEM;
+	/* A warm folio has its physical pages: unpack into them and move. Otherwise copying is cheaper than faulting pages in for it. */
+	to_home = warm && p->mask == 0xffff;
+	dst = to_home ? tdm_frame_home(&mm->frames, folio) : b->ctx->bounce;
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+		if (p->blob_mask >> k & 1)
+			p->dst[k] = dst + ((size_t)p->at[k] << TDM_PAGE_SHIFT);
+	r = tdmi_swap_in(mm->swap, b->ctx->ws, p->handle, p->blob_mask, p->dst);
+	if (r == -EIO || r == -EBADMSG) {
+		r = 0;
+		for (u32 i = 0; i < TDM_BLOCK_PAGES && !r; i++)
+			if (p->mask >> i & 1) {
+				r = lose_page(b, i);
+				dropped |= r ? 0 : 1u << i;
+			}
+	} else if (!r) {
+		if (to_home) {
+			r = move_runs(b, folio, p->mask, &done);
+			clear_stale(mm, folio, done);
+		}
+		if (!to_home || r == -EINVAL) {
+			u32 copied = 0;
+
+			r = copy_runs(b, dst, p->mask & ~done, &copied);
+			done |= copied;
+		}
+		set_lent_mask(b, folio, done);
+		dropped = done;
+		b->hard += (u32)__builtin_popcount(done);
+		if (tdmi_lru_recent(&mm->lru, p->clock))
+			b->refaults += (u32)__builtin_popcount(done);
+	}
+	if (dropped) {
+		u32 drop = 0;
+
+		for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+			if ((p->blob_mask >> k & 1) && (dropped >> p->at[k] & 1))
+				drop |= 1u << k;
+		tdmi_swap_drop(mm->swap, p->handle, drop);
+	}
+	if (!folio->mapcount)
+		tdmi_folio_release(mm, folio, 0);
+	else if (done)
+		tdmi_folio_touched(mm, b->pt, b->first, folio, b->refaults ? TDM_LRU_REFAULT : TDM_LRU_FAULTED);
+	return r;
+}
+
+static int bring_zero(struct block *b, u32 mask)
+{
+	struct tdm_mm *mm = b->mm;
+	struct tdm_frame *folio;
+	u32 done = 0, n = 0;
+	bool warm;
+	int r;
+
+	folio = tdmi_block_folio_get(mm, b->pt, b->first, false, &warm);
+	if (!folio)
+		return -ENOMEM;
+	if (!b->write && __builtin_popcount(mask) == 1) {
+		u32 i = (u32)__builtin_ctz(mask);
+
+		r = mm->port->ops->fill_zero(mm->port, block_va(b, i), 1, &n);
+		if (r == -EEXIST) {
+			n = 1;
+			r = 0;
+		}
+		done = n ? mask : 0;
+	} else {
+		r = copy_runs(b, mm->zeros, mask, &done);
+	}
+	set_lent_mask(b, folio, done);
+	b->zero += (u32)__builtin_popcount(done);
+	if (!folio->mapcount)
+		tdmi_folio_release(mm, folio, 0);
+	else
+		tdmi_folio_touched(mm, b->pt, b->first, folio, TDM_LRU_FAULTED);
+	return r;
+}
+
+/* Bring the pages of mask of one block; those that were never touched only where zero_mask says so. */
+static int bring_block(struct block *b, u32 mask, u32 zero_mask)
+{
+	u32 home = 0, out = 0, zero = 0;
+	int r = 0;
+
+	for (u32 i = 0; i < TDM_BLOCK_PAGES; i++) {
+		struct tdm_pte pte = tdm_pt_get(b->pt, b->first + i);
+
+		if (!(mask >> i & 1))
+			continue;
+		if (tdm_pte_home(pte))
+			home |= 1u << i;
+		else if (tdm_pte_is(pte, TDM_PTE_T_SWAP))
+			out |= 1u << i;
+		else if (!tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_POISON))
+			zero |= 1u << i;
+	}
+	zero &= zero_mask;
+	if (home)
+		r = bring_home(b, home);
+	while (!r && out) {
+		struct blob_part p;
+
+		gather_blob(b, &out, &p);
+		r = bring_blob(b, &p);
+	}
+	if (!r && zero)
+		r = bring_zero(b, zero);
+	return r;
+}
+
+static u32 mask_within(u32 lo, u32 hi, u32 first)
+{
+	u32 a = lo > first ? lo - first : 0, e = hi > first ? TDM_MIN(hi - first, TDM_BLOCK_PAGES) : 0;
+
+	return a >= e ? 0 : (((1u << e) - 1) & ~((1u << a) - 1));
+}
+
+/* A 2 MiB leaf: all of it comes back at once. The PMD table is locked. */
+static int bring_huge(struct tdm_ctx *ctx, struct tdm_pt *pmd, u32 i, u32 *soft)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_pte pte = tdm_pt_get(pmd, i);
+	struct tdm_frame *folio = tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte));
+	u32 done = 0;
+	int r;
+
+	if (tdm_pte_lent(pte))
+		return 0;
+	r = mm->port->ops->fill(mm->port, (struct tdm_va){ tdm_pt_va(pmd, i) }, tdm_frame_home(&mm->frames, folio), TDM_HUGE_PAGES,
+				&done);
+	if (done == TDM_HUGE_PAGES) {
+		tdmi_page_set(mm, pmd, i, (struct tdm_pte){ pte.v | TDM_PTE_ACCESSED });
+		tdmi_lru_add(&mm->lru, folio, TDM_LRU_TOUCHED);
+		*soft += done;
+		return 0;
+	}
+	if (r == -EAGAIN && !done)
+		return r;
+	/* A part has gone, or it must be copied: from here on it is 512 pages. Whoever holds it isolated needs our lock to go on. */
+	if (!tdmi_lru_isolate(&mm->lru, folio))
+		return -EAGAIN;
+	r = tdmi_huge_split(mm, pmd, i, done);
+	return r ? r : -EAGAIN;
+}
+
+static void count_fault(struct block *b)
+{
+	struct tdm_ctx *ctx = b->ctx;
+
+	if (b->hard)
+		tdm_count(ctx, TDM_C_HARD_FAULTS, 1);
+	else if (b->soft)
+		tdm_count(ctx, TDM_C_SOFT_FAULTS, 1);
+	else if (b->zero)
+		tdm_count(ctx, TDM_C_ZERO_FAULTS, 1);
+	else
+		tdm_count(ctx, TDM_C_OTHER_FAULTS, 1);
+	tdm_count(ctx, TDM_C_HARD_PAGES, b->hard);
+	tdm_count(ctx, TDM_C_SOFT_PAGES, b->soft);
+	tdm_count(ctx, TDM_C_ZERO_PAGES, b->zero);
+	tdm_count(ctx, TDM_C_REFAULTS, b->refaults);
+}
+
+/* A page that the table says is mapped was missed. Mostly a race that is over; if the port does not have it, it vanished behind our back. */
+static int fault_lent(struct block *b, u32 i)
+{
+	struct tdm_port *port = b->mm->port;
+	u64 present = 0;
+	bool huge;
+	u32 done = 0;
+	int r;
+
+	if (port->ops->present(port, (struct tdm_va){ tdm_pt_va(b->pt, i) }, 1, &present, &huge) || (present & 1))
+		return 0;
+	r = port->ops->fill_copy(port, (struct tdm_va){ tdm_pt_va(b->pt, i) }, b->mm->zeros, 1, &done);
+	if (done)
+		tdm_count(b->ctx, TDM_C_LOST, 1);
+	return r == -EEXIST ? 0 : r;
+}
+
+/* With the PTE table locked: the block of the fault first, then the rest of what is worth bringing. */
+static int fault_locked(struct block *b, u64 va)
+{
+	u32 i = tdm_pt_index(b->pt, va), lo, hi, zero;
+	struct tdm_pte pte = tdm_pt_get(b->pt, i);
+	struct tdm_vma vma;
+	bool seq;
+	int r;
+
+	if (tdm_pte_lent(pte))
+		return fault_lent(b, i);
+	seq = tdmi_predict(&b->mm->predict, b->pt, i, &lo, &hi);
+	/* Never touched pages next to a never touched one: only what lies in the same mapping, and only in a stream. */
+	if (!tdmi_vma_find(b->mm, va, &vma))
+		vma = (struct tdm_vma){ va, va + TDM_PAGE_SIZE, 0 };
+	zero = !tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP);
+	b->first = i & ~(TDM_BLOCK_PAGES - 1);
+	b->va = tdm_pt_va(b->pt, b->first);
+	for (;;) {
+		u32 mask = mask_within(lo, hi, b->first), zero_mask = 0;
+
+		for (u32 k = 0; zero && k < TDM_BLOCK_PAGES; k++) {
+			u64 a = b->va + ((u64)k << TDM_PAGE_SHIFT);
+
+			if (a == va || (seq && a > va && a < vma.end && tdm_pte_none(tdm_pt_get(b->pt, b->first + k))))
+				zero_mask |= 1u << k;
+		}
+		r = bring_block(b, mask, zero_mask);
+		b->first += TDM_BLOCK_PAGES;
+		b->va += TDM_BLOCK_SIZE;
+		if (r || b->first >= hi)
+			return r;
+		/* What is only a guess must not push something else out. */
+		if (tdmi_mm_usage(b->mm) > tdm_a64_ld_relaxed(&b->mm->high_bytes))
+			return 0;
+	}
+}
+
+static int fault_once(struct tdm_ctx *ctx, u64 va, bool write, struct block *b)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_pt *pt;
+	int r;
+
+	*b = (struct block){ .ctx = ctx, .mm = mm, .write = write, .soft = b->soft, .hard = b->hard, .zero = b->zero, .refaults = b->refaults };
+	tdmi_rcu_read_lock(ctx->rcu);
+	r = tdmi_pt_lock(mm, va, true, &pt);
+	if (!r) {
+		b->pt = pt;
+		if (pt->level)
+			r = bring_huge(ctx, pt, tdm_pt_index(pt, va), &b->soft);
+		else
+			r = fault_locked(b, va);
+		tdm_pt_unlock(pt);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return r;
+}
+
+static void drain_events(struct tdm_ctx *ctx)
+{
+	struct tdm_mm *mm = ctx->mm;
+
+	plat_mutex_lock(&mm->event_lock);
+	mm->port->ops->drain(mm->port, ctx);
+	plat_mutex_unlock(&mm->event_lock);
+	plat_yield();
+}
+
+/* The budget is exceeded: whoever wants a page makes room first. */
+static void make_room(struct tdm_ctx *ctx)
+{
+	struct tdm_mm *mm = ctx->mm;
+	u64 limit = tdm_a64_ld_relaxed(&mm->limit_bytes), start;
+
+	if (tdm_likely(tdmi_mm_usage(mm) <= limit))
+		return;
+	start = plat_now_ns();
+	tdm_count(ctx, TDM_C_STALLS, 1);
+	for (u32 tries = 0; tries < 64 && tdmi_mm_usage(mm) > limit; tries++) {
+		if (tdmi_reclaim(ctx, limit, 2 * TDM_BLOCK_PAGES))
+			tdm_count(ctx, TDM_C_DIRECT_RECLAIMS, 1);
+		else if (tdm_a32_ld_relaxed(&mm->full))
+			break;
+		else
+			plat_yield();
+	}
+	tdm_count(ctx, TDM_C_STALL_NS, plat_now_ns() - start);
+}
+
+int tdmi_fault(struct tdm_ctx *ctx, struct tdm_va va, bool write)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct block b = { 0 };
+	u32 tries = 0;
+	int r;
+
+	va.v &= TDM_PAGE_MASK;
+	make_room(ctx);
+	while ((r = fault_once(ctx, va.v, write, &b)) == -EAGAIN || r == -ENOMEM) {
+		if (r == -ENOMEM) {
+			if (++tries > 1000)
+				plat_abort("tandem: no memory to serve a fault\n");
+			tdmi_reclaim(ctx, 0, 4 * TDM_BLOCK_PAGES);
+			plat_yield();
+		} else {
+			drain_events(ctx);
+		}
+	}
+	count_fault(&b);
+	/* Whatever was mapped has been woken with it; this is for those who were only late. */
+	mm->port->ops->wake(mm->port, va, 1);
+	return 0;
+}
+
+/* One PTE table's part of tdmi_bring(). */
+static int bring_table(struct tdm_ctx *ctx, u64 va, u64 end)
+{
+	struct block b = { .ctx = ctx, .mm = ctx->mm };
+	struct tdm_pt *pt;
+	int r;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	r = tdmi_pt_lock(ctx->mm, va, false, &pt);
+	if (!r && pt) {
+		u32 lo = tdm_pt_index(pt, va), hi = end - pt->base >= TDM_HUGE_SIZE ? TDM_PT_ENTRIES : tdm_pt_index(pt, end);
+
+		b.pt = pt;
+		if (pt->level)
+			r = bring_huge(ctx, pt, tdm_pt_index(pt, va), &b.soft);
+		for (u32 f = lo & ~(TDM_BLOCK_PAGES - 1); !pt->level && !r && f < hi; f += TDM_BLOCK_PAGES) {
+			b.first = f;
+			b.va = tdm_pt_va(pt, f);
+			r = bring_block(&b, mask_within(lo, hi, f), 0);
+		}
+		tdm_pt_unlock(pt);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+	tdm_count(ctx, TDM_C_HARD_PAGES, b.hard);
+	tdm_count(ctx, TDM_C_SOFT_PAGES, b.soft);
+	return r == -ENOENT ? 0 : r;
+}
+
+int tdmi_bring(struct tdm_ctx *ctx, u64 start, u64 end)
+{
+	u64 va = start;
+
+	while (va < end) {
+		u64 stop = TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE);
+		int r = bring_table(ctx, va, stop);
+
+		if (r == -EAGAIN) {
+			drain_events(ctx);
+			continue;
+		}
+		if (r)
+			return r;
+		tdmi_rcu_read_lock(ctx->rcu);
+		va = stop < end ? tdmi_pt_next(ctx->mm, stop, end) : end;
+		tdmi_rcu_read_unlock(ctx->rcu);
+	}
+	return 0;
+}

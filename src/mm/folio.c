@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * folio.c - the state of pages and their folios, in step.
+ *
+ * An entry is only ever written through tdmi_page_set(), so that the counters of the address space and of the folio agree with the table.
+ * All of this runs under the lock of the PTE table (or of the PMD table, for a folio mapped by a 2 MiB leaf).
+ */
+#include "base/check.h"
+#include "mm/mm.h"
+
+static void account(struct tdm_mm *mm, struct tdm_pte pte, u64 pages, bool add)
+{
+	tdm_a64 *c;
+
+	if (tdm_pte_present(pte)) {
+		struct tdm_frame *f = pages == TDM_HUGE_PAGES ? tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte)) :
+								tdm_pfn_block(&mm->frames, tdm_pte_pfn(pte));
+
+		f->mapcount = (u16)(add ? f->mapcount + pages : f->mapcount - pages);
+		c = tdm_pte_lent(pte) ? &mm->lent : &mm->home;
+	} else if (tdm_pte_is(pte, TDM_PTE_T_SWAP)) {
+		c = &mm->out;
+	} else {
+		return;
+	}
+	if (add)
+		tdm_a64_add_relaxed(c, pages);
+	else
+		tdm_a64_sub_relaxed(c, pages);
+}
+
+void tdmi_page_set(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, struct tdm_pte pte)
+{
+	u64 pages = pt->level ? TDM_HUGE_PAGES : 1;
+
+	account(mm, tdm_pt_get(pt, i), pages, false);
+	account(mm, pte, pages, true);
+	tdm_pt_set(pt, i, pte);
+}
+
+struct tdm_frame *tdmi_block_folio(struct tdm_mm *mm, struct tdm_pt *pt, u32 i)
+{
+	u32 first = i & ~(TDM_BLOCK_PAGES - 1);
+
+	for (u32 k = first; k < first + TDM_BLOCK_PAGES; k++) {
+		struct tdm_pte pte = tdm_pt_get(pt, k);
+
+		if (tdm_pte_present(pte))
+			return tdm_pfn_block(&mm->frames, tdm_pte_pfn(pte));
+	}
+	return NULL;
+}
+
+struct tdm_frame *tdmi_block_folio_get(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, bool warm, bool *was_warm)
+{
+	struct tdm_frame *f = tdmi_block_folio(mm, pt, i);
+
+	*was_warm = false;
+	if (f)
+		return f;
+	f = tdmi_folio_alloc(&mm->frames, TDM_BLOCK_ORDER, warm, was_warm);
+	if (!f)
+		return NULL;
+	f->va = tdm_pt_va(pt, i & ~(TDM_BLOCK_PAGES - 1));
+	if (*was_warm) {
+		f->stale = 0xffff;
+		tdm_a64_add_relaxed(&mm->stale, TDM_BLOCK_PAGES);
+	}
+	return f;
+}
+
+void tdmi_homes_discard(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask)
+{
+	void *slot[TDM_BLOCK_PAGES];
+	u32 pages[TDM_BLOCK_PAGES], n = 0;
+	u8 *home = tdm_frame_home(&mm->frames, folio);
+
+	for (u32 i = 0; i < TDM_BLOCK_PAGES; i++) {
+		if (!(mask >> i & 1))
+			continue;
+		if (i && (mask >> (i - 1) & 1)) {
+			pages[n - 1]++;
+			continue;
+		}
+		slot[n] = home + ((size_t)i << TDM_PAGE_SHIFT);
+		pages[n++] = 1;
+	}
+	if (n)
+		mm->port->ops->discard(mm->port, slot, pages, n);
+	mask &= folio->stale;
+	folio->stale &= (u16)~mask;
+	tdm_a64_sub_relaxed(&mm->stale, (u64)__builtin_popcount(mask));
+}
+
+/* The last reference is gone. */
+static void folio_free(struct tdm_mm *mm, struct tdm_frame *folio)
+{
+	u32 stale = folio->stale;
+
+	TDM_BUG_ON(folio->mapcount);
+	if (folio->order == TDM_BLOCK_ORDER && stale == 0xffff && tdmi_folio_free_warm(&mm->frames, folio)) {
+		tdm_a64_sub_relaxed(&mm->stale, TDM_BLOCK_PAGES);
+		return;
+	}
+	if (stale)
+		tdmi_homes_discard(mm, folio, stale);
+	tdmi_folio_free(&mm->frames, folio);
+}
+
+void tdmi_folio_release(struct tdm_mm *mm, struct tdm_frame *folio, u32 populated)
+{
+	if (folio->order == TDM_BLOCK_ORDER) {
+		u32 add = populated & ~(u32)folio->stale;
+
+		folio->stale |= (u16)add;
+		tdm_a64_add_relaxed(&mm->stale, (u64)__builtin_popcount(add));
+	}
+	if (tdmi_lru_del(&mm->lru, folio))
+		folio_free(mm, folio);
+}
+
+bool tdmi_folio_putback(struct tdm_mm *mm, struct tdm_frame *folio, enum tdm_lru_where where)
+{
+	if (!tdmi_lru_putback(&mm->lru, folio, where))
+		return true;
+	folio_free(mm, folio);
+	return false;
+}
+
+void tdmi_folio_touched(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct tdm_frame *folio, enum tdm_lru_why why)
+{
+	for (u32 k = first; k < first + TDM_BLOCK_PAGES; k++)
+		if (tdm_pte_home(tdm_pt_get(pt, k)))
+			return;
+	tdmi_lru_add(&mm->lru, folio, why);
+}
+
+int tdmi_huge_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, u32 moved)
+{
+	struct tdm_pte leaf = tdm_pt_get(pmd, i);
+	struct tdm_frame *folio = tdm_pfn_frame(&mm->frames, tdm_pte_pfn(leaf));
+	bool home = tdm_pte_home(leaf);
+	struct tdm_pt *pt;
+
+	if (tdmi_pt_split(mm, pmd, i)) {
+		TDM_BUG_ON(!tdmi_folio_putback(mm, folio, home ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG));
+		return -ENOMEM;
+	}
+	pt = tdm_pte_table(tdm_pt_get(pmd, i));
+	tdmi_folio_split(&mm->frames, folio);
+	for (u32 k = 0; k < TDM_HUGE_PAGES; k += TDM_BLOCK_PAGES) {
+		struct tdm_frame *f = folio + k;
+		bool all_lent = !home || k + TDM_BLOCK_PAGES <= moved;
+
+		f->mapcount = TDM_BLOCK_PAGES;
+		for (u32 j = k; home && j < moved && j < k + TDM_BLOCK_PAGES; j++)
+			tdmi_page_set(mm, pt, j, (struct tdm_pte){ tdm_pt_get(pt, j).v | TDM_PTE_ACCESSED });
+		tdmi_lru_add_split(&mm->lru, f, all_lent);
+	}
+	return 0;
+}

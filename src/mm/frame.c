@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * frame.c - the buddy allocator of frames.
+ *
+ * Free folios are linked by frame number through their descriptors. Frames that were never used are not on any list: `fresh` is where they
+ * begin, so that an arena of many GiB costs nothing before it is needed; fresh frames are taken 512 at a time.
+ *
+ * Locking: f->lock, a leaf.
+ */
+#include "mm/frame.h"
+#include "base/check.h"
+#include "base/lockrank.h"
+
+static void list_push(struct tdm_frames *f, u32 *head, u32 nr)
+{
+	struct tdm_frame *d = &f->desc[nr];
+
+	d->prev = TDM_FRAME_NIL;
+	d->next = *head;
+	if (*head != TDM_FRAME_NIL)
+		f->desc[*head].prev = nr;
+	*head = nr;
+}
+
+static void list_del(struct tdm_frames *f, u32 *head, u32 nr)
+{
+	struct tdm_frame *d = &f->desc[nr];
+
+	if (d->prev != TDM_FRAME_NIL)
+		f->desc[d->prev].next = d->next;
+	else
+		*head = d->next;
+	if (d->next != TDM_FRAME_NIL)
+		f->desc[d->next].prev = d->prev;
+}
+
+int tdmi_frames_init(struct tdm_frames *f, void *arena, u32 nframes)
+{
+	if (!nframes || nframes % TDM_HUGE_PAGES)
+		return -EINVAL;
+	f->desc = plat_map((size_t)nframes * sizeof(struct tdm_frame));
+	if (!f->desc)
+		return -ENOMEM;
+	f->arena = arena;
+	f->nframes = nframes;
+	plat_mutex_init(&f->lock, TDM_RANK_FRAMES);
+	for (u32 i = 0; i < TDM_ARRAY_SIZE(f->free_head); i++)
+		f->free_head[i] = TDM_FRAME_NIL;
+	f->fresh = 0;
+	f->warm_head = TDM_FRAME_NIL;
+	f->warm_count = 0;
+	f->warm_max = 0;
+	tdm_a64_st_relaxed(&f->used, 0);
+	return 0;
+}
+
+void tdmi_frames_destroy(struct tdm_frames *f)
+{
+	plat_unmap(f->desc, (size_t)f->nframes * sizeof(struct tdm_frame));
+	f->desc = NULL;
+}
+
+static void put_free(struct tdm_frames *f, u32 nr, u32 order)
+{
+	struct tdm_frame *d = &f->desc[nr];
+
+	d->state = TDM_FRAME_FREE;
+	d->order = (u8)order;
+	list_push(f, &f->free_head[order], nr);
+}
+
+/* A free folio of exactly this order, off the lists; TDM_FRAME_NIL when there is none. */
+static u32 take_free(struct tdm_frames *f, u32 order)
+{
+	u32 o = order, nr;
+
+	while (o <= TDM_HUGE_ORDER && f->free_head[o] == TDM_FRAME_NIL)
+		o++;
+	if (o <= TDM_HUGE_ORDER) {
+		nr = f->free_head[o];
+		list_del(f, &f->free_head[o], nr);
+	} else {
+		if (f->fresh == f->nframes)
+			return TDM_FRAME_NIL;
+		nr = f->fresh;
+		f->fresh += TDM_HUGE_PAGES;
+		o = TDM_HUGE_ORDER;
+	}
+	while (o > order) {
+		o--;
+		put_free(f, nr + (1u << o), o);
+	}
+	return nr;
+}
+
+static struct tdm_frame *make_new(struct tdm_frames *f, u32 nr, u32 order)
+{
+	struct tdm_frame *d = &f->desc[nr];
+
+	*d = (struct tdm_frame){ .next = TDM_FRAME_NIL, .prev = TDM_FRAME_NIL, .refcount = 1, .order = (u8)order, .state = TDM_FRAME_NEW };
+	return d;
+}
+
+struct tdm_frame *tdmi_folio_alloc(struct tdm_frames *f, u32 order, bool warm, bool *was_warm)
+{
+	struct tdm_frame *d = NULL;
+	bool w = false;
+	u32 nr;
+
+	plat_mutex_lock(&f->lock);
+	if (warm && order == TDM_BLOCK_ORDER && f->warm_count) {
+		nr = f->warm_head;
+		list_del(f, &f->warm_head, nr);
+		f->warm_count--;
+		w = true;
+	} else {
+		nr = take_free(f, order);
+	}
+	if (nr != TDM_FRAME_NIL)
+		d = make_new(f, nr, order);
+	plat_mutex_unlock(&f->lock);
+	if (was_warm)
+		*was_warm = w;
+	if (d)
+		tdm_a64_add_relaxed(&f->used, (u64)1 << order);
+	return d;
+}
+
+void tdmi_folio_free(struct tdm_frames *f, struct tdm_frame *folio)
+{
+	u32 nr = tdm_frame_nr(f, folio), order = folio->order;
+
+	TDM_ASSERT(folio->mapcount == 0 && folio->pincount == 0);
+	tdm_a64_sub_relaxed(&f->used, (u64)1 << order);
+	plat_mutex_lock(&f->lock);
+	folio->state = TDM_FRAME_TAIL;
+	while (order < TDM_HUGE_ORDER) {
+		u32 buddy = nr ^ (1u << order);
+		struct tdm_frame *b = &f->desc[buddy];
+
+		if (b->state != TDM_FRAME_FREE || b->order != order)
+			break;
+		list_del(f, &f->free_head[order], buddy);
+		b->state = TDM_FRAME_TAIL;
+		nr &= ~(1u << order);
+		order++;
+	}
+	put_free(f, nr, order);
+	plat_mutex_unlock(&f->lock);
+}
+
+bool tdmi_folio_free_warm(struct tdm_frames *f, struct tdm_frame *folio)
+{
+	bool ok = false;
+
+	plat_mutex_lock(&f->lock);
+	if (f->warm_count < f->warm_max) {
+		folio->state = TDM_FRAME_WARM;
+		list_push(f, &f->warm_head, tdm_frame_nr(f, folio));
+		f->warm_count++;
+		ok = true;
+	}
+	plat_mutex_unlock(&f->lock);
+	if (ok)
+		tdm_a64_sub_relaxed(&f->used, TDM_BLOCK_PAGES);
+	return ok;
+}
+
+struct tdm_frame *tdmi_folio_take_warm(struct tdm_frames *f)
+{
+	bool w = false;
+	struct tdm_frame *d = NULL;
+
+	if (f->warm_count) {
+		d = tdmi_folio_alloc(f, TDM_BLOCK_ORDER, true, &w);
+		if (d && !w) {
+			tdmi_folio_free(f, d);
+			d = NULL;
+		}
+	}
+	return d;
+}
+
+void tdmi_folio_split(struct tdm_frames *f, struct tdm_frame *folio)
+{
+	u32 nr = tdm_frame_nr(f, folio), n = 1u << folio->order;
+	u64 va = folio->va;
+
+	for (u32 i = 0; i < n; i += TDM_BLOCK_PAGES) {
+		struct tdm_frame *d = make_new(f, nr + i, TDM_BLOCK_ORDER);
+
+		d->va = va + ((u64)i << TDM_PAGE_SHIFT);
+	}
+}
+
+bool tdmi_frames_valid(struct tdm_frames *f)
+{
+	u64 free = 0, warm = 0;
+	bool ok = true;
+
+	plat_mutex_lock(&f->lock);
+	for (u32 o = 0; o <= TDM_HUGE_ORDER; o++)
+		for (u32 i = f->free_head[o]; i != TDM_FRAME_NIL; i = f->desc[i].next) {
+			ok = ok && f->desc[i].state == TDM_FRAME_FREE && f->desc[i].order == o && i % (1u << o) == 0;
+			free += (u64)1 << o;
+		}
+	for (u32 i = f->warm_head; i != TDM_FRAME_NIL; i = f->desc[i].next) {
+		ok = ok && f->desc[i].state == TDM_FRAME_WARM;
+		warm++;
+	}
+	ok = ok && warm == f->warm_count && free + warm * TDM_BLOCK_PAGES + tdm_a64_ld_relaxed(&f->used) == f->fresh;
+	plat_mutex_unlock(&f->lock);
+	return ok;
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * frame.h - frames, folios, and the allocator of both.
+ *
+ * The ram pool of an address space is an arena: frame f has its home at arena + f * 4096. Allocating frames allocates homes, that is
+ * addresses: whether a physical page lies there is known to whoever holds the folio. A folio is 2^order frames, contiguous and aligned; its
+ * state is in the descriptor of its first frame.
+ *
+ * Free folios come in two kinds: in the buddy lists their homes hold no physical page; the *warm* cache holds order-4 folios all of whose
+ * homes do, so that a restore into them needs no page from the kernel. Warm pages count as ram in use.
+ */
+#ifndef TDM_MM_FRAME_H
+#define TDM_MM_FRAME_H
+
+#include "plat/plat.h"
+
+#define TDM_FRAME_NIL (~(u32)0)
+
+enum tdm_frame_state {
+	TDM_FRAME_TAIL,     /* not the first frame of its folio, or never used */
+	TDM_FRAME_FREE,     /* head of a free folio in the buddy lists */
+	TDM_FRAME_WARM,     /* in the warm cache */
+	TDM_FRAME_NEW,      /* allocated, on no list */
+	TDM_FRAME_LENT,     /* on a generation's list */
+	TDM_FRAME_HOME,     /* on the list of those on probation */
+	TDM_FRAME_ISOLATED, /* reclaim looks at it */
+};
+
+#define TDM_FRAME_F_WRITEBACK 1u /* its home pages are being packed: they must stay where they are. Table lock. */
+#define TDM_FRAME_F_DYING 2u     /* freed while isolated: whoever puts it back frees it. LRU lock. */
+
+/* One frame. 32 bytes. */
+struct tdm_frame {
+	u32 next, prev;  /* links, as frame numbers; guarded by the lock of the list that it is on */
+	u64 va;          /* head: where it is mapped. Written before it goes on a list, constant until it is freed */
+	u16 refcount;    /* head: 1 for the mapping, 1 for isolation; LRU lock */
+	u16 pincount;    /* pins; table lock */
+	u16 mapcount;    /* head: pages of the folio that are present (lent or home); table lock */
+	u16 stale;       /* head, order <= 4: homes that hold bytes nobody wants (the page was copied out); table lock */
+	u8 order;        /* head; written at allocation */
+	u8 state;        /* enum tdm_frame_state; LRU lock (allocator lock while free) */
+	u8 gen;          /* head: generation modulo 4; LRU lock */
+	u8 flags;        /* TDM_FRAME_F_* */
+	u32 pad;
+};
+
+struct tdm_frames {
+	u8 *arena;                /* homes; constant */
+	struct tdm_frame *desc;   /* one a frame, and touched only where used; constant */
+	u32 nframes;              /* constant, a multiple of 512 */
+	struct plat_mutex lock;   /* guards all that follows */
+	u32 free_head[10];        /* by order */
+	u32 fresh;                /* frames from here on were never handed out */
+	u32 warm_head, warm_count;
+	u32 warm_max;
+	tdm_a64 used;             /* frames in allocated folios */
+};
+
+/* arena: nframes * 4096 bytes of addresses, 2 MiB-aligned. nframes is a multiple of 512. */
+int tdmi_frames_init(struct tdm_frames *f, void *arena, u32 nframes);
+void tdmi_frames_destroy(struct tdm_frames *f);
+/* A folio of 2^order frames (0..9), NEW, refcount 1. warm: prefer one from the warm cache (order 4 only); *was_warm tells. NULL: none left. */
+struct tdm_frame *tdmi_folio_alloc(struct tdm_frames *f, u32 order, bool warm, bool *was_warm);
+/* Free a folio whose homes hold no physical page. */
+void tdmi_folio_free(struct tdm_frames *f, struct tdm_frame *folio);
+/* Keep an order-4 folio all of whose homes hold a page. false: the cache is full, the caller discards and frees. */
+bool tdmi_folio_free_warm(struct tdm_frames *f, struct tdm_frame *folio);
+/* Take one folio out of the warm cache, to be discarded and freed. NULL: it is empty. */
+struct tdm_frame *tdmi_folio_take_warm(struct tdm_frames *f);
+/* Make 2^(order - 4) order-4 folios of one; each NEW with refcount 1 and its part of va. The caller fixes mapcounts. */
+void tdmi_folio_split(struct tdm_frames *f, struct tdm_frame *folio);
+/* Everything consistent? For tests and debug builds. */
+bool tdmi_frames_valid(struct tdm_frames *f);
+
+static inline u32 tdm_frame_nr(const struct tdm_frames *f, const struct tdm_frame *fr)
+{
+	return (u32)(fr - f->desc);
+}
+
+static inline void *tdm_frame_home(const struct tdm_frames *f, const struct tdm_frame *fr)
+{
+	return f->arena + ((size_t)tdm_frame_nr(f, fr) << TDM_PAGE_SHIFT);
+}
+
+static inline struct tdm_pfn tdm_frame_pfn(const struct tdm_frames *f, const struct tdm_frame *fr)
+{
+	return (struct tdm_pfn){ tdm_frame_nr(f, fr) };
+}
+
+static inline struct tdm_frame *tdm_pfn_frame(const struct tdm_frames *f, struct tdm_pfn pfn)
+{
+	return &f->desc[pfn.v];
+}
+
+/* The folio of a frame of order 4 or more that is mapped by 4 KiB leaves: blocks are folios of order 4. */
+static inline struct tdm_frame *tdm_pfn_block(const struct tdm_frames *f, struct tdm_pfn pfn)
+{
+	return &f->desc[pfn.v & ~(u64)(TDM_BLOCK_PAGES - 1)];
+}
+
+#endif

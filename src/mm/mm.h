@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * mm.h - an address space, and the threads that work on it.
+ *
+ * Locks, in the order in which they are taken:
+ *   event_lock   reading events of the address space and acting on them; taking pages home. The live process's program must not be let out of
+ *                an munmap() whose event has been read, but not acted upon, while reclaim takes a page at that address: it might be a
+ *                new mapping's. So both are done under this lock, and a fault, which only ever puts pages where the kernel knows
+ *                the range to be ours, is not.
+ *   tables       upper before lower (mm/pgtable.h); hold the leaf's table for every change of an entry and of its folio
+ *   lru, frames, swap, alloc, rcu: leaves
+ * Nobody waits for the program while holding any of them, and the program never holds one: its threads ask an engine thread (run/live.h).
+ */
+#ifndef TDM_MM_MM_H
+#define TDM_MM_MM_H
+
+#include "base/alloc.h"
+#include "base/lockrank.h"
+#include "base/rcu.h"
+#include "mm/frame.h"
+#include "mm/lru.h"
+#include "mm/pgtable.h"
+#include "mm/predict.h"
+#include "mm/swap.h"
+#include "mm/vma.h"
+#include "port/port.h"
+
+/* What is counted; each thread counts in its own struct tdm_ctx. */
+enum tdm_count {
+	TDM_C_SOFT_FAULTS,
+	TDM_C_HARD_FAULTS,
+	TDM_C_ZERO_FAULTS,
+	TDM_C_OTHER_FAULTS,
+	TDM_C_SOFT_PAGES,
+	TDM_C_HARD_PAGES,
+	TDM_C_ZERO_PAGES,
+	TDM_C_HOME_PAGES,
+	TDM_C_EVICTED_PAGES,
+	TDM_C_REFAULTS,
+	TDM_C_DIRECT_RECLAIMS,
+	TDM_C_STALLS,
+	TDM_C_STALL_NS,
+	TDM_C_FAULT_NS,
+	TDM_C_PINNED,     /* pages that could not be taken */
+	TDM_C_UNSHARED,   /* copy-on-write copies made so that a page could be taken */
+	TDM_C_POISONED,   /* pages whose bytes could not be got back */
+	TDM_C_LOST,       /* pages that vanished without an event */
+	TDM_C_COMPLETED_ELSEWHERE, /* packed pages that had changed meanwhile */
+	TDM_C_LATENCY0,
+	TDM_C_NR = TDM_C_LATENCY0 + 32,
+};
+
+struct tdm_mm;
+
+/* A thread of the engine. Made by tdmi_ctx_create(); used by one thread. */
+struct tdm_ctx {
+	struct tdm_mm *mm;
+	struct tdm_rcu_reader *rcu;
+	struct tdm_swap_ws *ws;
+	u8 *bounce;               /* TDM_BLOCK_SIZE */
+	tdm_a64 count[TDM_C_NR];  /* written by the owner alone */
+	tdm_a32 busy;             /* inside an operation on the mm: see tdmi_mm_enter() */
+	bool in_use;
+};
+
+#define TDM_CTX_MAX 32u
+#define TDM_STALE_BATCH 64u
+
+struct tdm_mm {
+	struct tdm_alloc alloc;
+	struct tdm_rcu rcu;
+	struct tdm_pt *pgd;
+	struct tdm_frames frames;
+	struct tdm_lru lru;
+	struct tdm_vmas vmas;
+	struct tdm_predict predict;
+	struct tdm_swap *swap;
+	struct tdm_port *port;
+	struct plat_mutex event_lock;
+	const u8 *zeros;          /* TDM_BLOCK_SIZE of zeroes; constant */
+	/* Pages, kept by whoever changes an entry. */
+	tdm_a64 lent, home;
+	tdm_a64 stale;            /* homes holding bytes that nobody wants */
+	tdm_a64 out;              /* swap entries */
+	/* Set by whoever measures: bytes in use that the engine does not count itself, and what is allowed. */
+	tdm_a64 other_bytes;
+	tdm_a64 limit_bytes;      /* ~0: no limit */
+	tdm_a64 high_bytes;       /* reclaim in the background starts here */
+	tdm_a32 pressure;         /* a counter to sleep on: bumped when usage passes high */
+	tdm_a32 full;             /* every tier was full at the last try */
+	tdm_a32 strict;
+	/* Threads. Slots are claimed under ctx_lock, never moved. */
+	struct plat_mutex ctx_lock;
+	struct tdm_ctx *ctx[TDM_CTX_MAX];
+	tdm_a32 gate;             /* nonzero: nobody may enter */
+};
+
+/* Make an address space over a port, an arena for homes of nframes frames, and a swap (owned from here on). */
+int tdmi_mm_init(struct tdm_mm *mm, struct tdm_port *port, void *arena, u32 nframes, struct tdm_swap *swap);
+void tdmi_mm_destroy(struct tdm_mm *mm);
+struct tdm_ctx *tdmi_ctx_create(struct tdm_mm *mm);
+void tdmi_ctx_destroy(struct tdm_ctx *ctx);
+
+/* Every operation on the mm is between these two. enter fails while the gate is closed: stand back and try later. */
+bool tdmi_mm_enter(struct tdm_ctx *ctx);
+void tdmi_mm_exit(struct tdm_ctx *ctx);
+/* Close the gate and wait until nobody is inside; open it again. One thread, itself outside. */
+void tdmi_mm_freeze(struct tdm_mm *mm);
+void tdmi_mm_thaw(struct tdm_mm *mm);
+/* In the child of a fork that was made while frozen: the other threads are gone, locks are free. */
+void tdmi_mm_after_fork(struct tdm_mm *mm);
+
+static inline void tdm_count(struct tdm_ctx *ctx, enum tdm_count c, u64 n)
+{
+	tdm_a64_st_relaxed(&ctx->count[c], tdm_a64_ld_relaxed(&ctx->count[c]) + n);
+}
+
+/* The sum over all threads. */
+u64 tdmi_mm_count(struct tdm_mm *mm, enum tdm_count c);
+/* Bytes in use that the engine knows of: managed pages, warm and stale homes, pool, tables. */
+u64 tdmi_mm_tracked(const struct tdm_mm *mm);
+/* The same plus what was last measured of the rest. */
+u64 tdmi_mm_usage(const struct tdm_mm *mm);
+
+/* ---- fault.c: a port has missed at va. 0: served, or there is nothing to serve (the accessor was woken either way). -EAGAIN: the gate is
+ * closed. write: the access was a write. */
+int tdmi_fault(struct tdm_ctx *ctx, struct tdm_va va, bool write);
+/* Bring every page of [start, end) that is home or out. */
+int tdmi_bring(struct tdm_ctx *ctx, u64 start, u64 end);
+
+/* ---- reclaim.c */
+/* Evict until usage is below target (bytes) or `pages` have been freed, or nothing is left to do. The pages freed. */
+u64 tdmi_reclaim(struct tdm_ctx *ctx, u64 target, u64 pages);
+/* Take pages home so that a touch tells that they are used: at most n pages, oldest first. */
+u64 tdmi_age(struct tdm_ctx *ctx, u64 pages);
+/* The pages of a range: home only, or out. Pages dealt with in *pages. -ENOSPC. */
+int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages);
+int tdmi_range_out(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages);
+/* Home pages that ought to be on probation, given what is lent. */
+u64 tdmi_home_wanted(const struct tdm_mm *mm);
+/* Give warm and stale memory back. */
+void tdmi_trim(struct tdm_ctx *ctx);
+
+/* ---- adopt.c: make [start, end), which the port now serves and in which pages are present, known. */
+int tdmi_adopt(struct tdm_ctx *ctx, u64 start, u64 end);
+
+/* ---- zap.c: events. The event lock is held. */
+/* The range is unmapped (marker false), or the program wants its bytes dropped (marker true). */
+void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, bool marker);
+/* [from, from + len) has moved to `to`. */
+void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len);
+
+/* ---- folio.c: helpers shared by the files above. The table lock is held. */
+/* The folio of the block that page i of the PTE table belongs to, or NULL if no page of the block is present. */
+struct tdm_frame *tdmi_block_folio(struct tdm_mm *mm, struct tdm_pt *pt, u32 i);
+/* The same, made if there is none. warm: see tdmi_folio_alloc(). NULL: no frames. */
+struct tdm_frame *tdmi_block_folio_get(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, bool warm, bool *was_warm);
+/* Home pages of a folio become lent and the other way round, or go away: entry, mapcount and counters. */
+void tdmi_page_set(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, struct tdm_pte pte);
+/* Nothing of the folio is present any more: free it. populated: its homes that hold a physical page (bit a page). */
+void tdmi_folio_release(struct tdm_mm *mm, struct tdm_frame *folio, u32 populated);
+/* Pages of the folio have come to be lent. It moves to a generation, unless some of its pages are still on probation: then they have their turn
+ * first. */
+void tdmi_folio_touched(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct tdm_frame *folio, enum tdm_lru_why why);
+/* Make 512 pages of the 2 MiB leaf i of the locked PMD table, and 32 folios of its folio, which the caller has isolated (they are on lists
+ * afterwards). If it was home: the first `moved` pages are lent. -ENOMEM: nothing has changed, it was put back. */
+int tdmi_huge_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, u32 moved);
+/* Give an isolated folio back (mm/lru.h). false: it had died, and is freed. No table lock is needed. */
+bool tdmi_folio_putback(struct tdm_mm *mm, struct tdm_frame *folio, enum tdm_lru_where where);
+/* Homes whose bytes nobody wants: discard them (physical pages go back). mask: bits within the folio. */
+void tdmi_homes_discard(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask);
+
+#endif

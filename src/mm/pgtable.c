@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+/* pgtable.c - see pgtable.h for the rules. */
+#include <string.h>
+#include "base/alloc.h"
+#include "base/check.h"
+#include "mm/mm.h"
+#include "mm/pgtable.h"
+
+void tdm_pt_set(struct tdm_pt *pt, u32 i, struct tdm_pte pte)
+{
+	bool was = tdm_a64_ld_relaxed(&pt->e[i]) != 0;
+
+	if (was && !pte.v)
+		pt->used--;
+	else if (!was && pte.v)
+		pt->used++;
+	tdm_a64_st_release(&pt->e[i], pte.v);
+}
+
+static struct tdm_pt *pt_alloc(struct tdm_mm *mm, u32 level, u64 va)
+{
+	struct tdm_pt *pt = tdmi_alloc(&mm->alloc, sizeof(*pt));
+	u64 span = (u64)1 << tdm_pt_shift(level + 1);
+
+	if (!pt)
+		return NULL;
+	memset(pt, 0, sizeof(*pt));
+	pt->e = tdmi_alloc(&mm->alloc, TDM_PAGE_SIZE);
+	if (!pt->e) {
+		tdmi_free(&mm->alloc, pt, sizeof(*pt));
+		return NULL;
+	}
+	memset((void *)pt->e, 0, TDM_PAGE_SIZE);
+	TDM_BUG_ON((uintptr_t)pt & 63);
+	plat_mutex_init(&pt->lock, TDM_RANK_PT0 - level);
+	pt->level = (u8)level;
+	pt->base = va & ~(span - 1);
+	pt->order = (u8)tdmi_predict_order(&mm->predict);
+	return pt;
+}
+
+static void pt_free(struct tdm_mm *mm, struct tdm_pt *pt)
+{
+	tdmi_free(&mm->alloc, pt->e, TDM_PAGE_SIZE);
+	tdmi_free(&mm->alloc, pt, sizeof(*pt));
+}
+
+static void pt_free_rcu(struct tdm_rcu_head *head, void *ctx)
+{
+	pt_free(ctx, tdm_container_of(head, struct tdm_pt, rcu));
+}
+
+int tdmi_pt_init(struct tdm_mm *mm)
+{
+	mm->pgd = pt_alloc(mm, TDM_PT_LEVELS - 1, 0);
+	return mm->pgd ? 0 : -ENOMEM;
+}
+
+void tdmi_pt_destroy(struct tdm_mm *mm)
+{
+	/* Depth-first without recursion: a table is freed when the scan has passed its last entry. */
+	struct tdm_pt *stack[TDM_PT_LEVELS] = { mm->pgd };
+	u32 pos[TDM_PT_LEVELS] = { 0 };
+	u32 depth = 0;
+
+	if (!mm->pgd)
+		return;
+	for (;;) {
+		struct tdm_pt *pt = stack[depth], *child = NULL;
+
+		while (pt->level && pos[depth] < TDM_PT_ENTRIES && !child)
+			child = tdm_pte_table(tdm_pt_get(pt, pos[depth]++));
+		if (child) {
+			stack[++depth] = child;
+			pos[depth] = 0;
+			continue;
+		}
+		pt_free(mm, pt);
+		if (!depth--)
+			break;
+	}
+	mm->pgd = NULL;
+}
+
+struct tdm_pt *tdmi_pt_walk(struct tdm_mm *mm, u64 va, u32 *index, struct tdm_pte *pte)
+{
+	struct tdm_pt *pt = mm->pgd;
+
+	for (;;) {
+		u32 i = tdm_pt_index(pt, va);
+		struct tdm_pte e = tdm_pt_get(pt, i);
+		struct tdm_pt *child = pt->level ? tdm_pte_table(e) : NULL;
+
+		if (!child) {
+			*index = i;
+			*pte = e;
+			return pt;
+		}
+		pt = child;
+	}
+}
+
+/* With pt (an upper table whose entry for va is none) unlocked: put a table there, or find the one that somebody else put. */
+static int pt_populate(struct tdm_mm *mm, struct tdm_pt *pt, u64 va)
+{
+	struct tdm_pt *child = pt_alloc(mm, pt->level - 1u, va);
+	u32 i = tdm_pt_index(pt, va);
+
+	if (!child)
+		return -ENOMEM;
+	plat_mutex_lock(&pt->lock);
+	if (!pt->dead && tdm_pte_none(tdm_pt_get(pt, i))) {
+		tdm_pt_set(pt, i, (struct tdm_pte){ (u64)(uintptr_t)child | TDM_PTE_PRESENT });
+		child = NULL;
+	}
+	plat_mutex_unlock(&pt->lock);
+	if (child)
+		pt_free(mm, child);
+	return 0;
+}
+
+/* Lock the table of `level` (or an upper one with a leaf for va). */
+static int pt_lock_level(struct tdm_mm *mm, u64 va, u32 level, bool alloc, struct tdm_pt **out)
+{
+	*out = NULL;
+	for (;;) {
+		struct tdm_pt *pt = mm->pgd, *child;
+		struct tdm_pte e;
+		u32 i;
+
+		while (pt->level > level && (child = tdm_pte_table(tdm_pt_get(pt, tdm_pt_index(pt, va)))))
+			pt = child;
+		i = tdm_pt_index(pt, va);
+		e = tdm_pt_get(pt, i);
+		if (pt->level > level && tdm_pte_none(e)) {
+			int r = alloc ? pt_populate(mm, pt, va) : 0;
+
+			if (r || !alloc)
+				return r;
+			continue;
+		}
+		plat_mutex_lock(&pt->lock);
+		e = tdm_pt_get(pt, i);
+		if (!pt->dead && (pt->level == level || (!tdm_pte_none(e) && !tdm_pte_table(e)))) {
+			*out = pt;
+			return 0;
+		}
+		plat_mutex_unlock(&pt->lock);
+	}
+}
+
+int tdmi_pt_lock(struct tdm_mm *mm, u64 va, bool alloc, struct tdm_pt **out)
+{
+	return pt_lock_level(mm, va, 0, alloc, out);
+}
+
+int tdmi_pt_lock_pmd(struct tdm_mm *mm, u64 va, struct tdm_pt **out)
+{
+	return pt_lock_level(mm, va, 1, true, out);
+}
+
+int tdmi_pt_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i)
+{
+	struct tdm_pte leaf = tdm_pt_get(pmd, i);
+	struct tdm_pt *pt = pt_alloc(mm, pmd->level - 1u, tdm_pt_va(pmd, i));
+	u32 step = pmd->level == 1 ? 1 : TDM_HUGE_PAGES;
+
+	if (!pt)
+		return -ENOMEM;
+	TDM_ASSERT(tdm_pte_present(leaf) && (leaf.v & TDM_PTE_LEAF));
+	for (u32 k = 0; k < TDM_PT_ENTRIES; k++)
+		tdm_pt_set(pt, k, (struct tdm_pte){ leaf.v + ((u64)k * step << TDM_PAGE_SHIFT) });
+	tdm_pt_set(pmd, i, (struct tdm_pte){ (u64)(uintptr_t)pt | TDM_PTE_PRESENT });
+	return 0;
+}
+
+void tdmi_pt_try_free(struct tdm_mm *mm, u64 va)
+{
+	struct tdm_pt *pmd, *pt;
+	u32 i;
+
+	if (pt_lock_level(mm, va, 1, false, &pmd) || !pmd)
+		return;
+	i = tdm_pt_index(pmd, va);
+	pt = pmd->level == 1 ? tdm_pte_table(tdm_pt_get(pmd, i)) : NULL;
+	if (pt) {
+		plat_mutex_lock(&pt->lock);
+		if (pt->used == 0) {
+			pt->dead = true;
+			tdm_pt_set(pmd, i, (struct tdm_pte){ 0 });
+		} else {
+			plat_mutex_unlock(&pt->lock);
+			pt = NULL;
+		}
+		if (pt) {
+			plat_mutex_unlock(&pt->lock);
+			tdmi_rcu_call(&mm->rcu, &pt->rcu, pt_free_rcu, mm);
+		}
+	}
+	plat_mutex_unlock(&pmd->lock);
+}
+
+u64 tdmi_pt_next(struct tdm_mm *mm, u64 va, u64 end)
+{
+	va = TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE);
+	while (va < end) {
+		struct tdm_pte e;
+		u32 i;
+		struct tdm_pt *pt = tdmi_pt_walk(mm, va, &i, &e);
+
+		if (pt->level == 0 || !tdm_pte_none(e))
+			return va;
+		/* Nothing under this entry: on to the next one. */
+		va = TDM_ALIGN_DOWN(va, (u64)1 << tdm_pt_shift(pt->level)) + ((u64)1 << tdm_pt_shift(pt->level));
+	}
+	return end;
+}

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pgtable.h - the page table: four levels, 512 entries each, leaves at the lowest three.
+ *
+ * A table is a descriptor (struct tdm_pt) and a page of entries. Each has its own lock, which guards its entries and, for the lowest level, the
+ * folios that they map. Whoever wants to look at or change an entry:
+ *   - walks down without locks under RCU (tdmi_pt_walk): what it reads may change at any time, and must be validated before use;
+ *   - or takes the lock of the table that holds the leaf (tdmi_pt_lock): then the entries are its own until it unlocks.
+ * Lock order: the event lock, then an upper table, then a lower one, then the leaves (LRU, allocators). Two tables of one level are never held
+ * together.
+ *
+ * A table that has become empty is unlinked under its parent's lock and its own, marked dead, and freed after a grace period; who finds a
+ * dead table under its lock walks again.
+ */
+#ifndef TDM_MM_PGTABLE_H
+#define TDM_MM_PGTABLE_H
+
+#include "base/rcu.h"
+#include "mm/pte.h"
+#include "plat/plat.h"
+
+struct tdm_mm;
+
+#define TDM_PT_ENTRIES 512u
+#define TDM_PT_LEVELS 4u /* 0: PTE, 1: PMD, 2: PUD, 3: PGD */
+
+struct tdm_pt {
+	tdm_a64 *e;             /* 512 entries; constant */
+	struct plat_mutex lock;
+	u64 base;               /* first address that it maps; constant */
+	u16 used;               /* entries that are not none; lock */
+	u8 level;               /* constant */
+	bool dead;              /* unlinked; lock */
+	/* What the fault path has learned of these 2 MiB (PTE tables; lock). See mm/predict.h */
+	u8 order;               /* log2 of the pages to bring on a fault that does not continue a stream */
+	u8 recent_count;
+	u32 recent;             /* blocks in which a part was brought lately, a bit each */
+	struct tdm_rcu_head rcu;
+} __attribute__((aligned(64)));
+
+/* Bytes that one entry of this level maps. */
+static inline u32 tdm_pt_shift(u32 level)
+{
+	return TDM_PAGE_SHIFT + 9 * level;
+}
+
+static inline u32 tdm_pt_index(const struct tdm_pt *pt, u64 va)
+{
+	return (u32)(va >> tdm_pt_shift(pt->level)) & (TDM_PT_ENTRIES - 1);
+}
+
+static inline u64 tdm_pt_va(const struct tdm_pt *pt, u32 i)
+{
+	return pt->base + ((u64)i << tdm_pt_shift(pt->level));
+}
+
+/* Read an entry: with the lock held, or without under RCU (then validate). */
+static inline struct tdm_pte tdm_pt_get(const struct tdm_pt *pt, u32 i)
+{
+	return (struct tdm_pte){ tdm_a64_ld_acquire(&pt->e[i]) };
+}
+
+/* Write an entry; the table's lock is held. */
+void tdm_pt_set(struct tdm_pt *pt, u32 i, struct tdm_pte pte);
+
+/* The table that an entry of an upper level names, or NULL if it is none or a leaf. */
+static inline struct tdm_pt *tdm_pte_table(struct tdm_pte p)
+{
+	return (p.v & (TDM_PTE_PRESENT | TDM_PTE_LEAF)) == TDM_PTE_PRESENT ? (struct tdm_pt *)(uintptr_t)(p.v & ~(u64)63) : NULL;
+}
+
+int tdmi_pt_init(struct tdm_mm *mm);
+/* Free all tables. No walker is left. */
+void tdmi_pt_destroy(struct tdm_mm *mm);
+
+/* The lowest table on the way to va, and the entry in it. Lockless: the caller is an RCU reader. */
+struct tdm_pt *tdmi_pt_walk(struct tdm_mm *mm, u64 va, u32 *index, struct tdm_pte *pte);
+
+/* Lock the table that holds the leaf for va: the PTE table, or an upper one whose entry is a leaf. alloc: make missing tables down to the PTE
+ * table; otherwise *out is NULL (and nothing is locked) when there is none. RCU reader. 0 or -ENOMEM. */
+int tdmi_pt_lock(struct tdm_mm *mm, u64 va, bool alloc, struct tdm_pt **out);
+/* Lock the PMD table for va, making it if needed (to install a 2 MiB leaf). */
+int tdmi_pt_lock_pmd(struct tdm_mm *mm, u64 va, struct tdm_pt **out);
+static inline void tdm_pt_unlock(struct tdm_pt *pt)
+{
+	plat_mutex_unlock(&pt->lock);
+}
+
+/* Replace the 2 MiB leaf at entry i of the locked PMD table by a PTE table with 512 leaves of the same flags. 0 or -ENOMEM. The caller splits
+ * the folio. */
+int tdmi_pt_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i);
+/* Unlink and free the PTE table for va if it is empty. No table lock is held. RCU reader. */
+void tdmi_pt_try_free(struct tdm_mm *mm, u64 va);
+/* The first va >= `va` and below `end` whose PTE table exists or whose upper entry is a leaf, rounded to 2 MiB; `end` when there is none. */
+u64 tdmi_pt_next(struct tdm_mm *mm, u64 va, u64 end);
+
+#endif

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+/* predict.c - see predict.h. */
+#include "mm/predict.h"
+#include "mm/pgtable.h"
+
+#define RECENT_MAX 8u
+
+void tdmi_predict_init(struct tdm_predict *p)
+{
+	plat_mutex_init(&p->lock, TDM_RANK_PREDICT);
+	for (u32 i = 0; i < TDM_STREAMS; i++)
+		p->stream[i] = (struct tdm_stream){ 0 };
+	p->tick = 0;
+	tdm_a32_st_relaxed(&p->base, TDM_BLOCK_ORDER * 16);
+}
+
+u32 tdmi_predict_order(const struct tdm_predict *p)
+{
+	return (tdm_a32_ld_relaxed(&p->base) + 8) / 16;
+}
+
+/* The stream that a fault at va goes on with: exactly its next page, or a little further (something else brought the page between). */
+static struct tdm_stream *find(struct tdm_predict *p, u64 va)
+{
+	for (u32 k = 0; k < TDM_STREAMS; k++)
+		if (p->stream[k].next && va - p->stream[k].next < TDM_BLOCK_SIZE)
+			return &p->stream[k];
+	return NULL;
+}
+
+static struct tdm_stream *replace(struct tdm_predict *p)
+{
+	struct tdm_stream *s = &p->stream[0];
+
+	for (u32 k = 1; k < TDM_STREAMS; k++)
+		if (p->stream[k].age < s->age)
+			s = &p->stream[k];
+	return s;
+}
+
+/* Order for a fault that continues nothing. */
+static u32 unrelated(struct tdm_predict *p, struct tdm_pt *pt, u32 i)
+{
+	u32 bit = 1u << (i / TDM_BLOCK_PAGES), base = tdm_a32_ld_relaxed(&p->base);
+
+	if (pt->recent & bit) {
+		if (pt->order < TDM_BLOCK_ORDER)
+			pt->order++;
+	} else {
+		if (pt->order)
+			pt->order--;
+		if (++pt->recent_count > RECENT_MAX) {
+			pt->recent = 0;
+			pt->recent_count = 0;
+		}
+		pt->recent |= bit;
+	}
+	tdm_a32_st_relaxed(&p->base, base - base / 16 + pt->order);
+	return pt->order;
+}
+
+bool tdmi_predict(struct tdm_predict *p, struct tdm_pt *pt, u32 i, u32 *lo, u32 *hi)
+{
+	u64 va = tdm_pt_va(pt, i);
+	bool locked = plat_mutex_trylock(&p->lock);
+	struct tdm_stream *s = locked ? find(p, va) : NULL;
+	bool seq = s != NULL;
+	u32 order;
+
+	if (seq) {
+		order = TDM_MIN(TDM_MAX(s->order + 2, TDM_BLOCK_ORDER), TDM_HUGE_ORDER);
+		if (pt->order < TDM_BLOCK_ORDER)
+			pt->order = TDM_BLOCK_ORDER;
+		*lo = i;
+		/* Up to the end of a block, so that the next step begins with one. */
+		*hi = TDM_MIN((u32)TDM_ALIGN_UP(i + (1u << order), TDM_BLOCK_PAGES), TDM_PT_ENTRIES);
+	} else {
+		order = unrelated(p, pt, i);
+		*lo = i & ~((1u << order) - 1);
+		*hi = *lo + (1u << order);
+	}
+	if (locked) {
+		if (!s)
+			s = replace(p);
+		*s = (struct tdm_stream){ tdm_pt_va(pt, 0) + ((u64)*hi << TDM_PAGE_SHIFT), order, ++p->tick };
+		plat_mutex_unlock(&p->lock);
+	}
+	return seq;
+}

@@ -1,0 +1,466 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * reclaim.c - make room: first home, then out.
+ *
+ * Two steps, each for one folio that the policy (lru.h) hands over isolated:
+ *   age    the folio's lent pages are taken home. They are still in ram; a touch brings them back for the price of a soft fault and proves that
+ *          they are used.
+ *   pack   the folio's home pages are packed into a blob. No lock is held meanwhile: the folio is marked as under writeback, which keeps its homes
+ *          where they are (a fault copies from them instead of moving), and afterwards an entry is changed only if it still is what it
+ *          was: a page that was touched, unmapped or dropped meanwhile is taken out of the blob again.
+ *
+ * Taking home needs the event lock (see mm.h), packing does not.
+ */
+#include "base/check.h"
+#include "mm/mm.h"
+
+/* ---- age --------------------------------------------------------------------------------------------------------- */
+
+struct home_try {
+	u32 taken;  /* pages */
+	u32 busy;   /* mask of pages that refused */
+	bool home;  /* the folio has home pages now */
+	bool gone;  /* the address is not there, or an event is pending */
+};
+
+/* Take the lent pages of mask home. The event lock and the table lock are held. */
+static void home_runs(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct tdm_frame *folio, u32 mask, struct home_try *t)
+{
+	u8 *home = tdm_frame_home(&mm->frames, folio);
+
+	for (u32 i = 0; i < TDM_BLOCK_PAGES && !t->gone; i++) {
+		u32 n = 0, done = 0;
+		int r;
+
+		while (i + n < TDM_BLOCK_PAGES && (mask >> (i + n) & 1))
+			n++;
+		if (!n)
+			continue;
+		r = mm->port->ops->invalidate(mm->port, (struct tdm_va){ tdm_pt_va(pt, first + i) },
+					      home + ((size_t)i << TDM_PAGE_SHIFT), n, &done);
+		for (u32 k = i; k < i + done; k++)
+			tdmi_page_set(mm, pt, first + k, (struct tdm_pte){ tdm_pt_get(pt, first + k).v & ~TDM_PTE_ACCESSED });
+		t->taken += done;
+		if (r == -EBUSY || r == -EINVAL || r == -EEXIST)
+			t->busy |= 1u << (i + done++);
+		else if (r)
+			t->gone = true;
+		i += done ? done - 1 : 0;
+	}
+}
+
+/* The pages of a block folio, identified by the entries that name it. */
+static u32 folio_pages(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct tdm_frame *folio, bool lent)
+{
+	u32 mask = 0;
+
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
+		struct tdm_pte pte = tdm_pt_get(pt, first + k);
+
+		if (tdm_pte_present(pte) && tdm_pte_lent(pte) == lent && tdm_pfn_block(&mm->frames, tdm_pte_pfn(pte)) == folio)
+			mask |= 1u << k;
+	}
+	return mask;
+}
+
+static void home_block(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct home_try *t)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_pt *pt;
+	u32 first, mask;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	if (!tdmi_pt_lock(mm, folio->va, false, &pt) && pt) {
+		first = tdm_pt_index(pt, folio->va);
+		mask = pt->level ? 0 : folio_pages(mm, pt, first, folio, true) & only;
+		if (mask & folio->stale)
+			tdmi_homes_discard(mm, folio, mask & folio->stale);
+		if (mask && !(folio->flags & TDM_FRAME_F_WRITEBACK))
+			home_runs(mm, pt, first, folio, mask, t);
+		t->home = !pt->level && folio_pages(mm, pt, first, folio, false) != 0;
+		tdm_pt_unlock(pt);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+}
+
+static void home_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, struct home_try *t, bool *split)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_pt *pmd;
+	struct tdm_pte pte;
+	u32 i, done = 0;
+	int r;
+
+	*split = false;
+	tdmi_rcu_read_lock(ctx->rcu);
+	if (!tdmi_pt_lock(mm, folio->va, false, &pmd) && pmd) {
+		i = tdm_pt_index(pmd, folio->va);
+		pte = tdm_pt_get(pmd, i);
+		if (pmd->level == 1 && tdm_pte_lent(pte) && tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte)) == folio) {
+			r = mm->port->ops->invalidate(mm->port, (struct tdm_va){ folio->va }, tdm_frame_home(&mm->frames, folio),
+						      TDM_HUGE_PAGES, &done);
+			if (done == TDM_HUGE_PAGES) {
+				tdmi_page_set(mm, pmd, i, (struct tdm_pte){ pte.v & ~TDM_PTE_ACCESSED });
+				t->taken = done;
+				t->home = true;
+			} else if (done || r == -EBUSY || r == -EINVAL || r == -EEXIST) {
+				struct tdm_pt *pt;
+
+				/* From here on 512 pages, the first `done` of them home. */
+				*split = tdmi_huge_split(mm, pmd, i, 0) == 0;
+				pt = *split ? tdm_pte_table(tdm_pt_get(pmd, i)) : NULL;
+				for (u32 k = 0; pt && k < done; k++)
+					tdmi_page_set(mm, pt, k, (struct tdm_pte){ tdm_pt_get(pt, k).v & ~TDM_PTE_ACCESSED });
+				t->taken = done;
+			} else {
+				t->gone = true;
+			}
+		}
+		tdm_pt_unlock(pmd);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+}
+
+/* Pages that refused: if they are copies shared by fork, make them ours; the next attempt will work. With no lock held. */
+static u32 unshare(struct tdm_ctx *ctx, u64 va, u32 busy)
+{
+	u32 ok = 0;
+
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+		if ((busy >> k & 1) && !ctx->mm->port->ops->unshare(ctx->mm->port, (struct tdm_va){ va + ((u64)k << TDM_PAGE_SHIFT) })) {
+			tdm_count(ctx, TDM_C_UNSHARED, 1);
+			ok |= 1u << k;
+		}
+	return ok;
+}
+
+/* Take an isolated folio home, and put it back where it belongs. The event lock is held, and let go of for a while if pages refuse. */
+static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct home_try t = { 0 };
+	bool split = false;
+
+	if (folio->order == TDM_HUGE_ORDER) {
+		home_huge(ctx, folio, &t, &split);
+		/* Splitting has put its 32 parts on the lists. */
+		if (!split)
+			(void)tdmi_folio_putback(mm, folio, t.home ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
+	} else {
+		home_block(ctx, folio, ~0u, &t);
+		if (t.busy && !t.gone) {
+			u32 again;
+
+			plat_mutex_unlock(&mm->event_lock);
+			again = unshare(ctx, folio->va, t.busy);
+			plat_mutex_lock(&mm->event_lock);
+			tdm_count(ctx, TDM_C_PINNED, (u64)__builtin_popcount(t.busy & ~again));
+			t.busy = 0;
+			if (again)
+				home_block(ctx, folio, again, &t);
+			tdm_count(ctx, TDM_C_PINNED, (u64)__builtin_popcount(t.busy));
+		}
+		(void)tdmi_folio_putback(mm, folio, t.home ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
+	}
+	tdm_count(ctx, TDM_C_HOME_PAGES, t.taken);
+	if (t.gone)
+		mm->port->ops->drain(mm->port, ctx);
+	return t.taken;
+}
+
+u64 tdmi_age(struct tdm_ctx *ctx, u64 pages)
+{
+	struct tdm_mm *mm = ctx->mm;
+	u64 taken = 0, tries = 0, most = 4 + 2 * pages / TDM_BLOCK_PAGES;
+
+	while (taken < pages && tries++ < most) {
+		struct tdm_frame *folio;
+
+		plat_mutex_lock(&mm->event_lock);
+		folio = tdmi_lru_isolate_lent(&mm->lru);
+		if (folio)
+			taken += home_folio(ctx, folio);
+		plat_mutex_unlock(&mm->event_lock);
+		if (!folio)
+			break;
+	}
+	return taken;
+}
+
+/* ---- pack -------------------------------------------------------------------------------------------------------- */
+
+/* The packed pages of a folio, from the moment that their entries were read. */
+struct packing {
+	struct tdm_frame *folio;
+	u32 first;
+	u32 mask;                          /* pages of the block that are being packed */
+	struct tdm_pte pte[TDM_BLOCK_PAGES];
+	const void *page[TDM_BLOCK_PAGES]; /* their homes, in the order of the blob */
+	u32 n;
+};
+
+static bool pack_begin(struct tdm_ctx *ctx, struct tdm_frame *folio, struct packing *p)
+{
+	struct tdm_mm *mm = ctx->mm;
+	u8 *home = tdm_frame_home(&mm->frames, folio);
+	struct tdm_pt *pt;
+
+	*p = (struct packing){ .folio = folio };
+	tdmi_rcu_read_lock(ctx->rcu);
+	if (!tdmi_pt_lock(mm, folio->va, false, &pt) && pt) {
+		if (!pt->level) {
+			p->first = tdm_pt_index(pt, folio->va);
+			p->mask = folio_pages(mm, pt, p->first, folio, false);
+			for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
+				p->pte[k] = tdm_pt_get(pt, p->first + k);
+				if (p->mask >> k & 1)
+					p->page[p->n++] = home + ((size_t)k << TDM_PAGE_SHIFT);
+			}
+			if (p->mask)
+				folio->flags |= TDM_FRAME_F_WRITEBACK;
+		}
+		tdm_pt_unlock(pt);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return p->mask != 0;
+}
+
+/* The pages are in the blob (r == 0), or are not: make the entries say so. Pages that were packed and are still what they were. */
+static u32 pack_end(struct tdm_ctx *ctx, struct packing *p, u64 handle, int r, bool *lent_left)
+{
+	struct tdm_mm *mm = ctx->mm;
+	u32 clock = tdm_a32_ld_relaxed(&mm->lru.clock), index = 0, out = 0, drop = 0;
+	struct tdm_pt *pt = NULL;
+
+	*lent_left = false;
+	tdmi_rcu_read_lock(ctx->rcu);
+	if (tdmi_pt_lock(mm, p->folio->va, false, &pt) || !pt || pt->level) {
+		/* The table is gone, and every entry with it. */
+		if (pt)
+			tdm_pt_unlock(pt);
+		pt = NULL;
+		drop = r ? 0 : (1u << p->n) - 1;
+	}
+	for (u32 k = 0; pt && k < TDM_BLOCK_PAGES; k++) {
+		if (!(p->mask >> k & 1))
+			continue;
+		if (tdm_pt_get(pt, p->first + k).v != p->pte[k].v) {
+			drop |= r ? 0 : 1u << index;
+		} else if (!r) {
+			tdmi_page_set(mm, pt, p->first + k, tdm_pte_mk_swap(handle, index, clock));
+			out |= 1u << k;
+		}
+		index++;
+	}
+	p->folio->flags &= (u8)~TDM_FRAME_F_WRITEBACK;
+	if (pt) {
+		*lent_left = folio_pages(mm, pt, p->first, p->folio, true) != 0;
+		if (out && !p->folio->mapcount) {
+			tdmi_folio_release(mm, p->folio, out); /* our isolation still holds it */
+		} else if (out) {
+			tdmi_homes_discard(mm, p->folio, out);
+		}
+		tdm_pt_unlock(pt);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+	if (drop) {
+		tdm_count(ctx, TDM_C_COMPLETED_ELSEWHERE, (u64)__builtin_popcount(drop));
+		tdmi_swap_drop(mm->swap, handle, drop);
+	}
+	return (u32)__builtin_popcount(out);
+}
+
+/* A 2 MiB folio on probation was not touched: it is packed as 32 blocks. true: they are on the list now. */
+static bool split_home(struct tdm_ctx *ctx, struct tdm_frame *folio)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_pt *pmd;
+	bool split = false, ours = false;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	if (!tdmi_pt_lock(mm, folio->va, false, &pmd) && pmd) {
+		u32 i = tdm_pt_index(pmd, folio->va);
+		struct tdm_pte pte = tdm_pt_get(pmd, i);
+
+		ours = pmd->level == 1 && tdm_pte_home(pte) && tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte)) == folio;
+		if (ours)
+			split = tdmi_huge_split(mm, pmd, i, 0) == 0;
+		tdm_pt_unlock(pmd);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+	if (!ours)
+		(void)tdmi_folio_putback(mm, folio, TDM_LRU_TO_YOUNG);
+	return split;
+}
+
+/* Pack the home pages of an isolated block folio, and put it back. The pages, or -errno of the tiers. */
+static int pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct packing p;
+	u64 handle = 0;
+	bool lent;
+	u32 n;
+	int r;
+
+	if (!pack_begin(ctx, folio, &p)) {
+		(void)tdmi_folio_putback(mm, folio, TDM_LRU_TO_YOUNG);
+		return 0;
+	}
+	r = tdmi_swap_out(mm->swap, ctx->ws, p.page, p.n, &handle);
+	n = pack_end(ctx, &p, handle, r, &lent);
+	(void)tdmi_folio_putback(mm, folio, r ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
+	tdm_count(ctx, TDM_C_EVICTED_PAGES, n);
+	tdm_a32_st_relaxed(&mm->full, r != 0);
+	return r ? r : (int)n;
+}
+
+/* One folio from probation to a tier. Pages packed, 0 when there was none (*none), or -errno. */
+static int pack_one(struct tdm_ctx *ctx, bool *none)
+{
+	for (u32 tries = 0; tries < 64; tries++) {
+		struct tdm_frame *folio = tdmi_lru_isolate_home(&ctx->mm->lru);
+		int r;
+
+		*none = !folio;
+		if (!folio)
+			return 0;
+		if (folio->order == TDM_HUGE_ORDER) {
+			(void)split_home(ctx, folio);
+			continue;
+		}
+		r = pack_folio(ctx, folio);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* ---- making room ---------------------------------------------------------------------------------------------------- */
+
+void tdmi_trim(struct tdm_ctx *ctx)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_frame *f = tdmi_folio_take_warm(&mm->frames);
+
+	if (f) {
+		f->stale = 0xffff;
+		tdm_a64_add_relaxed(&mm->stale, TDM_BLOCK_PAGES);
+		tdmi_homes_discard(mm, f, 0xffff);
+		f->refcount = 0;
+		tdmi_folio_free(&mm->frames, f);
+	}
+}
+
+u64 tdmi_home_wanted(const struct tdm_mm *mm)
+{
+	return (tdm_a64_ld_relaxed(&mm->lent) + tdm_a64_ld_relaxed(&mm->home)) / 8;
+}
+
+u64 tdmi_reclaim(struct tdm_ctx *ctx, u64 target, u64 pages)
+{
+	struct tdm_mm *mm = ctx->mm;
+	u64 freed = 0, idle = 0;
+
+	while (freed < pages && idle < 8 && tdmi_mm_usage(mm) > target) {
+		u64 home = tdm_a64_ld_relaxed(&mm->home), wanted = tdmi_home_wanted(mm);
+		bool none = false;
+		u64 aged = 0;
+		int r;
+
+		if (home < wanted + TDM_BLOCK_PAGES)
+			aged = tdmi_age(ctx, TDM_MIN(wanted + 4 * TDM_BLOCK_PAGES - home, 8 * TDM_BLOCK_PAGES));
+		r = pack_one(ctx, &none);
+		if (r < 0)
+			break;
+		freed += (u64)r;
+		idle = r || aged ? 0 : idle + 1;
+		if (none && !aged)
+			break;
+	}
+	return freed;
+}
+
+/* ---- ranges: what the user asks for -------------------------------------------------------------------------------------- */
+
+/* The folio of the first present page at or after va (below end), isolated. Advances *va past it. *wait: somebody else has it at the moment, and may
+ * need the event lock to be done. */
+static struct tdm_frame *isolate_at(struct tdm_ctx *ctx, u64 *va, u64 end, bool *wait)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_frame *folio = NULL;
+
+	*wait = false;
+	while (!folio && !*wait && *va < end) {
+		struct tdm_pt *pt;
+
+		tdmi_rcu_read_lock(ctx->rcu);
+		if (tdmi_pt_lock(mm, *va, false, &pt) || !pt) {
+			*va = TDM_MAX(*va + TDM_BLOCK_SIZE, tdmi_pt_next(mm, *va, end));
+		} else {
+			u32 i = tdm_pt_index(pt, *va);
+			u64 next = pt->level ? TDM_ALIGN_DOWN(*va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE :
+					       TDM_ALIGN_DOWN(*va, TDM_BLOCK_SIZE) + TDM_BLOCK_SIZE;
+
+			folio = pt->level ? tdm_pfn_frame(&mm->frames, tdm_pte_pfn(tdm_pt_get(pt, i))) : tdmi_block_folio(mm, pt, i);
+			*wait = folio && !tdmi_lru_isolate(&mm->lru, folio);
+			if (*wait)
+				folio = NULL;
+			else
+				*va = next;
+			tdm_pt_unlock(pt);
+		}
+		tdmi_rcu_read_unlock(ctx->rcu);
+	}
+	return folio;
+}
+
+int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
+{
+	u64 va = TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE);
+
+	*pages = 0;
+	while (va < end) {
+		struct tdm_frame *folio;
+		bool wait;
+
+		plat_mutex_lock(&ctx->mm->event_lock);
+		folio = isolate_at(ctx, &va, end, &wait);
+		if (folio)
+			*pages += home_folio(ctx, folio);
+		plat_mutex_unlock(&ctx->mm->event_lock);
+		if (wait)
+			plat_yield();
+	}
+	return 0;
+}
+
+int tdmi_range_out(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
+{
+	u64 va = TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE), taken;
+	int r = tdmi_range_home(ctx, start, end, &taken);
+
+	*pages = 0;
+	while (!r && va < end) {
+		bool wait;
+		struct tdm_frame *folio = isolate_at(ctx, &va, end, &wait);
+
+		if (wait)
+			plat_yield();
+		if (!folio)
+			continue;
+		if (folio->order == TDM_HUGE_ORDER) {
+			u64 at = folio->va;
+
+			if (split_home(ctx, folio))
+				va = at;
+			continue;
+		}
+		r = pack_folio(ctx, folio);
+		if (r > 0) {
+			*pages += (u64)r;
+			r = 0;
+		}
+	}
+	return r;
+}

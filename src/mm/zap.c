@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * zap.c - the program changes its address space: entries follow.
+ *
+ * All of it runs under the event lock: between reading an event and its end nobody takes pages home, and nobody reads another event.
+ *
+ * A removal (MADV_DONTNEED) is announced before the kernel drops the pages. What is home or out is dropped at once: a touch from now on finds
+ * zeros, as it should. What is mapped is still there, with the old bytes, for a while that we cannot measure: taking such a page home
+ * would save it from being dropped, and the program would read the old bytes where it must read zeros. So those get the marker REMOVED, which
+ * reclaim passes over, and which the first fault at the address ends: a fault shows that the page is gone.
+ */
+#include "base/check.h"
+#include "mm/mm.h"
+
+static void zap_page(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, bool marker)
+{
+	struct tdm_pte pte = tdm_pt_get(pt, i);
+
+	if (tdm_pte_is(pte, TDM_PTE_T_SWAP))
+		tdmi_swap_drop(mm->swap, tdm_pte_swap_handle(pte), 1u << tdm_pte_swap_index(pte));
+	if (marker && (tdm_pte_lent(pte) || tdm_pte_is(pte, TDM_PTE_T_REMOVED)))
+		tdmi_page_set(mm, pt, i, tdm_pte_mk_typed(TDM_PTE_T_REMOVED, 0));
+	else
+		tdmi_page_set(mm, pt, i, (struct tdm_pte){ 0 });
+}
+
+/* Pages [lo, hi) of one block. */
+static void zap_block(struct tdm_mm *mm, struct tdm_pt *pt, u32 lo, u32 hi, bool marker)
+{
+	struct tdm_frame *folio = tdmi_block_folio(mm, pt, lo);
+	u32 first = lo & ~(TDM_BLOCK_PAGES - 1), home = 0;
+
+	for (u32 i = lo; i < hi; i++) {
+		if (tdm_pte_home(tdm_pt_get(pt, i)))
+			home |= 1u << (i - first);
+		if (!tdm_pte_none(tdm_pt_get(pt, i)))
+			zap_page(mm, pt, i, marker);
+	}
+	if (!folio)
+		return;
+	if (folio->flags & TDM_FRAME_F_WRITEBACK) {
+		/* The packer is reading them: it will find that the entries have changed, and the homes go with the folio. */
+		u32 add = home & ~(u32)folio->stale;
+
+		folio->stale |= (u16)add;
+		tdm_a64_add_relaxed(&mm->stale, (u64)__builtin_popcount(add));
+	} else if (home) {
+		tdmi_homes_discard(mm, folio, home);
+	}
+	if (!folio->mapcount)
+		tdmi_folio_release(mm, folio, 0);
+}
+
+/* A whole 2 MiB leaf. */
+static void zap_huge(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i)
+{
+	struct tdm_pte pte = tdm_pt_get(pmd, i);
+	struct tdm_frame *folio = tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte));
+
+	tdmi_page_set(mm, pmd, i, (struct tdm_pte){ 0 });
+	if (tdm_pte_home(pte)) {
+		void *slot = tdm_frame_home(&mm->frames, folio);
+		u32 n = TDM_HUGE_PAGES;
+
+		mm->port->ops->discard(mm->port, &slot, &n, 1);
+	}
+	tdmi_folio_release(mm, folio, 0);
+}
+
+/* The part [va, end) of one 2 MiB range. -EAGAIN: try again with the lock let go of for a moment. */
+static int zap_table(struct tdm_ctx *ctx, u64 va, u64 end, bool marker)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_pt *pt;
+	u32 lo, hi;
+
+	if (tdmi_pt_lock(mm, va, false, &pt) || !pt)
+		return 0;
+	lo = tdm_pt_index(pt, va);
+	if (pt->level) {
+		struct tdm_frame *folio = tdm_pfn_frame(&mm->frames, tdm_pte_pfn(tdm_pt_get(pt, lo)));
+		int r = 0;
+
+		if (end - va >= TDM_HUGE_SIZE && !marker) {
+			zap_huge(mm, pt, lo);
+		} else {
+			/* Whoever has it isolated needs this lock to finish. */
+			if (tdmi_lru_isolate(&mm->lru, folio))
+				(void)tdmi_huge_split(mm, pt, lo, 0);
+			r = -EAGAIN;
+		}
+		tdm_pt_unlock(pt);
+		return r;
+	}
+	hi = end - pt->base >= TDM_HUGE_SIZE ? TDM_PT_ENTRIES : tdm_pt_index(pt, end);
+	while (lo < hi) {
+		u32 stop = TDM_MIN((lo & ~(TDM_BLOCK_PAGES - 1)) + TDM_BLOCK_PAGES, hi);
+
+		zap_block(mm, pt, lo, stop, marker);
+		lo = stop;
+	}
+	tdm_pt_unlock(pt);
+	return 0;
+}
+
+static void zap_range(struct tdm_ctx *ctx, u64 start, u64 end, bool marker)
+{
+	u64 va = start;
+
+	while (va < end) {
+		u64 stop = TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE);
+		int r;
+
+		tdmi_rcu_read_lock(ctx->rcu);
+		r = zap_table(ctx, va, stop, marker);
+		if (!r) {
+			if (!marker && stop - va == TDM_HUGE_SIZE)
+				tdmi_pt_try_free(ctx->mm, va);
+			va = stop < end ? TDM_MAX(stop, tdmi_pt_next(ctx->mm, stop, end)) : end;
+		}
+		tdmi_rcu_read_unlock(ctx->rcu);
+		if (r)
+			plat_yield();
+	}
+}
+
+void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, bool marker)
+{
+	zap_range(ctx, start, end, marker);
+	if (!marker && tdmi_vma_remove(ctx->mm, start, end))
+		TDM_BUG("no memory to forget a mapping");
+}
+
+/* Copy a home page to its new address. The program is let go of by the kernel a moment after its event was read: until then -EAGAIN. */
+static void remap_home(struct tdm_mm *mm, const void *slot, u64 to)
+{
+	for (;;) {
+		u32 done = 0;
+		int r = mm->port->ops->fill_copy(mm->port, (struct tdm_va){ to }, slot, 1, &done);
+
+		if (r == -EAGAIN || r == -ENOMEM) {
+			plat_yield();
+			continue;
+		}
+		return; /* 0; or the new place is gone again, and nobody will ever look */
+	}
+}
+
+/* Take the entry at `from` out of the table; home pages are copied to their new place. */
+static struct tdm_pte remap_take(struct tdm_ctx *ctx, u64 from, u64 to)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_pte pte = { 0 };
+	struct tdm_pt *pt;
+
+	for (;;) {
+		if (tdmi_pt_lock(mm, from, false, &pt) || !pt)
+			return pte;
+		if (!pt->level)
+			break;
+		if (tdmi_lru_isolate(&mm->lru, tdm_pfn_frame(&mm->frames, tdm_pte_pfn(tdm_pt_get(pt, tdm_pt_index(pt, from))))))
+			(void)tdmi_huge_split(mm, pt, tdm_pt_index(pt, from), 0);
+		tdm_pt_unlock(pt);
+		plat_yield();
+	}
+	pte = tdm_pt_get(pt, tdm_pt_index(pt, from));
+	if (tdm_pte_is(pte, TDM_PTE_T_SWAP)) {
+		tdmi_page_set(mm, pt, tdm_pt_index(pt, from), (struct tdm_pte){ 0 });
+	} else if (!tdm_pte_none(pte)) {
+		if (tdm_pte_home(pte))
+			remap_home(mm, tdm_frame_home(&mm->frames, tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte))), to);
+		zap_block(mm, pt, tdm_pt_index(pt, from), tdm_pt_index(pt, from) + 1, false);
+		pte = (struct tdm_pte){ 0 };
+	}
+	tdm_pt_unlock(pt);
+	return pte;
+}
+
+static void remap_put(struct tdm_ctx *ctx, u64 to, struct tdm_pte pte)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_pt *pt;
+
+	if (tdmi_pt_lock(mm, to, true, &pt))
+		plat_abort("tandem: no memory to follow an mremap()\n");
+	TDM_BUG_ON(pt->level || !tdm_pte_none(tdm_pt_get(pt, tdm_pt_index(pt, to))));
+	tdmi_page_set(mm, pt, tdm_pt_index(pt, to), pte);
+	tdm_pt_unlock(pt);
+}
+
+void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len)
+{
+	u64 off = 0;
+
+	/* Nothing of what was at the new place is there any more. */
+	tdmi_zap(ctx, to, to + len, false);
+	if (tdmi_vma_insert(ctx->mm, to, to + len, 0))
+		plat_abort("tandem: no memory to follow an mremap()\n");
+	while (off < len) {
+		struct tdm_pte pte;
+
+		tdmi_rcu_read_lock(ctx->rcu);
+		if (((from + off) & (TDM_HUGE_SIZE - 1)) == 0 || off == 0)
+			off = TDM_MAX(from + off, tdmi_pt_next(ctx->mm, from + off, from + len)) - from;
+		if (off < len) {
+			pte = remap_take(ctx, from + off, to + off);
+			if (!tdm_pte_none(pte))
+				remap_put(ctx, to + off, pte);
+			off += TDM_PAGE_SIZE;
+		}
+		tdmi_rcu_read_unlock(ctx->rcu);
+	}
+	/* What was mapped has moved with the mapping. */
+	(void)tdmi_adopt(ctx, to, to + len);
+}

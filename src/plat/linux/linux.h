@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * linux.h - what the host port and the live process need of the Linux platform beyond plat.h.
+ */
+#ifndef TDM_PLAT_LINUX_H
+#define TDM_PLAT_LINUX_H
+
+#include "plat/plat.h"
+
+/* Under a sanitizer engine threads are pthreads: the runtimes keep state in libc's TLS. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define TDM_PTHREADS 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define TDM_PTHREADS 1
+#endif
+#endif
+#ifndef TDM_PTHREADS
+#define TDM_PTHREADS 0
+#endif
+
+/* The one reservation that all plat_map() memory comes from: nothing in it is ever the program's. Makes it on first use. 0 or -ENOMEM. */
+int tdmi_linux_mem_init(void);
+/* Does [start, end) touch engine memory? */
+bool tdmi_linux_mem_own(u64 start, u64 end);
+/* Physical pages are not asked for: the bytes handed out by plat_map() now. */
+u64 tdmi_linux_mem_mapped(void);
+/* Where the reservation lies. */
+void tdmi_linux_mem_range(u64 *start, u64 *end);
+
+/* Like plat_thread_start(), but the thread gets a descriptor table of its own, empty but for keep_fd (-1: none; it is moved nowhere): the
+ * program can neither see nor close what it opens. Threads that it starts share that table. */
+int tdmi_linux_thread_start_private(struct plat_thread **t, void (*fn)(void *), void *arg, const char *name, int keep_fd);
+/* In the child of fork(2): the thread does not exist here. Frees its memory. */
+void tdmi_linux_thread_forget(struct plat_thread *t);
+/* The kernel's id of the calling thread. */
+int tdmi_linux_gettid(void);
+
+/* Where plat_log() lines go: sink(line), or file descriptor 2 of the calling thread when NULL. */
+void tdmi_linux_log_sink(void (*sink)(const char *line));
+
+#endif

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+/* misc.c - clock, randomness, messages, the end. */
+#include <signal.h>
+#include <string.h>
+#include <time.h>
+#include "plat/linux/linux.h"
+#include "plat/linux/sys.h"
+
+static void (*log_sink)(const char *line); /* written once, before engine threads run */
+
+u64 plat_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts); /* the vDSO: no libc state */
+	return (u64)ts.tv_sec * 1000000000u + (u64)ts.tv_nsec;
+}
+
+int plat_random(void *buf, size_t len)
+{
+	char *p = buf;
+
+	while (len) {
+		long r = tdm_sys3(SYS_getrandom, p, len, 0);
+
+		if (r == -EINTR)
+			continue;
+		if (r < 0)
+			return (int)r;
+		p += r;
+		len -= (size_t)r;
+	}
+	return 0;
+}
+
+void tdmi_linux_log_sink(void (*sink)(const char *line))
+{
+	log_sink = sink;
+}
+
+static void write_stderr(const char *s)
+{
+	tdm_sys3(SYS_write, 2, s, strlen(s));
+}
+
+void plat_log(const char *line)
+{
+	if (log_sink) {
+		log_sink(line);
+		return;
+	}
+	write_stderr("tandem: ");
+	write_stderr(line);
+	write_stderr("\n");
+}
+
+void plat_abort(const char *msg)
+{
+	struct {
+		void *handler;
+		unsigned long flags;
+		void *restorer;
+		u64 mask;
+	} dfl = { 0 };
+	u64 none = 0;
+	long pid = tdm_sys0(SYS_getpid);
+
+	if (log_sink)
+		log_sink(msg);
+	write_stderr(msg);
+	tdm_sys4(SYS_rt_sigaction, SIGABRT, &dfl, 0, 8);
+	tdm_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &none, 0, 8);
+	tdm_sys3(SYS_tgkill, pid, tdmi_linux_gettid(), SIGABRT);
+	for (;;)
+		tdm_sys2(SYS_kill, pid, SIGKILL);
+}

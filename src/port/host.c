@@ -1,0 +1,400 @@
+/* SPDX-License-Identifier: MIT */
+/* host.c - the operations of the host port: userfaultfd ioctls and what their results mean. See host.h. */
+#include "port/host.h"
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include "base/check.h"
+#include "plat/linux/linux.h"
+#include "plat/linux/sys.h"
+#include "port/uapi.h"
+
+#define TRASH_PAGES (2 * TDM_HUGE_PAGES) /* the first half for 2 MiB pages, the second for small ones */
+
+#define FEATURES                                                                                                        \
+	(TDM_UFFD_FEATURE_MOVE | UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE |       \
+	 UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_PAGEFAULT_FLAG_WP)
+
+static struct tdm_host *host_of(struct tdm_port *p)
+{
+	return tdm_container_of(p, struct tdm_host, port);
+}
+
+static void say(char *err, size_t errlen, const char *line)
+{
+	if (err && errlen) {
+		strncpy(err, line, errlen - 1);
+		err[errlen - 1] = 0;
+	}
+}
+
+static int uffd_new(void)
+{
+	long fd = tdm_sys1(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK), dev;
+
+	if (fd != -EPERM && fd != -ENOSYS)
+		return (int)fd;
+	dev = tdm_sys4(SYS_openat, AT_FDCWD, "/dev/userfaultfd", O_RDWR | O_CLOEXEC, 0);
+	if (dev < 0)
+		return -EPERM;
+	fd = tdm_sys3(SYS_ioctl, dev, TDM_USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+	tdm_sys1(SYS_close, dev);
+	return (int)fd;
+}
+
+static int uffd_open(u64 features)
+{
+	int fd = uffd_new();
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+	long r;
+
+	if (fd < 0)
+		return fd;
+	r = tdm_sys3(SYS_ioctl, fd, UFFDIO_API, &api);
+	if (r < 0) {
+		tdm_sys1(SYS_close, fd);
+		return (int)r;
+	}
+	return fd;
+}
+
+int tdmi_host_open_uffd(char *err, size_t errlen)
+{
+	int fd = uffd_open(FEATURES);
+
+	if (fd == -EINVAL)
+		say(err, errlen, "this kernel has no UFFDIO_MOVE: Linux 6.8 or later is needed");
+	else if (fd == -EPERM)
+		say(err, errlen,
+		    "no right to open a userfaultfd: run as root, or with CAP_SYS_PTRACE and access to /dev/userfaultfd");
+	else if (fd < 0)
+		say(err, errlen, "a userfaultfd cannot be opened");
+	return fd == -EINVAL ? -EOPNOTSUPP : fd;
+}
+
+static int reg(int uffd, u64 start, u64 end, u64 mode)
+{
+	struct uffdio_register r = { .range = { start, end - start }, .mode = mode };
+
+	return (int)tdm_sys3(SYS_ioctl, uffd, UFFDIO_REGISTER, &r);
+}
+
+int tdmi_host_register(struct tdm_host *h, u64 start, u64 end)
+{
+	return reg(h->uffd, start, end, UFFDIO_REGISTER_MODE_MISSING);
+}
+
+int tdmi_host_unregister(struct tdm_host *h, u64 start, u64 end)
+{
+	struct uffdio_range r = { start, end - start };
+
+	return (int)tdm_sys3(SYS_ioctl, h->uffd, UFFDIO_UNREGISTER, &r);
+}
+
+static int open_files(struct tdm_host *h)
+{
+	h->pagemap = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC, 0);
+	h->maps = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0);
+	h->trash_uffd = uffd_open(0);
+	if (h->pagemap < 0)
+		return h->pagemap;
+	if (h->maps < 0)
+		return h->maps;
+	if (h->trash_uffd < 0)
+		return h->trash_uffd;
+	/* Write-protection is never asked for: the mode is there because one is needed, and missing pages of the trash and of the arena are
+	 * the kernel's business. */
+	return reg(h->trash_uffd, (u64)(uintptr_t)h->trash, (u64)(uintptr_t)h->trash + TRASH_PAGES * TDM_PAGE_SIZE,
+		   UFFDIO_REGISTER_MODE_WP);
+}
+
+/* ---- moving ------------------------------------------------------------------------------------------------------ */
+
+static int do_move(int uffd, u64 dst, u64 src, u32 n, u64 mode, u32 *done)
+{
+	*done = 0;
+	while (*done < n) {
+		u64 off = (u64)*done << TDM_PAGE_SHIFT;
+		struct tdm_uffdio_move m = { dst + off, src + off, ((u64)n << TDM_PAGE_SHIFT) - off, mode, 0 };
+		long r = tdm_sys3(SYS_ioctl, uffd, TDM_UFFDIO_MOVE, &m);
+
+		if (m.move > 0)
+			*done += (u32)(m.move >> TDM_PAGE_SHIFT);
+		else if (r < 0)
+			return (int)r;
+	}
+	return 0;
+}
+
+static int host_fill(struct tdm_port *p, struct tdm_va va, void *slot, u32 n, u32 *done)
+{
+	/* A hole (the program had dropped the page while it was home): stays one, and its next touch is a first touch. */
+	return do_move(host_of(p)->uffd, va.v, (u64)(uintptr_t)slot, n, TDM_UFFDIO_MOVE_ALLOW_SRC_HOLES, done);
+}
+
+static int host_invalidate(struct tdm_port *p, struct tdm_va va, void *slot, u32 n, u32 *done)
+{
+	int r = do_move(host_of(p)->uffd, (u64)(uintptr_t)slot, va.v, n,
+			TDM_UFFDIO_MOVE_ALLOW_SRC_HOLES | TDM_UFFDIO_MOVE_DONTWAKE, done);
+
+	return r == -EFAULT ? -EBUSY : r;
+}
+
+int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done)
+{
+	*done = 0;
+	while (*done < n) {
+		u64 off = (u64)*done << TDM_PAGE_SHIFT;
+		struct uffdio_copy c = { .dst = va + off, .src = (u64)(uintptr_t)src + off, .len = ((u64)n << TDM_PAGE_SHIFT) - off };
+		long r = tdm_sys3(SYS_ioctl, uffd, UFFDIO_COPY, &c);
+
+		if (c.copy > 0)
+			*done += (u32)(c.copy >> TDM_PAGE_SHIFT);
+		else if (r < 0)
+			return (int)r;
+	}
+	return 0;
+}
+
+static int host_fill_copy(struct tdm_port *p, struct tdm_va va, const void *src, u32 n, u32 *done)
+{
+	int r = tdmi_host_copy(host_of(p)->uffd, va.v, src, n, done);
+
+	/* The address space is being torn down. */
+	return r == -ESRCH ? -ENOENT : r;
+}
+
+static int host_fill_zero(struct tdm_port *p, struct tdm_va va, u32 n, u32 *done)
+{
+	struct uffdio_zeropage z = { .range = { va.v, (u64)n << TDM_PAGE_SHIFT } };
+	long r = tdm_sys3(SYS_ioctl, host_of(p)->uffd, UFFDIO_ZEROPAGE, &z);
+
+	*done = z.zeropage > 0 ? (u32)(z.zeropage >> TDM_PAGE_SHIFT) : 0;
+	return r == -ESRCH ? -ENOENT : (int)r;
+}
+
+static int host_fill_poison(struct tdm_port *p, struct tdm_va va, u32 n)
+{
+	struct tdm_uffdio_poison a = { va.v, (u64)n << TDM_PAGE_SHIFT, 0, 0 };
+	struct tdm_host *h = host_of(p);
+
+	if (!h->has_poison)
+		plat_abort("tandem: a page could not be read back from its tier, and this kernel cannot say so to the program\n");
+	return (int)tdm_sys3(SYS_ioctl, h->uffd, TDM_UFFDIO_POISON, &a);
+}
+
+int tdmi_host_wake(int uffd, u64 va, u64 len)
+{
+	struct uffdio_range r = { va, len };
+
+	return (int)tdm_sys3(SYS_ioctl, uffd, UFFDIO_WAKE, &r);
+}
+
+static void host_wake(struct tdm_port *p, struct tdm_va va, u32 n)
+{
+	tdmi_host_wake(host_of(p)->uffd, va.v, (u64)n << TDM_PAGE_SHIFT);
+}
+
+static int host_unshare(struct tdm_port *p, struct tdm_va va)
+{
+	(void)p;
+	return (int)tdm_sys3(SYS_madvise, va.v, TDM_PAGE_SIZE, TDM_MADV_POPULATE_WRITE);
+}
+
+/* ---- looking ----------------------------------------------------------------------------------------------------- */
+
+static int host_present(struct tdm_port *p, struct tdm_va va, u32 n, u64 *present, bool *huge)
+{
+	struct tdm_page_region vec[64];
+	u64 pos = va.v, end = va.v + ((u64)n << TDM_PAGE_SHIFT), nhuge = 0;
+
+	while (pos < end) {
+		struct tdm_pm_scan s = { .size = sizeof(s), .start = pos, .end = end, .vec = (u64)(uintptr_t)vec,
+					 .vec_len = TDM_ARRAY_SIZE(vec), .category_mask = TDM_PAGE_IS_PRESENT,
+					 .return_mask = TDM_PAGE_IS_PRESENT | TDM_PAGE_IS_HUGE };
+		long r = tdm_sys3(SYS_ioctl, host_of(p)->pagemap, TDM_PAGEMAP_SCAN, &s);
+
+		if (r < 0)
+			return (int)r;
+		for (long k = 0; k < r; k++) {
+			if (vec[k].categories & TDM_PAGE_IS_HUGE)
+				nhuge += (vec[k].end - vec[k].start) >> TDM_PAGE_SHIFT;
+			for (u64 a = vec[k].start; a < vec[k].end; a += TDM_PAGE_SIZE) {
+				u64 bit = (a - va.v) >> TDM_PAGE_SHIFT;
+
+				present[bit / 64] |= (u64)1 << (bit % 64);
+			}
+		}
+		if (s.walk_end <= pos)
+			break;
+		pos = s.walk_end;
+	}
+	*huge = nhuge == n && n == TDM_HUGE_PAGES;
+	return 0;
+}
+
+/* ---- giving back --------------------------------------------------------------------------------------------------- */
+
+static void trash_empty(struct tdm_host *h)
+{
+	plat_discard(h->trash + TDM_HUGE_SIZE, (size_t)h->trash_used << TDM_PAGE_SHIFT);
+	h->trash_used = 0;
+}
+
+/* A page in the arena is shared with a fork's other side: a move refuses it. Drop it in place, with the arena's registration lifted there. */
+static void discard_in_place(struct tdm_host *h, u64 slot, u64 len)
+{
+	TDM_BUG_ON(tdmi_host_unregister(h, slot, slot + len));
+	plat_discard((void *)(uintptr_t)slot, len);
+	TDM_BUG_ON(reg(h->uffd, slot, slot + len, UFFDIO_REGISTER_MODE_WP));
+}
+
+static void discard_run(struct tdm_host *h, u64 slot, u32 n)
+{
+	bool whole = n == TDM_HUGE_PAGES && slot % TDM_HUGE_SIZE == 0;
+	u32 done = 0;
+	int r;
+
+	plat_mutex_lock(&h->trash_lock);
+	if (!whole && h->trash_used + n > TDM_HUGE_PAGES)
+		trash_empty(h);
+	r = do_move(h->trash_uffd, (u64)(uintptr_t)h->trash + (whole ? 0 : TDM_HUGE_SIZE + ((u64)h->trash_used << TDM_PAGE_SHIFT)), slot, n,
+		    TDM_UFFDIO_MOVE_ALLOW_SRC_HOLES | TDM_UFFDIO_MOVE_DONTWAKE, &done);
+	if (whole)
+		plat_discard(h->trash, TDM_HUGE_SIZE);
+	else
+		h->trash_used += done;
+	if (h->trash_used >= TDM_HUGE_PAGES / 2)
+		trash_empty(h);
+	if (r)
+		discard_in_place(h, slot + ((u64)done << TDM_PAGE_SHIFT), (u64)(n - done) << TDM_PAGE_SHIFT);
+	plat_mutex_unlock(&h->trash_lock);
+}
+
+static void host_discard(struct tdm_port *p, void *const *slot, const u32 *pages, u32 n)
+{
+	for (u32 i = 0; i < n; i++)
+		discard_run(host_of(p), (u64)(uintptr_t)slot[i], pages[i]);
+}
+
+/* ---- events ------------------------------------------------------------------------------------------------------- */
+
+int tdmi_host_read_msg(int uffd, struct uffd_msg *msg)
+{
+	long r = tdm_sys3(SYS_read, uffd, msg, sizeof(*msg));
+
+	if (r == -EAGAIN || r == -EINTR)
+		return 0;
+	return r == (long)sizeof(*msg) ? 1 : r < 0 ? (int)r : 0;
+}
+
+/* Act on one message. true: it was a fault, now in *out. */
+static bool dispatch(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_msg *m, struct tdm_host_fault *out)
+{
+	switch (m->event) {
+	case UFFD_EVENT_PAGEFAULT:
+		*out = (struct tdm_host_fault){ m->arg.pagefault.address & TDM_PAGE_MASK, m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE,
+						m->arg.pagefault.feat.ptid };
+		return true;
+	case UFFD_EVENT_UNMAP:
+		tdmi_zap(ctx, m->arg.remove.start, m->arg.remove.end, false);
+		return false;
+	case UFFD_EVENT_REMOVE:
+		tdmi_zap(ctx, m->arg.remove.start, m->arg.remove.end, true);
+		return false;
+	case UFFD_EVENT_REMAP:
+		tdmi_remap(ctx, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
+		return false;
+	case UFFD_EVENT_FORK:
+		h->forked(h->forked_arg, (int)m->arg.fork.ufd);
+		return false;
+	default:
+		TDM_BUG("an unknown userfaultfd event");
+	}
+}
+
+bool tdmi_host_read(struct tdm_host *h, struct tdm_ctx *ctx, struct tdm_host_fault *out)
+{
+	struct uffd_msg m;
+
+	if (h->pending_head != h->pending_tail) {
+		*out = h->pending[h->pending_head++ % TDM_HOST_PENDING];
+		return true;
+	}
+	while (tdmi_host_read_msg(h->uffd, &m) > 0)
+		if (dispatch(h, ctx, &m, out))
+			return true;
+	return false;
+}
+
+static void host_drain(struct tdm_port *p, struct tdm_ctx *ctx)
+{
+	struct tdm_host *h = host_of(p);
+	struct tdm_host_fault f;
+	struct uffd_msg m;
+
+	while (h->pending_tail - h->pending_head < TDM_HOST_PENDING && tdmi_host_read_msg(h->uffd, &m) > 0)
+		if (dispatch(h, ctx, &m, &f))
+			h->pending[h->pending_tail++ % TDM_HOST_PENDING] = f;
+}
+
+static const struct tdm_port_ops host_ops = {
+	.name = "host",
+	.caps = { .shared_table = false, .access = TDM_AF_SOFTWARE, .page_sizes = TDM_PAGE_SIZE | TDM_HUGE_SIZE },
+	.fill = host_fill,
+	.fill_copy = host_fill_copy,
+	.fill_zero = host_fill_zero,
+	.fill_poison = host_fill_poison,
+	.invalidate = host_invalidate,
+	.wake = host_wake,
+	.present = host_present,
+	.unshare = host_unshare,
+	.discard = host_discard,
+	.drain = host_drain,
+};
+
+static bool kernel_has_poison(void)
+{
+	int fd = uffd_open(TDM_UFFD_FEATURE_POISON);
+
+	if (fd >= 0)
+		tdm_sys1(SYS_close, fd);
+	return fd >= 0;
+}
+
+int tdmi_host_init(struct tdm_host *h, int uffd, void *arena, u64 arena_len)
+{
+	int r;
+
+	memset(h, 0, sizeof(*h));
+	h->port.ops = &host_ops;
+	h->uffd = uffd;
+	h->arena = arena;
+	h->arena_len = arena_len;
+	plat_mutex_init(&h->trash_lock, TDM_RANK_TIER);
+	h->has_poison = kernel_has_poison();
+	h->trash = plat_map(TRASH_PAGES * TDM_PAGE_SIZE);
+	if (!h->trash)
+		return -ENOMEM;
+	r = open_files(h);
+	if (!r)
+		r = reg(h->uffd, (u64)(uintptr_t)arena, (u64)(uintptr_t)arena + arena_len, UFFDIO_REGISTER_MODE_WP);
+	return r;
+}
+
+int tdmi_host_after_fork(struct tdm_host *h, int uffd)
+{
+	h->uffd = uffd;
+	plat_mutex_reset(&h->trash_lock);
+	h->pending_head = h->pending_tail = 0;
+	return open_files(h);
+}
+
+void tdmi_host_close(struct tdm_host *h)
+{
+	tdm_sys1(SYS_close, h->uffd);
+	tdm_sys1(SYS_close, h->trash_uffd);
+	tdm_sys1(SYS_close, h->pagemap);
+	tdm_sys1(SYS_close, h->maps);
+	plat_unmap(h->trash, TRASH_PAGES * TDM_PAGE_SIZE);
+}

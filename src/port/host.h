@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * host.h - the host port: the live process, whose "TLB" is what the kernel has mapped for it.
+ *
+ * A userfaultfd event is a miss, UFFDIO_MOVE of a page to its home is an invalidation. One userfaultfd serves the program's memory and, as the
+ * target of moves, the arena: the kernel then refuses to move a page away (-EAGAIN) as long as the program has changed its address
+ * space in a way of which we have not read the event. That is what makes taking a page home safe.
+ *
+ * The arena cannot give pages back by madvise(MADV_DONTNEED): that would be announced to ourselves, and block. Unwanted pages are moved
+ * on to the trash, a small area of another userfaultfd that announces nothing, and dropped from there, many at a time.
+ */
+#ifndef TDM_PORT_HOST_H
+#define TDM_PORT_HOST_H
+
+#include <linux/userfaultfd.h>
+#include "mm/mm.h"
+#include "port/port.h"
+
+struct tdm_host_fault {
+	u64 va;
+	bool write;
+	u32 tid; /* of the thread that waits */
+};
+
+#define TDM_HOST_PENDING 512u
+
+struct tdm_host {
+	struct tdm_port port;
+	struct tdm_mm *mm;
+	int uffd;       /* the program's memory and the arena; with events */
+	int trash_uffd; /* the trash; without */
+	int pagemap;    /* /proc/self/pagemap */
+	int maps;       /* /proc/self/maps */
+	bool has_query; /* PROCMAP_QUERY works */
+	bool has_poison;
+	u8 *arena;
+	u64 arena_len;
+	u8 *trash;
+	struct plat_mutex trash_lock;
+	u32 trash_used; /* pages; trash_lock */
+	/* Faults that were read while looking for events: the event lock. */
+	struct tdm_host_fault pending[TDM_HOST_PENDING];
+	u32 pending_head, pending_tail;
+	/* A fork that nobody announced: called with the event lock held. The descriptor is the callee's. */
+	void (*forked)(void *arg, int child_uffd);
+	void *forked_arg;
+};
+
+/* Open a userfaultfd that serves kernel accesses too and has the features that we need. Its number or -errno; err: one line for the user. */
+int tdmi_host_open_uffd(char *err, size_t errlen);
+/* Make the port: opens its descriptors (in the calling thread's table), takes uffd over. */
+int tdmi_host_init(struct tdm_host *h, int uffd, void *arena, u64 arena_len);
+/* In the child of fork(2), uffd is its own, everything else is inherited memory: open descriptors anew. */
+int tdmi_host_after_fork(struct tdm_host *h, int uffd);
+void tdmi_host_close(struct tdm_host *h);
+
+/* The next fault to serve, taking in events on the way. false: nothing to read now. The event lock is held. */
+bool tdmi_host_read(struct tdm_host *h, struct tdm_ctx *ctx, struct tdm_host_fault *out);
+/* One message, raw; for the time of a fork. 1, 0 (nothing), or -errno. */
+int tdmi_host_read_msg(int uffd, struct uffd_msg *msg);
+
+/* UFFDIO_COPY through any userfaultfd, and back out of the way. Pages done in *done. */
+int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done);
+int tdmi_host_wake(int uffd, u64 va, u64 len);
+
+/* Give [start, end) to the port / take it back. 0 or -errno of the kernel (-EBUSY: somebody else's userfaultfd). */
+int tdmi_host_register(struct tdm_host *h, u64 start, u64 end);
+int tdmi_host_unregister(struct tdm_host *h, u64 start, u64 end);
+
+/* A mapping of the process. */
+struct tdm_mapping {
+	u64 start, end;
+	bool readable, writable, shared, file; /* file: has an inode */
+	char name[32];                         /* "[heap]", "[stack]", "" ... */
+};
+/* The mapping that holds addr, or the next one. 0, -ENOENT past the last. */
+int tdmi_host_mapping(struct tdm_host *h, u64 addr, struct tdm_mapping *m);
+
+#endif
