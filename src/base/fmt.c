@@ -178,16 +178,17 @@ size_t tdmi_fmt(char *buf, size_t len, const char *fmt, ...)
 
 static int parse_digits(const char **s, u64 *out)
 {
+	bool overflow = false;
 	u64 x = 0;
 
 	if (**s < '0' || **s > '9')
 		return -EINVAL;
 	for (; **s >= '0' && **s <= '9'; ++*s) {
-		if (__builtin_mul_overflow(x, (u64)10, &x) || __builtin_add_overflow(x, (u64)(**s - '0'), &x))
-			return -ERANGE;
+		overflow |= __builtin_mul_overflow(x, (u64)10, &x);
+		overflow |= __builtin_add_overflow(x, (u64)(**s - '0'), &x);
 	}
 	*out = x;
-	return 0;
+	return overflow ? -ERANGE : 0;
 }
 
 int tdmi_parse_u64(const char *s, u64 *out)
@@ -195,8 +196,8 @@ int tdmi_parse_u64(const char *s, u64 *out)
 	u64 x;
 	int err = parse_digits(&s, &x);
 
-	if (err == -ERANGE || *s)
-		return err ? err : -EINVAL;
+	if (err == -EINVAL || *s)
+		return -EINVAL;
 	if (!err)
 		*out = x;
 	return err;
