@@ -22,7 +22,7 @@
 #include "cmd/cmd.h"
 
 #define MS              1000000ull
-#define TICK_NS         (250 * MS) /* messages, the peak */
+#define TICK_NS         (100 * MS) /* messages, the dead, the peak */
 #define TICK_VERIFY_NS  (50 * MS)
 #define SECOND_NS       (1000 * MS)
 #define MSGS_PER_SECOND 10u
@@ -150,12 +150,13 @@ static void tick(struct watch *w)
 		return;
 	w->tick = now + (w->s->verify ? TICK_VERIFY_NS : TICK_NS);
 	say_all(w);
+	/* Often, and before the peak is taken: what has ended by _exit() or a signal still stands in its slot, and holds a share. */
+	tdmi_control_reap(w->s->c, (u32)getpid(), tdmi_proc_alive, NULL);
 	tdmi_control_usage(w->s->c);
 	if (w->s->verify)
 		sample_pss(w);
 	if (now < w->second)
 		return;
-	tdmi_control_reap(w->s->c, (u32)getpid(), tdmi_proc_alive, NULL);
 	tdmi_report_look(&w->s->run);
 	new_second(w);
 	draw(w, now - w->second + SECOND_NS);

@@ -78,11 +78,13 @@ static int check_file(const char *spec, const char *rest, char out[120], char *w
 	if ((size_t)snprintf(dir, sizeof(dir), "%s", rest ? rest : "") >= sizeof(dir)) {
 		return tdmi_fail(err, -EINVAL, "the name of the tier's directory is too long");
 	}
-	if (colon && (tdmi_size_parse(colon + 1, &size) || !strchr(colon, '/'))) {
-		if (size < (u64)1 << 20)
-			return bad_size(spec, colon + 1, err);
+	/* What follows the last colon is a size, unless a slash or an existing directory of the whole name tells that it is not. */
+	if (colon && !tdmi_size_parse(colon + 1, &size) && (strchr(colon, '/') || !access(dir, F_OK)))
+		colon = NULL;
+	if (colon && size < (u64)1 << 20)
+		return bad_size(spec, colon + 1, err);
+	if (colon)
 		dir[colon - rest] = 0;
-	}
 	if (!dir[0]) {
 		const char *d = default_dir();
 
@@ -108,6 +110,9 @@ static int check_file(const char *spec, const char *rest, char out[120], char *w
 	}
 	if (in_memory(real))
 		tdmi_fail(warn, 0, "tier '%s': %s is a file system in memory; what goes there saves nothing", spec, dir);
+	/* A slash at the end, so that the part after a colon in a name is not taken for a size by the next reader. */
+	if (strchr(real, ':') && strlen(real) < sizeof(real) - 1)
+		strcat(real, "/");
 	return put_spec("file", real, size, out, err);
 }
 

@@ -4,16 +4,16 @@
  * system calls, with MOVE (the page goes out and comes back without a copy) and fork events (without them a child reads zeros).
  */
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 #include "cmd/cmd.h"
+#include "port/uapi.h"
 
-/* Debian 12's headers lack it. */
-#define FEATURE_MOVE ((u64)1 << 16)
+/* What the host port asks for and an older kernel, or too few rights, may refuse. */
+#define FEATURES (TDM_UFFD_FEATURE_MOVE | UFFD_FEATURE_EVENT_FORK)
 
 static int open_uffd(void)
 {
@@ -24,7 +24,7 @@ static int open_uffd(void)
 	dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
 	if (dev < 0)
 		return -EPERM;
-	fd = ioctl(dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+	fd = ioctl(dev, TDM_USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
 	e = errno;
 	close(dev);
 	return fd < 0 ? -e : fd;
@@ -78,7 +78,7 @@ int tdmi_uffd_check(char *err)
 	int fd = open_uffd(), r = fd, again;
 
 	if (fd >= 0) {
-		r = ask(fd, FEATURE_MOVE | UFFD_FEATURE_EVENT_FORK, &known);
+		r = ask(fd, FEATURES, &known);
 		if (r == -EPERM)
 			r = -EACCES;
 		close(fd);
@@ -89,6 +89,6 @@ int tdmi_uffd_check(char *err)
 		}
 	}
 	if (r < 0)
-		explain(r, known & FEATURE_MOVE, err);
+		explain(r, known & TDM_UFFD_FEATURE_MOVE, err);
 	return r < 0 ? r : 0;
 }
