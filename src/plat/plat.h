@@ -82,6 +82,8 @@ struct plat_io {
 struct plat_ioq;
 int plat_ioq_create(struct plat_ioq **q, u32 depth);
 void plat_ioq_destroy(struct plat_ioq *q);
+/* In the child of a fork: the queue, and what is under way in it, is the parent's. Only frees this process's memory of it. */
+void plat_ioq_forget(struct plat_ioq *q);
 /* Start n transfers; they and their buffers must live until reaped. -EAGAIN: depth exceeded, nothing started. */
 int plat_ioq_submit(struct plat_ioq *q, struct plat_io *const *ios, u32 n);
 /* Wait until at least min are complete, store them in done[] (at most max). The number, or -errno. */

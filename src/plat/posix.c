@@ -217,6 +217,11 @@ void plat_ioq_destroy(struct plat_ioq *q)
 	free(q);
 }
 
+void plat_ioq_forget(struct plat_ioq *q)
+{
+	free(q);
+}
+
 int plat_ioq_submit(struct plat_ioq *q, struct plat_io *const *ios, u32 n)
 {
 	if (q->count + n > q->depth)

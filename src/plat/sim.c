@@ -397,6 +397,12 @@ void plat_ioq_destroy(struct plat_ioq *q)
 	sim.ioqs--;
 }
 
+void plat_ioq_forget(struct plat_ioq *q)
+{
+	q->count = 0;
+	plat_ioq_destroy(q);
+}
+
 int plat_ioq_submit(struct plat_ioq *q, struct plat_io *const *ios, u32 n)
 {
 	if (q->count + n > q->depth)
