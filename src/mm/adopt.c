@@ -99,6 +99,10 @@ int tdmi_adopt(struct tdm_ctx *ctx, u64 start, u64 end)
 	int r = 0;
 
 	for (u64 va = start, stop; va < end && !r; va = stop) {
+		va = ctx->mm->port->ops->next_present(ctx->mm->port, va, end);
+		if (va >= end)
+			break;
+		va = TDM_MAX(start, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE));
 		stop = TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE);
 		tdmi_rcu_read_lock(ctx->rcu);
 		r = adopt_table(ctx, va, stop);

@@ -519,7 +519,7 @@ static int bring_table(struct tdm_ctx *ctx, u64 va, u64 end)
 	return r == -ENOENT ? 0 : r;
 }
 
-int tdmi_bring(struct tdm_ctx *ctx, u64 start, u64 end)
+static int bring(struct tdm_ctx *ctx, u64 start, u64 end, bool locked)
 {
 	u64 va = start;
 
@@ -528,14 +528,29 @@ int tdmi_bring(struct tdm_ctx *ctx, u64 start, u64 end)
 		int r = bring_table(ctx, va, stop);
 
 		if (r == -EAGAIN) {
-			drain_events(ctx);
+			if (locked) {
+				ctx->mm->port->ops->drain(ctx->mm->port, ctx);
+				plat_yield();
+			} else {
+				drain_events(ctx);
+			}
 			continue;
 		}
 		if (r)
 			return r;
 		tdmi_rcu_read_lock(ctx->rcu);
-		va = stop < end ? tdmi_pt_next(ctx->mm, stop, end) : end;
+		va = stop < end ? TDM_MAX(stop, tdmi_pt_next(ctx->mm, stop, end)) : end;
 		tdmi_rcu_read_unlock(ctx->rcu);
 	}
 	return 0;
+}
+
+int tdmi_bring(struct tdm_ctx *ctx, u64 start, u64 end)
+{
+	return bring(ctx, start, end, false);
+}
+
+int tdmi_bring_locked(struct tdm_ctx *ctx, u64 start, u64 end)
+{
+	return bring(ctx, start, end, true);
 }

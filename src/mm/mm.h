@@ -127,6 +127,8 @@ u64 tdmi_mm_usage(const struct tdm_mm *mm);
 int tdmi_fault(struct tdm_ctx *ctx, struct tdm_va va, bool write);
 /* Bring every page of [start, end) that is home or out. */
 int tdmi_bring(struct tdm_ctx *ctx, u64 start, u64 end);
+/* The same for a caller that holds the event lock. */
+int tdmi_bring_locked(struct tdm_ctx *ctx, u64 start, u64 end);
 
 /* ---- reclaim.c */
 /* Evict until usage is below target (bytes) or `pages` have been freed, or nothing is left to do. The pages freed. */
@@ -147,8 +149,18 @@ int tdmi_adopt(struct tdm_ctx *ctx, u64 start, u64 end);
 /* ---- zap.c: events. The event lock is held. */
 /* The range is unmapped (marker false), or the program wants its bytes dropped (marker true). */
 void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, bool marker);
+/* Forget the page at va, unless it is lent. */
+void tdmi_zap_entry(struct tdm_ctx *ctx, u64 va);
 /* [from, from + len) has moved to `to`. */
 void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len);
+
+/* ---- frozen.c: while the gate is closed and the caller is the only one who looks. Nothing is changed, so that both sides of a fork find the same. */
+/* The bytes of the page at va: its home, an unpacked copy in ctx->bounce, zeros if it was never touched; NULL: the port has it. -EIO, -EBADMSG. */
+int tdmi_frozen_page(struct tdm_ctx *ctx, u64 va, const void **bytes);
+/* fn(arg, va, bytes) for every page that the port does not have, until it returns nonzero: that is the result. */
+int tdmi_frozen_walk(struct tdm_ctx *ctx, int (*fn)(void *arg, u64 va, const void *bytes), void *arg);
+/* The page at va was given to the port while frozen: if the port still has it, the table says so now. The event lock is held. */
+void tdmi_settle(struct tdm_ctx *ctx, u64 va);
 
 /* ---- folio.c: helpers shared by the files above. The table lock is held. */
 /* The folio of the block that page i of the PTE table belongs to, or NULL if no page of the block is present. */

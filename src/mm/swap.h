@@ -30,6 +30,7 @@ struct tdm_swap_stats {
 	u64 disk_bytes;
 	u64 same_filled;   /* pages stored without bytes, since the start */
 	u64 incompressible;
+	u64 out_packed_bytes; /* of the blobs stored, since the start */
 	u64 out_pages, in_pages, dropped_pages, demoted_blobs, full; /* since the start */
 };
 

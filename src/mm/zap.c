@@ -213,3 +213,16 @@ void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len)
 	/* What was mapped has moved with the mapping. */
 	(void)tdmi_adopt(ctx, to, to + len);
 }
+
+void tdmi_zap_entry(struct tdm_ctx *ctx, u64 va)
+{
+	struct tdm_pte pte;
+	struct tdm_pt *pt;
+	u32 i;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	pt = tdmi_pt_walk(ctx->mm, va, &i, &pte);
+	tdmi_rcu_read_unlock(ctx->rcu);
+	if (pt->level <= 1 && !tdm_pte_lent(pte) && !tdm_pte_none(pte))
+		zap_range(ctx, va, va + TDM_PAGE_SIZE, pt->level == 1);
+}

@@ -19,6 +19,7 @@ struct tdm_tier_stats {
 	u64 disk_bytes;   /* bytes occupied outside of memory */
 	u64 limit_bytes;  /* what the user allowed: of mem_bytes for memory tiers, of disk_bytes for others; 0: none */
 	u64 puts, gets, drops, errors; /* since the start */
+	u64 put_bytes, get_bytes;      /* of blobs, since the start */
 };
 
 struct tdm_tier_ops {
@@ -51,6 +52,8 @@ struct tdm_tier {
 	char spec[120];  /* as the user wrote it, for messages */
 };
 
+/* Once in a process, on one of its own threads, before any tier is made: libraries choose their implementations. */
+void tdmi_tiers_init(void);
 /* Make a tier from "lz4[:SIZE]", "zstd[:SIZE]", "file[:DIR[:SIZE]]"; SIZE as in --ram (K, M, G, T suffixes, powers of 1024). On error one
  * line that says what is wrong and what to do is in err. -EINVAL: malformed; others: the environment's. */
 int tdmi_tier_create(const char *spec, struct tdm_tier **out, char *err, size_t errlen);

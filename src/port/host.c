@@ -233,6 +233,15 @@ static int host_present(struct tdm_port *p, struct tdm_va va, u32 n, u64 *presen
 	return 0;
 }
 
+static u64 host_next_present(struct tdm_port *p, u64 va, u64 end)
+{
+	struct tdm_page_region r;
+	struct tdm_pm_scan s = { .size = sizeof(s), .start = va, .end = end, .vec = (u64)(uintptr_t)&r, .vec_len = 1, .max_pages = 1,
+				 .category_mask = TDM_PAGE_IS_PRESENT, .return_mask = TDM_PAGE_IS_PRESENT };
+
+	return tdm_sys3(SYS_ioctl, host_of(p)->pagemap, TDM_PAGEMAP_SCAN, &s) == 1 ? r.start : end;
+}
+
 /* ---- giving back --------------------------------------------------------------------------------------------------- */
 
 static void trash_empty(struct tdm_host *h)
@@ -348,6 +357,7 @@ static const struct tdm_port_ops host_ops = {
 	.invalidate = host_invalidate,
 	.wake = host_wake,
 	.present = host_present,
+	.next_present = host_next_present,
 	.unshare = host_unshare,
 	.discard = host_discard,
 	.drain = host_drain,

@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * live.c - the main thread of the engine in a live process: watch, make room, carry out requests.
+ *
+ * How often it looks: the program can touch fresh memory at some 4 GB/s before the engine knows of it, so the time until the next look is what it
+ * would take to use the room that is left. Memory that the engine knows of cannot grow without a fault that a handler serves, and a handler
+ * makes room itself if need be.
+ */
+#include "run/live.h"
+#include <linux/futex.h>
+#include <string.h>
+#include "base/check.h"
+#include "base/fmt.h"
+#include "plat/linux/sys.h"
+
+#define NS_PER_MS ((u64)1000000)
+#define BYTES_PER_NS 4 /* the fastest that memory is touched */
+#define SLEEP_MIN (NS_PER_MS / 4)
+#define SLEEP_MAX (100 * NS_PER_MS)
+
+struct tdm_live *tdmi_live;
+
+/* ---- the budget -------------------------------------------------------------------------------------------------- */
+
+static u64 limit_now(struct tdm_live *l)
+{
+	if (l->control && l->slot >= 0)
+		return tdmi_control_share(l->control, (u32)l->slot);
+	return l->budget ? l->budget : ~(u64)0;
+}
+
+/* Room that is kept free between looks. */
+static u64 reserve(u64 limit)
+{
+	return TDM_MIN(TDM_MAX(limit / 50, (u64)1 << 20), (u64)16 << 20);
+}
+
+/* Measure; tell the engine what it cannot know itself. */
+static void measure(struct tdm_live *l)
+{
+	l->limit = limit_now(l);
+	l->usage = tdmi_live_rss(l);
+	l->peak = TDM_MAX(l->peak, l->usage);
+	if (l->control && l->slot >= 0)
+		tdm_a64_st_relaxed(&l->control->slot[l->slot].gauge[TDM_GAUGE_USAGE], l->usage);
+	if (tdm_a32_ld_relaxed(&l->state) == TDM_LIVE_ENGAGED) {
+		u64 tracked = tdmi_mm_tracked(&l->mm);
+
+		tdm_a64_st_relaxed(&l->mm.other_bytes, l->usage > tracked ? l->usage - tracked : 0);
+		tdm_a64_st_relaxed(&l->mm.limit_bytes, l->limit);
+		tdm_a64_st_relaxed(&l->mm.high_bytes, l->limit == ~(u64)0 ? l->limit : l->limit - reserve(l->limit));
+	}
+}
+
+static void warn_full(struct tdm_live *l)
+{
+	if (l->strict)
+		plat_abort("tandem: every tier is full and --strict was given: the program is ended\n");
+	if (!l->warned_full)
+		plat_log("every tier is full: the program goes on above its budget; give it a larger tier (--tier) or more memory (--ram)");
+	l->warned_full = true;
+}
+
+static void warn_over(struct tdm_live *l)
+{
+	char line[200], have[24], may[24];
+
+	if (l->warned_over || l->usage < l->limit + l->limit / 8)
+		return;
+	tdmi_fmt_size(have, sizeof(have), l->usage);
+	tdmi_fmt_size(may, sizeof(may), l->limit);
+	tdmi_fmt(line, sizeof(line), "%s are in use that cannot be moved, of %s allowed: this program needs a larger --ram", have, may);
+	plat_log(line);
+	l->warned_over = true;
+}
+
+/* Memory tiers must not squeeze out what they are there to make room for: beyond half of the limit the coldest blobs go on, if there is a
+ * tier below. */
+static void demote(struct tdm_live *l)
+{
+	u64 pool = tdmi_swap_mem_bytes(l->swap), most = l->limit / 2;
+
+	if (l->ntiers > 1 && l->limit != ~(u64)0 && pool > most)
+		tdmi_swap_demote(l->swap, l->ctx->ws, TDM_MIN(pool - most + ((u64)1 << 20), (u64)8 << 20));
+}
+
+static void make_room(struct tdm_live *l)
+{
+	u64 high = tdm_a64_ld_relaxed(&l->mm.high_bytes), target = high - TDM_MIN(high, reserve(l->limit) / 2);
+	u64 rounds = 0;
+
+	while (l->usage > high && tdm_a32_ld_relaxed(&l->req.state) != 1 && rounds++ < 64) {
+		u64 freed;
+
+		if (!tdmi_mm_enter(l->ctx))
+			return;
+		demote(l);
+		freed = tdmi_reclaim(l->ctx, target, 256);
+		if (!freed)
+			tdmi_trim(l->ctx);
+		tdmi_mm_exit(l->ctx);
+		measure(l);
+		if (!freed && l->usage > high) {
+			if (tdm_a32_ld_relaxed(&l->mm.full))
+				warn_full(l);
+			else
+				warn_over(l);
+			return;
+		}
+	}
+}
+
+/* ---- a look ------------------------------------------------------------------------------------------------------- */
+
+static u64 headroom(const struct tdm_live *l, u64 at)
+{
+	return at > l->usage ? at - l->usage : 0;
+}
+
+/* From here on there is something to do. */
+static u64 engage_at(u64 limit)
+{
+	return limit == ~(u64)0 ? limit : limit - limit / 5;
+}
+
+static void try_engage(struct tdm_live *l)
+{
+	char err[240] = "", line[300];
+	u32 expected = TDM_LIVE_WATCHING;
+	int r;
+
+	if (!tdm_a32_cas_acqrel(&l->state, &expected, TDM_LIVE_ENGAGING))
+		return; /* a fork is going on: at the next look */
+	r = tdmi_live_engage(l, err, sizeof(err));
+	tdm_a32_st_release(&l->state, r ? TDM_LIVE_FAILED : TDM_LIVE_ENGAGED);
+	if (r) {
+		tdmi_fmt(line, sizeof(line), "cannot be managed and runs without a budget: %s (error %d)", err, -r);
+		plat_log(line);
+		if (l->control)
+			tdm_a64_add_relaxed(&l->control->unmanaged, 1);
+	} else if (l->control && l->slot >= 0) {
+		tdm_a32_st_relaxed(&l->control->slot[l->slot].managed, 1);
+	}
+}
+
+/* One look at things. The time until the next one, in ns. */
+static u64 tick(struct tdm_live *l)
+{
+	u64 before = l->usage, room, ns;
+	u32 state = tdm_a32_ld_acquire(&l->state);
+
+	measure(l);
+	if (state == TDM_LIVE_WATCHING && l->usage > engage_at(l->limit)) {
+		try_engage(l);
+		state = tdm_a32_ld_acquire(&l->state);
+		measure(l);
+	}
+	if (state == TDM_LIVE_ENGAGED) {
+		u64 other = tdm_a64_ld_relaxed(&l->mm.other_bytes);
+
+		if (tdm_a32_ld_acquire(&l->mm.gate))
+			tdmi_live_raw_fork_finish(l);
+		if (l->usage > engage_at(l->limit) && (other > l->other_seen + ((u64)1 << 20) || l->usage > l->limit)) {
+			tdmi_live_find(l);
+			measure(l);
+			l->other_seen = tdm_a64_ld_relaxed(&l->mm.other_bytes);
+		}
+		l->other_seen = TDM_MIN(l->other_seen, tdm_a64_ld_relaxed(&l->mm.other_bytes));
+		make_room(l);
+		tdmi_rcu_poll(&l->mm.rcu);
+	}
+	if (plat_now_ns() - l->published_ns > 50 * NS_PER_MS)
+		tdmi_live_publish(l);
+	if (l->limit == ~(u64)0 || state == TDM_LIVE_FAILED)
+		return SLEEP_MAX;
+	room = headroom(l, state == TDM_LIVE_ENGAGED ? l->limit - reserve(l->limit) : engage_at(l->limit));
+	ns = room / BYTES_PER_NS;
+	l->quiet = l->usage == before ? l->quiet + 1 : 0;
+	/* Nothing has moved for a while: look less often, up to 4 ms. */
+	ns = TDM_MAX(ns, SLEEP_MIN << TDM_MIN(l->quiet / 4, (u64)4));
+	return TDM_MIN(ns, SLEEP_MAX);
+}
+
+/* ---- requests ------------------------------------------------------------------------------------------------------ */
+
+static int do_range(struct tdm_live *l, enum tdm_live_op op, u64 start, u64 end, u64 *out)
+{
+	int r = 0;
+
+	if (tdm_a32_ld_acquire(&l->state) != TDM_LIVE_ENGAGED)
+		return -EINVAL;
+	tdmi_live_find(l);
+	while (!tdmi_mm_enter(l->ctx))
+		plat_yield();
+	if (op == TDM_OP_OUT)
+		r = tdmi_range_out(l->ctx, start, end, out);
+	else if (op == TDM_OP_HOME)
+		r = tdmi_range_home(l->ctx, start, end, out);
+	else
+		r = tdmi_bring(l->ctx, start, end);
+	tdmi_mm_exit(l->ctx);
+	return r;
+}
+
+static void serve_request(struct tdm_live *l)
+{
+	struct tdm_request *q = &l->req;
+	bool stop = q->op == TDM_OP_STOP;
+
+	q->result = 0;
+	switch (q->op) {
+	case TDM_OP_ENGAGE:
+		q->result = tdmi_live_engage(l, q->err, sizeof(q->err));
+		if (!q->result)
+			tdm_a32_st_release(&l->state, TDM_LIVE_ENGAGED);
+		measure(l);
+		break;
+	case TDM_OP_STOP:
+		q->result = tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED ? tdmi_live_disengage(l) : 0;
+		stop = q->result == 0;
+		break;
+	case TDM_OP_STATS:
+		measure(l);
+		tdmi_live_stats(l, &q->stats);
+		break;
+	case TDM_OP_BUDGET:
+		l->budget = q->a;
+		break;
+	case TDM_OP_EXCLUDE:
+		q->result = tdmi_live_exclude(l, q->a, q->b);
+		break;
+	case TDM_OP_PUBLISH:
+		measure(l);
+		tdmi_live_publish(l);
+		break;
+	case TDM_OP_FORK_PREPARE:
+		tdmi_live_fork_serve(l); /* answers the request itself, twice */
+		return;
+	case TDM_OP_FORK_PARENT:
+		break; /* the fork was over before it began */
+	default:
+		q->result = do_range(l, q->op, q->a, q->b, &q->out);
+		break;
+	}
+	tdm_a32_st_release(&q->state, 2);
+	plat_wake(&q->state, 1);
+	if (stop)
+		tdm_a32_st_release(&l->stop, 2);
+}
+
+void tdmi_live_main(void *arg)
+{
+	struct tdm_live *l = arg;
+
+	l->statm = -1;
+	if (!tdm_a32_ld_acquire(&l->started)) {
+		tdmi_live_note_before(l);
+		tdm_a32_st_release(&l->started, 1);
+		plat_wake(&l->started, 1);
+	} else {
+		tdmi_live_child_takeover(l);
+	}
+	while (tdm_a32_ld_acquire(&l->stop) != 2) {
+		u32 seen = tdm_a32_ld_acquire(&l->wake);
+
+		if (tdm_a32_ld_acquire(&l->req.state) == 1)
+			serve_request(l);
+		else
+			plat_wait(&l->wake, seen, tick(l));
+	}
+}
+
+/* ---- the program's side --------------------------------------------------------------------------------------------- */
+
+int tdmi_live_request_locked(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64 *out)
+{
+	struct tdm_request *q = &l->req;
+
+	q->op = op;
+	q->a = a;
+	q->b = b;
+	q->out = 0;
+	tdm_a32_st_release(&q->state, 1);
+	tdm_a32_add_acqrel(&l->wake, 1);
+	plat_wake(&l->wake, 1);
+	while (tdm_a32_ld_acquire(&q->state) == 1)
+		plat_wait(&q->state, 1, ~(u64)0);
+	tdm_a32_st_relaxed(&q->state, 0);
+	if (out)
+		*out = q->out;
+	return q->result;
+}
+
+int tdmi_live_request(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64 *out)
+{
+	int r;
+
+	plat_mutex_lock(&l->req_lock);
+	r = tdmi_live_request_locked(l, op, a, b, out);
+	plat_mutex_unlock(&l->req_lock);
+	return r;
+}
+
+int tdmi_live_start(const struct tdm_live_config *c, char *err, size_t errlen)
+{
+	struct tdm_live *l = plat_map(sizeof(*l));
+	int r;
+
+	if (!l) {
+		tdmi_fmt(err, errlen, "no address space for the engine: raise the limit (ulimit -v)");
+		return -ENOMEM;
+	}
+	l->budget = c->budget;
+	l->strict = c->strict;
+	l->ntiers = c->ntiers;
+	for (u32 i = 0; i < c->ntiers; i++)
+		strncpy(l->tier[i], c->tier[i], sizeof(l->tier[i]) - 1);
+	l->control = c->control;
+	l->slot = -1;
+	l->pid = (u32)tdm_sys0(SYS_getpid);
+	if (c->control) {
+		char comm[16] = "";
+
+		tdm_sys5(SYS_prctl, 16 /* PR_GET_NAME */, comm, 0, 0, 0);
+		l->slot = tdmi_control_claim(c->control, l->pid, 0, comm);
+	}
+	tdmi_live = l;
+	r = tdmi_linux_thread_start_private(&l->main, tdmi_live_main, l, "tandem", -1);
+	if (r) {
+		tdmi_fmt(err, errlen, "no thread for the engine could be started (error %d)", -r);
+		tdmi_live = NULL;
+		plat_unmap(l, sizeof(*l));
+		return r;
+	}
+	while (!tdm_a32_ld_acquire(&l->started))
+		plat_wait(&l->started, 0, ~(u64)0);
+	if (c->eager) {
+		r = tdmi_live_request(l, TDM_OP_ENGAGE, 0, 0, NULL);
+		if (r) {
+			tdmi_fmt(err, errlen, "%s", l->req.err);
+			(void)tdmi_live_stop(l, NULL, 0);
+		}
+	}
+	return r;
+}
+
+int tdmi_live_stop(struct tdm_live *l, char *err, size_t errlen)
+{
+	int r = tdmi_live_request(l, TDM_OP_STOP, 0, 0, NULL);
+
+	if (r) {
+		tdmi_fmt(err, errlen, "not everything could be brought back (error %d)", -r);
+		return r;
+	}
+	plat_thread_join(l->main);
+	tdmi_live = NULL;
+	plat_unmap(l, sizeof(*l));
+	return 0;
+}

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * live.h - the engine in the process that it manages.
+ *
+ * Threads, all the engine's own (plat/linux/thread.c), with a descriptor table that the program does not see:
+ *   main      watches how much memory the process has, engages the engine when it nears its limit, finds new memory, makes room ahead of need,
+ *             carries out requests, and serves faults alone for the time of a fork
+ *   handlers  one a CPU, pinned: serve faults
+ * Before it is engaged a process has only the first, which looks now and then: a program that fits its budget pays for nothing else.
+ *
+ * The program's threads never run engine code that takes a lock: what they want (the public API, fork) is a request, written into engine memory,
+ * carried out by main, and waited for on a futex. A program's thread that waits may be evicted to the last page.
+ */
+#ifndef TDM_RUN_LIVE_H
+#define TDM_RUN_LIVE_H
+
+#include <linux/userfaultfd.h>
+#include <tandem/tandem.h>
+#include "mm/mm.h"
+#include "plat/linux/linux.h"
+#include "port/host.h"
+#include "run/control.h"
+
+#define TDM_LIVE_HANDLERS 16u
+#define TDM_LIVE_BEFORE 512u
+#define TDM_LIVE_JOURNAL 8192u
+#define TDM_LIVE_EVENTS 1024u
+
+enum tdm_live_state {
+	TDM_LIVE_WATCHING, /* main thread only */
+	TDM_LIVE_ENGAGING,
+	TDM_LIVE_ENGAGED,
+	TDM_LIVE_FORKING,  /* watching, and a fork goes on */
+	TDM_LIVE_FAILED,   /* could not be engaged: the program runs unmanaged, and was told so */
+};
+
+enum tdm_live_op {
+	TDM_OP_ENGAGE,
+	TDM_OP_STOP,
+	TDM_OP_STATS,
+	TDM_OP_BUDGET,
+	TDM_OP_OUT,
+	TDM_OP_HOME,
+	TDM_OP_IN,
+	TDM_OP_EXCLUDE,
+	TDM_OP_PUBLISH,
+	TDM_OP_FORK_PREPARE,
+	TDM_OP_FORK_PARENT,
+};
+
+struct tdm_request {
+	enum tdm_live_op op;
+	u64 a, b;      /* arguments */
+	u64 out;       /* a number back */
+	int result;
+	tdm_a32 state; /* 0 free, 1 posted, 2 done */
+	char err[240];
+	struct tdm_stats stats;
+};
+
+struct tdm_range {
+	u64 start, end;
+};
+
+struct tdm_live {
+	/* configuration: constant */
+	u64 budget;
+	bool strict;
+	u32 ntiers;
+	char tier[TDM_CONTROL_TIERS][120];
+	struct tdm_control *control; /* or NULL: a process of its own */
+	int slot;                    /* in the control segment, or -1 */
+
+	tdm_a32 state;               /* enum tdm_live_state */
+	tdm_a32 wake;                /* main sleeps on it */
+	tdm_a32 started;             /* main has seen what was there before */
+	struct plat_thread *main;
+	u32 pid;
+
+	struct plat_mutex req_lock;  /* the program's threads only: one request at a time */
+	struct tdm_request req;
+
+	/* memory that was there before us: written by main before `started` */
+	struct tdm_range before[TDM_LIVE_BEFORE];
+	u32 nbefore;
+
+	/* engaged; main's, but for what the handlers read */
+	struct tdm_mm mm;
+	struct tdm_host host;
+	struct tdm_swap *swap;
+	struct tdm_ctx *ctx;         /* main's */
+	struct plat_thread *handler[TDM_LIVE_HANDLERS];
+	u32 nhandlers;
+	u8 *arena;
+	u64 arena_len;
+	tdm_a32 stop;                /* handlers end */
+	int stop_fd;                 /* an eventfd that they poll besides */
+
+	/* measuring; main's */
+	int statm;
+	u64 usage, peak, limit;
+	u64 other_seen;              /* unmanaged bytes when memory was last looked for */
+	u64 published_ns, demoted_ns;
+	u64 quiet;                   /* ticks in a row in which nothing happened */
+	bool warned_full, warned_over;
+
+	/* forking; see live_fork.c */
+	bool fork_announced;         /* frozen for it; req_lock */
+	int fork_sock;               /* main's end, in the program's descriptor table */
+	int fork_peer;               /* the child's end, likewise */
+	tdm_a32 child_ready;         /* in the child: taken over */
+	u32 njournal;
+	u64 journal[TDM_LIVE_JOURNAL]; /* pages restored without a change of the table */
+	u32 nevents;
+	struct uffd_msg event[TDM_LIVE_EVENTS]; /* read while frozen, to be acted upon */
+	u32 nraw;                      /* forks that nobody announced; the event lock */
+	int raw_fork[16];              /* their userfaultfds */
+	tdm_a64 forks;
+};
+
+/* The one of this process; NULL: none. */
+extern struct tdm_live *tdmi_live;
+
+struct tdm_live_config {
+	u64 budget;                  /* bytes, 0: none */
+	bool strict;
+	u32 ntiers;
+	const char *const *tier;
+	struct tdm_control *control; /* or NULL */
+	bool eager;                  /* engage at once */
+};
+
+/* Start in this process. Called on a program's thread. 0 or -errno, err: one line. */
+int tdmi_live_start(const struct tdm_live_config *config, char *err, size_t errlen);
+/* Ask main to do something, and wait. Called on a program's thread. */
+int tdmi_live_request(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64 *out);
+/* The same with req_lock held. */
+int tdmi_live_request_locked(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64 *out);
+/* Bring everything back, end the threads. */
+int tdmi_live_stop(struct tdm_live *l, char *err, size_t errlen);
+
+/* ---- between live.c and its neighbours */
+void tdmi_live_main(void *arg);
+/* live_engage.c: on the main thread. */
+int tdmi_live_engage(struct tdm_live *l, char *err, size_t errlen);
+int tdmi_live_start_handlers(struct tdm_live *l);
+int tdmi_live_disengage(struct tdm_live *l);
+/* live_find.c */
+void tdmi_live_note_before(struct tdm_live *l);
+void tdmi_live_find(struct tdm_live *l);
+int tdmi_live_exclude(struct tdm_live *l, u64 start, u64 end);
+/* live_fork.c: around fork(2), on the forking thread, and main's side of it. */
+void tdmi_live_fork_prepare(void);
+void tdmi_live_fork_parent(void);
+void tdmi_live_fork_child(void);
+void tdmi_live_fork_serve(struct tdm_live *l);
+void tdmi_live_raw_fork(void *arg, int child_uffd);
+void tdmi_live_raw_fork_finish(struct tdm_live *l);
+void tdmi_live_child_takeover(struct tdm_live *l);
+/* live_stats.c */
+u64 tdmi_live_rss(struct tdm_live *l);
+void tdmi_live_publish(struct tdm_live *l);
+void tdmi_live_stats(struct tdm_live *l, struct tdm_stats *s);
+
+#endif

@@ -1,0 +1,456 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * live_fork.c - fork(2) in a managed process.
+ *
+ * The child inherits the engine's memory by copy-on-write: its page table, homes and pool are the parent's at the moment of the fork. Two
+ * things it does not inherit: threads, and a userfaultfd for its own copy of the address space. That one the kernel hands to whoever reads the
+ * fork event, in the parent.
+ *
+ *   forking thread                    main of the parent                      child
+ *   prepare: socket pair, ask         freeze the engine, fetch its end
+ *   (glibc takes its locks,           serve faults, changing nothing;
+ *    other threads may be waiting     note what was restored (journal) and
+ *    for pages while they hold them)  which events were read
+ *   fork()                            fork event: send the userfaultfd, the
+ *                                     tiers' files, the events so far; serve  faults on anything that is out are
+ *                                     the child too                           served by the parent
+ *   parent: done                                                              child: start main, which receives
+ *                                     ...................................     the descriptors, acts on the events,
+ *                                     "taken over"                            starts handlers, and says so
+ *   returns from fork                 settle journal and events, thaw
+ *
+ * So fork() returns in the parent only when the child stands on its own feet: the parent may exit at once. A child that dies before is
+ * noticed by the end of its socket. While frozen nothing is evicted; what is restored is not much.
+ *
+ * A process that is not engaged yet has nothing to hand over: the state word keeps it from engaging during the fork, that is all.
+ *
+ * A fork that goes past libc (a bare clone system call) is noticed by its event alone. Its child runs no code of ours: so everything that is out is
+ * copied into it at once, and it is on its own, unmanaged.
+ */
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include "base/check.h"
+#include "base/fmt.h"
+#include "plat/linux/sys.h"
+#include "run/live.h"
+
+#define FDS_MAX 64u
+#define ACK_TIMEOUT_NS ((u64)30 * 1000000000u)
+
+/* What the child is told beside its descriptors. */
+struct hand_over {
+	u32 nevents;
+	struct uffd_msg event[TDM_LIVE_EVENTS];
+};
+
+/* ---- the forking thread -------------------------------------------------------------------------------------------- */
+
+/* The stack below us must be there when the child runs on it, before anybody serves its faults. */
+static __attribute__((noinline)) void touch_stack(void)
+{
+	volatile char below[32768];
+
+	for (size_t i = 0; i < sizeof(below); i += 1024)
+		below[i] = 0;
+}
+
+void tdmi_live_fork_prepare(void)
+{
+	struct tdm_live *l = tdmi_live;
+	int pair[2];
+
+	if (!l)
+		return;
+	plat_mutex_lock(&l->req_lock);
+	touch_stack();
+	l->fork_announced = false;
+	for (;;) {
+		u32 state = TDM_LIVE_WATCHING;
+
+		if (tdm_a32_cas_acqrel(&l->state, &state, TDM_LIVE_FORKING) || state == TDM_LIVE_FAILED)
+			return;
+		if (state == TDM_LIVE_ENGAGED)
+			break;
+		plat_yield();
+	}
+	if (tdm_sys4(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
+		return; /* then it is a fork that nobody announced */
+	l->fork_sock = pair[0];
+	l->fork_peer = pair[1];
+	l->fork_announced = tdmi_live_request_locked(l, TDM_OP_FORK_PREPARE, 0, 0, NULL) == 0;
+	if (!l->fork_announced) {
+		tdm_sys1(SYS_close, pair[0]);
+		tdm_sys1(SYS_close, pair[1]);
+	}
+}
+
+void tdmi_live_fork_parent(void)
+{
+	struct tdm_live *l = tdmi_live;
+	u32 state = TDM_LIVE_FORKING;
+
+	if (!l)
+		return;
+	if (l->fork_announced) {
+		/* Ours first: then the end of the socket means the end of the child. */
+		tdm_sys1(SYS_close, l->fork_sock);
+		tdm_sys1(SYS_close, l->fork_peer);
+		tdmi_live_request_locked(l, TDM_OP_FORK_PARENT, 0, 0, NULL);
+		l->fork_announced = false;
+	} else {
+		tdm_a32_cas_acqrel(&l->state, &state, TDM_LIVE_WATCHING);
+	}
+	plat_mutex_unlock(&l->req_lock);
+}
+
+/* Nothing of the parent's engine runs here, and nobody took our place yet. */
+static void child_unmanaged(struct tdm_live *l)
+{
+	tdm_a32_st_relaxed(&l->state, TDM_LIVE_FAILED);
+	if (l->control)
+		tdm_a64_add_relaxed(&l->control->unmanaged, 1);
+}
+
+void tdmi_live_fork_child(void)
+{
+	struct tdm_live *l = tdmi_live;
+	u32 state;
+	int keep = -1;
+	char comm[16] = "";
+
+	if (!l)
+		return;
+	state = tdm_a32_ld_relaxed(&l->state);
+	plat_mutex_reset(&l->req_lock);
+	tdm_a32_st_relaxed(&l->req.state, 0);
+	l->pid = (u32)tdm_sys0(SYS_getpid);
+	l->published_ns = 0;
+	if (l->control) {
+		tdm_sys5(SYS_prctl, 16 /* PR_GET_NAME */, comm, 0, 0, 0);
+		l->slot = tdmi_control_claim(l->control, l->pid, 0, comm);
+	}
+	/* The parent's main thread does not exist here; its stack does. */
+	tdmi_linux_thread_forget(l->main);
+	if (state == TDM_LIVE_FORKING)
+		tdm_a32_st_relaxed(&l->state, TDM_LIVE_WATCHING);
+	else if (l->fork_announced)
+		keep = l->fork_peer;
+	else
+		child_unmanaged(l); /* the parent copies into us what is out */
+	if (tdm_a32_ld_relaxed(&l->state) != TDM_LIVE_FAILED &&
+	    tdmi_linux_thread_start_private(&l->main, tdmi_live_main, l, "tandem", keep)) {
+		if (l->fork_announced)
+			plat_abort("tandem: no thread could be started in the child of a fork: its memory cannot be brought back\n");
+		child_unmanaged(l);
+	}
+	if (l->fork_announced) {
+		tdm_sys1(SYS_close, l->fork_sock);
+		tdm_sys1(SYS_close, l->fork_peer);
+		l->fork_announced = false;
+	}
+}
+
+/* ---- main of the parent --------------------------------------------------------------------------------------------- */
+
+/* Our copy of a descriptor of the program's: it lives in another table. */
+static int fetch_fd(u32 pid, int fd)
+{
+	long pidfd = tdm_sys2(SYS_pidfd_open, pid, 0), r;
+
+	if (pidfd < 0)
+		return (int)pidfd;
+	r = tdm_sys3(SYS_pidfd_getfd, pidfd, fd, 0);
+	tdm_sys1(SYS_close, pidfd);
+	return (int)r;
+}
+
+static int send_fds(int sock, const struct hand_over *h, size_t len, const int *fds, u32 n)
+{
+	char buf[CMSG_SPACE(FDS_MAX * sizeof(int))] __attribute__((aligned(8)));
+	struct iovec iov = { (void *)(uintptr_t)h, len };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = buf, .msg_controllen = CMSG_SPACE(n * sizeof(int)) };
+	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+	long r;
+
+	memset(buf, 0, sizeof(buf));
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(n * sizeof(int));
+	memcpy(CMSG_DATA(c), fds, n * sizeof(int));
+	r = tdm_sys3(SYS_sendmsg, sock, &m, MSG_NOSIGNAL);
+	return r < 0 ? (int)r : 0;
+}
+
+static void send_child(struct tdm_live *l, int sock, int child_uffd)
+{
+	struct hand_over *h = plat_map(sizeof(*h));
+	int fds[FDS_MAX] = { child_uffd };
+	u32 n = 1 + tdmi_swap_files(l->swap, fds + 1, FDS_MAX - 1);
+	int r = -ENOMEM;
+
+	if (h) {
+		h->nevents = l->nevents;
+		memcpy(h->event, l->event, l->nevents * sizeof(h->event[0]));
+		r = send_fds(sock, h, offsetof(struct hand_over, event) + l->nevents * sizeof(h->event[0]), fds, n);
+		plat_unmap(h, sizeof(*h));
+	}
+	if (r)
+		plat_log("the child of a fork could not be given its memory, and will be ended");
+}
+
+/* Where the page now at *va was when the table was last told, going back through the events that it was not told of. false: it was dropped since. */
+static bool translate(const struct tdm_live *l, u64 *va)
+{
+	for (u32 i = l->nevents; i-- > 0;) {
+		const struct uffd_msg *m = &l->event[i];
+
+		if (m->event == UFFD_EVENT_REMAP) {
+			if (*va - m->arg.remap.to < m->arg.remap.len)
+				*va = *va - m->arg.remap.to + m->arg.remap.from;
+		} else if (*va >= m->arg.remove.start && *va < m->arg.remove.end) {
+			return false;
+		}
+	}
+	return true;
+}
+
+/* Serve a fault of the parent's (uffd is ours) or of the child's. */
+static void serve_frozen(struct tdm_live *l, int uffd, u64 va)
+{
+	const void *bytes = l->mm.zeros;
+	u64 was = va;
+	u32 done;
+	int r = 0;
+
+	if (translate(l, &was))
+		r = tdmi_frozen_page(l->ctx, was, &bytes);
+	if (r)
+		plat_abort("tandem: a page could not be read back from its tier during a fork\n");
+	if (bytes) {
+		r = tdmi_host_copy(uffd, va, bytes, 1, &done);
+		if (r == -EAGAIN) {
+			/* An event is pending: read it first, the fault comes again. */
+			tdmi_host_wake(uffd, va, TDM_PAGE_SIZE);
+			return;
+		}
+		if (uffd == l->host.uffd && l->njournal < TDM_LIVE_JOURNAL)
+			l->journal[l->njournal++] = va;
+	}
+	tdmi_host_wake(uffd, va, TDM_PAGE_SIZE);
+}
+
+/* Read what there is from the parent's userfaultfd. A fork event's descriptor goes to *child. */
+static void read_frozen(struct tdm_live *l, int *child)
+{
+	struct uffd_msg m;
+
+	while (l->nevents < TDM_LIVE_EVENTS && tdmi_host_read_msg(l->host.uffd, &m) > 0) {
+		if (m.event == UFFD_EVENT_PAGEFAULT)
+			serve_frozen(l, l->host.uffd, m.arg.pagefault.address & TDM_PAGE_MASK);
+		else if (m.event == UFFD_EVENT_FORK) {
+			*child = (int)m.arg.fork.ufd;
+			return;
+		} else {
+			l->event[l->nevents++] = m;
+		}
+	}
+}
+
+static void read_child(struct tdm_live *l, int child)
+{
+	struct uffd_msg m;
+
+	/* Only faults: while it has not started its engine it changes no mapping of its own that we must know of. */
+	while (tdmi_host_read_msg(child, &m) > 0)
+		if (m.event == UFFD_EVENT_PAGEFAULT)
+			serve_frozen(l, child, m.arg.pagefault.address & TDM_PAGE_MASK);
+}
+
+static void apply_events(struct tdm_live *l, const struct uffd_msg *m, u32 n)
+{
+	for (u32 i = 0; i < n; i++, m++) {
+		if (m->event == UFFD_EVENT_UNMAP || m->event == UFFD_EVENT_REMOVE)
+			tdmi_zap(l->ctx, m->arg.remove.start, m->arg.remove.end, m->event == UFFD_EVENT_REMOVE);
+		else if (m->event == UFFD_EVENT_REMAP)
+			tdmi_remap(l->ctx, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
+	}
+}
+
+/* The table learns what happened while it was frozen. */
+static void settle(struct tdm_live *l, const struct uffd_msg *m, u32 n)
+{
+	plat_mutex_lock(&l->mm.event_lock);
+	apply_events(l, m, n);
+	for (u32 i = 0; i < l->njournal; i++)
+		tdmi_settle(l->ctx, l->journal[i]);
+	l->njournal = 0;
+	l->nevents = 0;
+	plat_mutex_unlock(&l->mm.event_lock);
+}
+
+static void answer(struct tdm_live *l, int result)
+{
+	l->req.result = result;
+	tdm_a32_st_release(&l->req.state, 2);
+	plat_wake(&l->req.state, 1);
+}
+
+/* Has the child said that it has taken over, or ended? */
+static bool child_done(int sock)
+{
+	char c;
+	long r = tdm_sys6(SYS_recvfrom, sock, (long)&c, 1, MSG_DONTWAIT, 0, 0);
+
+	return r != -EAGAIN && r != -EINTR;
+}
+
+void tdmi_live_fork_serve(struct tdm_live *l)
+{
+	int sock, child = -1;
+	bool sent = false, parent = false, done = false;
+
+	sock = fetch_fd(l->pid, l->fork_sock);
+	if (sock < 0) {
+		answer(l, sock);
+		return;
+	}
+	tdmi_mm_freeze(&l->mm);
+	l->njournal = 0;
+	l->nevents = 0;
+	/* Faults that were read and not yet served: by whoever reads them now. */
+	while (l->host.pending_head != l->host.pending_tail)
+		serve_frozen(l, l->host.uffd, l->host.pending[l->host.pending_head++ % TDM_HOST_PENDING].va);
+	answer(l, 0);
+	while (!parent || (child >= 0 && !done)) {
+		struct pollfd fds[3] = { { .fd = l->host.uffd, .events = POLLIN },
+					 { .fd = child, .events = POLLIN },
+					 { .fd = child >= 0 ? sock : -1, .events = POLLIN } };
+
+		tdm_sys3(SYS_poll, fds, 3, 1);
+		read_frozen(l, &child);
+		if (child >= 0 && !sent) {
+			send_child(l, sock, child);
+			sent = true;
+		}
+		if (child >= 0) {
+			read_child(l, child);
+			done = done || child_done(sock);
+		}
+		parent = parent || (tdm_a32_ld_acquire(&l->req.state) == 1 && l->req.op == TDM_OP_FORK_PARENT);
+	}
+	settle(l, l->event, l->nevents);
+	if (child >= 0) {
+		tdm_a64_add_relaxed(&l->forks, 1);
+		if (tdmi_swap_forked(l->swap, false))
+			plat_abort("tandem: the tiers could not be shared with the child of a fork\n");
+		tdm_sys1(SYS_close, child);
+	}
+	tdm_sys1(SYS_close, sock);
+	tdmi_mm_thaw(&l->mm);
+	answer(l, 0);
+}
+
+/* ---- main of the child ---------------------------------------------------------------------------------------------- */
+
+static int receive_fds(int sock, struct hand_over *h, int *fds, u32 *n)
+{
+	char buf[CMSG_SPACE(FDS_MAX * sizeof(int))] __attribute__((aligned(8)));
+	struct iovec iov = { h, sizeof(*h) };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = buf, .msg_controllen = sizeof(buf) };
+	struct cmsghdr *c;
+	long r = tdm_sys3(SYS_recvmsg, sock, &m, MSG_CMSG_CLOEXEC);
+
+	c = r > 0 ? CMSG_FIRSTHDR(&m) : NULL;
+	if (!c || c->cmsg_type != SCM_RIGHTS)
+		return -EPIPE;
+	*n = (u32)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+	memcpy(fds, CMSG_DATA(c), *n * sizeof(int));
+	return 0;
+}
+
+static int take_over(struct tdm_live *l, struct hand_over *h, int sock)
+{
+	int fds[FDS_MAX];
+	u32 n = 0;
+	int r = receive_fds(sock, h, fds, &n);
+
+	if (r)
+		return r;
+	tdmi_rcu_reset(&l->mm.rcu);
+	tdmi_mm_after_fork(&l->mm);
+	tdm_a64_st_relaxed(&l->forks, 0);
+	l->ctx = tdmi_ctx_create(&l->mm);
+	if (!l->ctx)
+		return -ENOMEM;
+	r = tdmi_host_after_fork(&l->host, fds[0]);
+	if (r)
+		return r;
+	tdmi_swap_set_files(l->swap, fds + 1, n - 1);
+	r = tdmi_swap_forked(l->swap, true);
+	if (r)
+		return r;
+	settle(l, h->event, h->nevents);
+	tdmi_mm_thaw(&l->mm);
+	return tdmi_live_start_handlers(l);
+}
+
+void tdmi_live_child_takeover(struct tdm_live *l)
+{
+	struct hand_over *h;
+	int sock = l->fork_peer, r = -ENOMEM;
+
+	tdm_a32_st_relaxed(&l->wake, 0);
+	if (tdm_a32_ld_acquire(&l->state) != TDM_LIVE_ENGAGED)
+		return;
+	l->nevents = 0;
+	h = plat_map(sizeof(*h));
+	if (h)
+		r = take_over(l, h, sock);
+	/* Memory that is out would read as zeros from here on: nobody must run with that. */
+	if (r)
+		plat_abort("tandem: the child of a fork could not take its memory over\n");
+	if (l->control && l->slot >= 0)
+		tdm_a32_st_relaxed(&l->control->slot[l->slot].managed, 1);
+	plat_unmap(h, sizeof(*h));
+	tdm_sys6(SYS_sendto, sock, (long)"k", 1, MSG_NOSIGNAL, 0, 0);
+	tdm_sys1(SYS_close, sock);
+}
+
+/* ---- forks that nobody announced -------------------------------------------------------------------------------------- */
+
+void tdmi_live_raw_fork(void *arg, int child_uffd)
+{
+	struct tdm_live *l = arg;
+
+	/* Nobody goes on with what would change the child's view: those who are inside cannot, before the forking thread has run again. */
+	tdm_a32_st_seqcst(&l->mm.gate, 1);
+	if (l->nraw == TDM_ARRAY_SIZE(l->raw_fork))
+		plat_abort("tandem: too many forks at once\n");
+	l->raw_fork[l->nraw++] = child_uffd;
+	tdm_a32_add_acqrel(&l->wake, 1);
+	plat_wake(&l->wake, 1);
+}
+
+static int copy_out(void *arg, u64 va, const void *bytes)
+{
+	u32 done;
+	int r = tdmi_host_copy(*(int *)arg, va, bytes, 1, &done);
+
+	return r == -ESRCH ? r : 0;
+}
+
+void tdmi_live_raw_fork_finish(struct tdm_live *l)
+{
+	tdmi_mm_freeze(&l->mm);
+	while (l->nraw) {
+		int fd = l->raw_fork[--l->nraw];
+
+		(void)tdmi_frozen_walk(l->ctx, copy_out, &fd);
+		tdm_sys1(SYS_close, fd);
+		tdm_a64_add_relaxed(&l->forks, 1);
+	}
+	/* The tiers are shared with it as with any child, but it will not ask for anything any more. */
+	tdmi_mm_thaw(&l->mm);
+}

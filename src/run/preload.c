@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * preload.c - what happens in a program that `tandem run` starts: attach to the segment, start watching; and the few calls of libc that must be
+ * seen before the kernel sees them.
+ */
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include "base/fmt.h"
+#include "plat/linux/sys.h"
+#include "run/live.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+static struct tdm_control *control;
+
+static void say(const char *line)
+{
+	(void)tdmi_control_say(control, (u32)tdm_sys0(SYS_getpid), line);
+}
+
+static struct tdm_control *map_control(const char *path)
+{
+	long fd = tdm_sys4(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0), p;
+
+	if (fd < 0)
+		return NULL;
+	p = tdm_sys6(SYS_mmap, 0, sizeof(struct tdm_control), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	tdm_sys1(SYS_close, fd);
+	if (p < 0 && p > -4096)
+		return NULL;
+	if (!tdmi_control_check((struct tdm_control *)p, sizeof(struct tdm_control)))
+		return (struct tdm_control *)p;
+	tdm_sys2(SYS_munmap, p, sizeof(struct tdm_control));
+	return NULL;
+}
+
+static __attribute__((constructor)) void attach(void)
+{
+	const char *path = getenv(TDM_CONTROL_ENV);
+	const char *tier[TDM_CONTROL_TIERS];
+	struct tdm_live_config c = { 0 };
+	char err[240] = "", line[300];
+	int r;
+
+	if (!path || !(control = map_control(path)))
+		return;
+	c.budget = control->budget;
+	c.strict = control->strict;
+	c.control = control;
+	c.ntiers = control->ntiers;
+	for (u32 i = 0; i < c.ntiers; i++)
+		tier[i] = control->tier[i];
+	c.tier = tier;
+	tdmi_linux_log_sink(say);
+	tdmi_tiers_init();
+	pthread_atfork(tdmi_live_fork_prepare, tdmi_live_fork_parent, tdmi_live_fork_child);
+	r = tdmi_live_start(&c, err, sizeof(err));
+	if (r) {
+		tdmi_fmt(line, sizeof(line), "runs without a budget: %s", err);
+		say(line);
+		tdm_a64_add_relaxed(&control->unmanaged, 1);
+	}
+}
+
+/* The end of a program that ends in good order: its totals are complete, its slot is free. */
+static __attribute__((destructor)) void detach(void)
+{
+	struct tdm_live *l = tdmi_live;
+
+	if (l && l->control && l->slot >= 0 && l->pid == (u32)tdm_sys0(SYS_getpid))
+		tdmi_live_request(l, TDM_OP_PUBLISH, 0, 0, NULL);
+}
+
+/*
+ * MADV_FREE lets the kernel drop the pages when it is short of memory: which it is not, while we may be. Dropping them at once is one of the things that
+ * it allows. DONTFORK and WIPEONFORK memory does not go to a child as the rest does: it is left alone.
+ */
+EXPORT int madvise(void *addr, size_t len, int advice)
+{
+	struct tdm_live *l = tdmi_live;
+	u64 start = (u64)(uintptr_t)addr;
+	long r;
+
+	if (l && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED) {
+		if (advice == MADV_FREE)
+			advice = MADV_DONTNEED;
+		if ((advice == MADV_DONTFORK || advice == MADV_WIPEONFORK) && start % TDM_PAGE_SIZE == 0 && len)
+			(void)tdmi_live_request(l, TDM_OP_EXCLUDE, start, TDM_ALIGN_UP(start + len, TDM_PAGE_SIZE), NULL);
+	}
+	r = tdm_sys3(SYS_madvise, addr, len, advice);
+	if (r < 0) {
+		errno = (int)-r;
+		return -1;
+	}
+	return 0;
+}
