@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""tap-sum.py BUILDDIR... - sum the last "meson test" of each build directory into one line: N passed, N failed, N skipped.
+"""tap-sum.py [--add PASSED FAILED] BUILDDIR... - sum the last "meson test" of each build directory into one line:
+N passed, N failed, N skipped.
 
 Every point of a TAP test counts as one; so does a test that speaks no TAP. A TAP test that ends before its plan, or fails although all
 of its points are good, counts as one more failure. The exit status is 0 if nothing failed and something ran.
@@ -45,6 +46,9 @@ def failures(test):
 
 def main(dirs):
     total = [0, 0, 0]
+    if dirs[:1] == ["--add"]:
+        total = [int(dirs[1]), int(dirs[2]), 0]
+        dirs = dirs[3:]
     for build in dirs:
         try:
             with open(f"{build}/meson-logs/testlog.json", encoding="utf-8") as log:
