@@ -40,8 +40,7 @@ class Bench:
 
     def run(self, argv, front=(), **kw):
         """Run a benchmark program; it prints one line of JSON. Returns that, or None if it failed (and says so)."""
-        p = subprocess.run([*front, *argv], cwd=self.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, **kw)
-        return parse(p)
+        return parse(call([*front, *argv], cwd=self.dir, stderr=subprocess.PIPE, **kw))
 
     def managed(self, ram, stats=None):
         return [*self.tandem, 'run', '--ram', ram, '--quiet', *(['--stats', stats] if stats else []), '--']
@@ -58,6 +57,19 @@ class Bench:
 
 def note(text):
     print(text, flush=True)
+
+
+def call(argv, **kw):
+    """subprocess.run(), but whatever ends us ends all that was started, not only the first process of it."""
+    child = subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True, **kw)
+    try:
+        out, err = child.communicate(timeout=1800)
+    except subprocess.TimeoutExpired:
+        raise Failed(f'{argv[0]}: not finished after 1800 s') from None
+    finally:
+        if child.returncode is None:
+            workloads.kill_group(child)
+    return subprocess.CompletedProcess(argv, child.returncode, out, err)
 
 
 def parse(p):
@@ -120,7 +132,7 @@ def bench_child(b):
     loop = f't=$(date +%s%N); i=0; while [ $i -lt {CHILDREN} ]; do sh -c true; i=$((i + 1)); done; echo $(($(date +%s%N) - t))'
 
     def children(front):
-        p = subprocess.run([*front, 'sh', '-c', loop], stdout=subprocess.PIPE, check=False)
+        p = call([*front, 'sh', '-c', loop])
         if p.returncode != 0 or not p.stdout.strip().isdigit():
             raise Failed(f'the shell loop failed with exit status {p.returncode}')
         return {'ms': int(p.stdout) / 1e6 / CHILDREN}

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 MIB = 1 << 20
 
@@ -90,17 +91,41 @@ class Zram:
         write(self.group + ('/memory.limit_in_bytes' if self.version == 1 else '/memory.max'), self.limit)
 
     def __exit__(self, *exc):
-        if self.group:
+        # Whatever happens, and however often the user asks to stop: no swap device and no group is left behind.
+        signals = {s: signal.signal(s, signal.SIG_IGN) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            left = [self._end_group() if self.group else None, self._end_swap() if self.id is not None else None]
+            for what in filter(None, left):
+                print(f'zram.py: {what} could not be removed', file=sys.stderr)
+        finally:
+            for s, handler in signals.items():
+                signal.signal(s, handler)
+
+    def _end_group(self):
+        """End what runs in the group and remove it. Returns its name if that cannot be done."""
+        for _ in range(100):
             with contextlib.suppress(OSError):
+                for pid in read(self.group + '/cgroup.procs').split():
+                    os.kill(int(pid), signal.SIGKILL)
+            try:
                 os.rmdir(self.group)
-            self.group = None
-        if self.id is not None:
-            subprocess.run(['swapoff', f'/dev/zram{self.id}'], stderr=subprocess.DEVNULL, check=False)
-            with contextlib.suppress(OSError):
+                return None
+            except OSError:
+                time.sleep(0.1)
+        return self.group
+
+    def _end_swap(self):
+        device = f'/dev/zram{self.id}'
+        for _ in range(100):
+            if device in read('/proc/swaps'):
+                subprocess.run(['swapoff', device], stderr=subprocess.DEVNULL, start_new_session=True, check=False)
+            try:
                 write(self.sys + '/reset', 1)
-            with contextlib.suppress(OSError):
                 write('/sys/class/zram-control/hot_remove', self.id)
-            self.id = None
+                return None
+            except OSError:
+                time.sleep(0.1)
+        return device
 
     def run(self, argv, **kw):
         """Run a program in the group. Returns the CompletedProcess."""
