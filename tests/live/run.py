@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""run.py - the live tests: our own test programs, plain and under `tandem run`, in a quarter to a half of the memory that they use.
+
+  run.py                     the quick set, in TAP
+  run.py --long              all of it
+  run.py oracle lz4          what has both words in its name
+  run.py --seconds 3600 --seed 7 oracle-pages    the content oracle for an hour
+"""
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import harness as h  # noqa: E402
+
+# program: (arguments, budget, seconds that a managed run may take). A part of its own where that helps to find what broke.
+# Footprints (plain peaks): oracle 300M, syscalls 260M, forks 140M and its children, threads 140M, fds 90M, thp 250M, budget 200M.
+PROGRAMS = {
+    "oracle": (["--mb", "128", "--seconds", "4"], {"lz4": "144M", "zstd": "128M", "lz4+file": "96M", "file": "80M"}, 150),
+    "syscalls": (["--mb", "160", "--seconds", "1"], {"lz4": "96M", "zstd": "88M", "lz4+file": "72M", "file": "64M"}, 120),
+    "forks": (["--mb", "96"], {"lz4": "96M", "zstd": "88M", "lz4+file": "64M", "file": "64M"}, 180),
+    "threads": (["--mb", "96"], {"lz4": "64M", "zstd": "64M", "lz4+file": "48M", "file": "48M"}, 120),
+    "fds": (["--mb", "64"], {"lz4": "48M", "zstd": "48M", "lz4+file": "32M", "file": "32M"}, 120),
+    "thp": (["--mb", "128"], {"lz4": "96M", "zstd": "96M", "lz4+file": "72M", "file": "72M"}, 120),
+    "budget": (["--mb", "160", "--hard", "20"], {"lz4": "96M", "zstd": "80M", "lz4+file": "56M", "file": "56M"}, 180),
+}
+QUICK = {
+    "oracle": ["lz4", "lz4+file", "zstd", "file"],
+    "syscalls": ["lz4+file"],
+    "forks": ["lz4+file"],
+    "threads": ["lz4"],
+    "fds": ["lz4+file"],
+    "thp": ["lz4+file"],
+    "budget": ["zstd", "lz4+file"],
+}
+FILES_HARD = {"oracle", "syscalls", "forks", "threads"}  # with a file below, more pages may be incompressible
+
+
+def compile_all(args):
+    out = os.path.join(args.build, "live-progs")
+    src = os.path.join(h.HERE, "prog")
+    common = os.path.getmtime(os.path.join(src, "common.h"))
+    os.makedirs(out, exist_ok=True)
+    for name in PROGRAMS:
+        exe, c = os.path.join(out, name), os.path.join(src, name + ".c")
+        if os.path.exists(exe) and os.path.getmtime(exe) > max(common, os.path.getmtime(c)):
+            continue
+        cc = os.environ.get("CC", "cc").split()
+        subprocess.run(cc + ["-O2", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter", "-pthread", c, "-o", exe + ".new"], check=True)
+        os.rename(exe + ".new", exe)
+    return out
+
+
+def command(args, name, part=None, tier=None):
+    argv = [os.path.join(args.build, "live-progs", name)] + PROGRAMS[name][0] + ["--dir", args.scratch, "--seed", str(args.seed)]
+    if args.seconds:
+        argv += ["--seconds", str(args.seconds)]
+    elif args.long and name == "oracle":
+        argv += ["--seconds", "90"]
+    if tier in ("file", "lz4+file") and name in FILES_HARD:
+        argv += ["--hard", "35"]
+    if part:
+        argv += ["--only", part]
+    return argv
+
+
+def limit_of(args, name):
+    return PROGRAMS[name][2] + (args.seconds or (90 if args.long else 0)) * 4
+
+
+def plain(name, part=None):
+    def run(hs):
+        r = hs.plain((name, part), command(hs.args, name, part), limit=limit_of(hs.args, name))
+        return h.note(r)
+    return run
+
+
+def managed(name, tier, part=None):
+    def run(hs):
+        hs.tandem()
+        cmd = command(hs.args, name, part, tier)
+        p = hs.plain((name, part), command(hs.args, name, part), limit=limit_of(hs.args, name))
+        ram = PROGRAMS[name][1][tier]
+        r = hs.run(cmd, ram=ram, tier=tier, limit=limit_of(hs.args, name), sample=name == "budget")
+        # thp and fds are full of short-lived children; what they test is checked by need_out() where it matters.
+        h.judge(r)
+        if r.out != p.out:
+            raise h.Failed("\n".join(["its output differs from that of the plain run"] + h.tail(r)))
+        text = h.note(r, p)
+        if name == "budget":
+            over = h.size(ram) * 1.02 + 4 * h.MIB
+            if r.samples < 10:
+                raise h.Failed(f"only {r.samples} samples were taken")
+            if r.peak > over:
+                raise h.Failed("\n".join([f"the budget of {ram} was exceeded: {text}; at the peak:"] + list(r.what)))
+        return text
+    return run
+
+
+def kill_tree(which):
+    """SIGKILL while much is in the file: nothing may be left, neither a file nor a process."""
+    def run(hs):
+        hs.tandem()
+        cmd = command(hs.args, "oracle", "pages", "file") + ["--seconds", "60"]
+        seen = []
+
+        def act(proc):
+            time.sleep(3)
+            if proc.poll() is not None:
+                return
+            below = h.descendants()
+            program = sorted(p for p, up in below.items() if up == proc.pid)
+            seen.append(len(below))
+            if which == "all":
+                for pid in below:
+                    try:
+                        os.kill(pid, signal.SIGKILL)
+                    except OSError:
+                        pass
+            elif which == "program" and program:
+                os.kill(program[0], signal.SIGKILL)
+            elif which == "tandem":
+                proc.kill()
+                time.sleep(1)
+                # Whatever is left of the program must go on correctly or end by itself; it is not what this test is about.
+                h.end_all()
+            else:
+                proc.send_signal(signal.SIGTERM)
+        r = hs.run(cmd, ram="80M", tier="file", limit=60, act=act)
+        if not seen:
+            raise h.Failed("\n".join([f"it had ended by itself with {r.rc}"] + h.tail(r)))
+        want = {"all": -signal.SIGKILL, "tandem": -signal.SIGKILL, "program": 128 + signal.SIGKILL, "term": None}[which]
+        if want is not None and r.rc not in (want, 128 + signal.SIGKILL):
+            raise h.Failed(f"tandem ended with {r.rc}, must be {want}")
+        return h.note(r)
+    return run
+
+
+def stopped(hs):
+    """Stop the whole tree from outside for a while, again and again; it goes on as if nothing had been."""
+    hs.tandem()
+    cmd = command(hs.args, "oracle", "pages", "lz4+file")
+
+    def act(proc):
+        for _ in range(6):
+            time.sleep(0.4)
+            for sig, pause in ((signal.SIGSTOP, 0.15), (signal.SIGCONT, 0)):
+                for pid in h.descendants():
+                    try:
+                        os.kill(pid, sig)
+                    except OSError:
+                        pass
+                time.sleep(pause)
+    r = hs.run(cmd, ram="96M", tier="lz4+file", limit=120, act=act)
+    h.judge(r)
+    return h.note(r)
+
+
+def small_budget(hs):
+    """A program that fits its budget is left alone: nothing is evicted, the output is the same."""
+    hs.tandem()
+    cmd = [os.path.join(hs.args.build, "live-progs", "threads"), "--mb", "16", "--only", "hundreds"]
+    r = hs.run(cmd, ram="400M", tier="lz4", limit=60)
+    h.judge(r, evicted=False)
+    if r.stats["pages"]["evicted"]:
+        raise h.Failed(f"{r.stats['pages']['evicted']} pages were evicted although everything fits")
+    return h.note(r)
+
+
+def exec_chain(hs):
+    """A shell that runs programs under the same budget: each is managed in its turn."""
+    hs.tandem()
+    exe = os.path.join(hs.args.build, "live-progs", "budget")
+    script = f'set -e; {exe} --mb 96 --only soft; exec env A=1 {exe} --mb 96 --only threads'
+    r = hs.run(["/bin/sh", "-c", script], ram="64M", tier="lz4+file", limit=90)
+    h.judge(r)
+    if r.out != "budget: soft ok\nbudget: threads ok\n":
+        raise h.Failed(f"printed {r.out!r}")
+    return h.note(r)
+
+
+def tests():
+    t = h.Tests()
+    for name in PROGRAMS:
+        t.add(f"{name}-plain", plain(name))
+    for name, (_, budgets, _) in PROGRAMS.items():
+        for tier in budgets:
+            t.add(f"{name}-{tier}", managed(name, tier), quick=tier in QUICK[name])
+    t.add("oracle-pages-lz4+file", managed("oracle", "lz4+file", "pages"), quick=False)
+    for which in ("all", "program", "tandem", "term"):
+        t.add(f"kill-{which}-file", kill_tree(which), quick=which in ("all", "program"))
+    t.add("stopped-from-outside", stopped)
+    t.add("fits-its-budget", small_budget)
+    t.add("exec-chain", exec_chain)
+    return t
+
+
+def main():
+    parser = h.options(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
+    parser.add_argument("--seconds", type=int, default=0, help="how long each part with a clock runs")
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("TANDEM_TEST_SEED", "1")))
+    args = parser.parse_args()
+    t = tests()
+    if args.plain:
+        t.list = [x for x in t.list if x[0].endswith("-plain")]
+    if not args.list:
+        compile_all(args)
+    return t.main(args, h.Harness(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
