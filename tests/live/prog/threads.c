@@ -418,6 +418,50 @@ static void *outlived(void *arg)
 	return NULL;
 }
 
+/*
+ * The last that the kernel does for a thread is to clear the word that pthread_join waits for. If that page is out then, it cannot be brought
+ * in: the kernel serves no userfault for a thread that is exiting. So thousands end here while evictions go on without a pause.
+ */
+static _Atomic bool race_over;
+
+static void *race_press(void *arg)
+{
+	while (!atomic_load(&race_over))
+		press_some(64);
+	return NULL;
+}
+
+static void *race_end(void *arg)
+{
+	return (void *)(*(volatile uint64_t *)(void *)(mem + (uintptr_t)arg % npages * PAGE + 8) - NAME);
+}
+
+static void part_exit_race(void)
+{
+	pthread_t presser, th[8];
+	struct timespec until;
+
+	setup();
+	atomic_store(&race_over, false);
+	CHECK(pthread_create(&presser, NULL, race_press, NULL) == 0, "pthread_create");
+	for (uint64_t end = now_ns() + opt.seconds * 1000000000u, n = 0; now_ns() < end; n++) {
+		for (uintptr_t i = 0; i < 8; i++)
+			CHECK(pthread_create(&th[i], NULL, race_end, (void *)(n * 8 + i)) == 0, "pthread_create");
+		for (uintptr_t i = 0; i < 8; i++) {
+			void *ret;
+			int err;
+
+			clock_gettime(CLOCK_REALTIME, &until);
+			until.tv_sec += 20;
+			err = pthread_timedjoin_np(th[i], &ret, &until);
+			CHECK(err == 0, "thread number %" PRIu64 " has ended, pthread_join does not notice: %s", n * 8 + i, strerror(err));
+			CHECK(ret == (void *)((n * 8 + i) % npages), "thread number %" PRIu64 " read another page", n * 8 + i);
+		}
+	}
+	atomic_store(&race_over, true);
+	pthread_join(presser, NULL);
+}
+
 /* main ends by pthread_exit: the process lives until the last thread of its own ends, and then it does end. */
 static void part_main_exits(void)
 {
@@ -491,7 +535,8 @@ int main(int argc, char **argv)
 {
 	static const struct part parts[] = {
 		{ "hundreds", part_hundreds }, { "detached", part_detached }, { "cancel", part_cancel }, { "stacks", part_stacks }, { "jumps", part_jumps },
-		{ "segv", part_segv }, { "alarms", part_alarms }, { "stopped", part_stopped }, { "main-exits", part_main_exits },
+		{ "segv", part_segv }, { "alarms", part_alarms }, { "stopped", part_stopped }, { "exit-race", part_exit_race },
+		{ "main-exits", part_main_exits },
 		{ "sudden-end", part_sudden_end },
 	};
 
