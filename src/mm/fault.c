@@ -69,53 +69,91 @@ static void clear_stale(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask)
 }
 
 /*
+ * A run of pages may lie in two mappings, and the port deals with one at a time: what it refuses as a run is tried page by page. A page that is
+ * refused by itself is skipped (its mapping is gone, or wants another way): it stays out of *done_mask, and *refused says so.
+ */
+struct run {
+	u32 i, n;    /* pages of the block */
+	bool single; /* this run goes page by page */
+};
+
+/* The next run of mask at or after *r; false: none. */
+static bool run_next(struct run *r, u32 mask)
+{
+	u32 n;
+
+	while (r->i < TDM_BLOCK_PAGES && !(mask >> r->i & 1)) {
+		r->i++;
+		r->single = false;
+	}
+	n = r->i < TDM_BLOCK_PAGES ? run_length(mask, r->i) : 0;
+	r->n = r->single ? TDM_MIN(n, 1u) : n;
+	return n != 0;
+}
+
+/* Go on behind the pages that are done; res is why the next one is not. The result for the caller: 0, or an error that ends it all. */
+static int run_step(struct run *r, u32 done, int res, bool *refused)
+{
+	r->i += done;
+	if (res == -ENOENT || res == -EINVAL || res == -EBUSY) {
+		if (r->n > 1) {
+			r->single = true;
+		} else {
+			*refused = *refused || res != -ENOENT;
+			r->i++;
+		}
+		res = 0;
+	}
+	return res;
+}
+
+/*
  * Map copies of src (the block's pages at their offsets). *done_mask: pages that are mapped now. A page that the port has already is newer than
- * ours (it was restored while the table could not be written: see fork.c), and counts as done.
+ * ours (it was restored while the table could not be written: see frozen.c), and counts as done.
  */
 static int copy_runs(struct block *b, const u8 *src, u32 mask, u32 *done_mask)
 {
 	struct tdm_port *port = b->mm->port;
+	struct run run = { 0 };
+	bool refused;
 	int r = 0;
 
-	for (u32 i = 0; i < TDM_BLOCK_PAGES && !r; i++) {
-		u32 n = run_length(mask, i), done = 0;
+	while (!r && run_next(&run, mask)) {
+		u32 done = 0, i = run.i;
 
-		if (!n)
-			continue;
-		r = port->ops->fill_copy(port, block_va(b, i), src + ((size_t)i << TDM_PAGE_SHIFT), n, &done);
+		r = port->ops->fill_copy(port, block_va(b, i), src + ((size_t)i << TDM_PAGE_SHIFT), run.n, &done);
 		if (r == -EEXIST) {
 			done++;
 			r = 0;
 		}
 		*done_mask |= ((1u << done) - 1) << i;
-		i += done ? done - 1 : 0;
+		r = run_step(&run, done, r, &refused);
 	}
 	return r;
 }
 
-/* Move the folio's homes of mask to the block. *done_mask as above; -EINVAL where only copying works. */
+/* Move the folio's homes of mask to the block. *done_mask as above; -EINVAL: some can only be copied. */
 static int move_runs(struct block *b, struct tdm_frame *folio, u32 mask, u32 *done_mask)
 {
 	struct tdm_port *port = b->mm->port;
 	u8 *home = tdm_frame_home(&b->mm->frames, folio);
+	struct run run = { 0 };
+	bool refused = false;
 	int r = 0;
 
-	for (u32 i = 0; i < TDM_BLOCK_PAGES && !r; i++) {
-		u32 n = run_length(mask & ~*done_mask, i), done = 0;
+	while (!r && run_next(&run, mask)) {
+		u32 done = 0, i = run.i;
 
-		if (!n)
-			continue;
-		r = port->ops->fill(port, block_va(b, i), home + ((size_t)i << TDM_PAGE_SHIFT), n, &done);
-		*done_mask |= ((1u << done) - 1) << i;
+		r = port->ops->fill(port, block_va(b, i), home + ((size_t)i << TDM_PAGE_SHIFT), run.n, &done);
 		if (r == -EEXIST) {
-			*done_mask |= 1u << (i + done);
 			mark_stale(b->mm, folio, 1u << (i + done));
 			done++;
 			r = 0;
 		}
-		i += done ? done - 1 : 0;
+		*done_mask |= ((1u << done) - 1) << i;
+		r = run_step(&run, done, r, &refused);
 	}
-	return r;
+	return r ? r : refused ? -EINVAL : 0;
 }
 
 static void set_lent_mask(struct block *b, struct tdm_frame *folio, u32 mask)
@@ -133,7 +171,7 @@ static int bring_home(struct block *b, u32 mask)
 
 	if (!(folio->flags & TDM_FRAME_F_WRITEBACK) && __builtin_popcount(mask) > 1)
 		r = move_runs(b, folio, mask, &moved);
-	if (r == -EINVAL || r == -EBUSY)
+	if (r == -EINVAL)
 		r = copy_runs(b, tdm_frame_home(&b->mm->frames, folio), mask & ~moved, &copied);
 	set_lent_mask(b, folio, moved | copied);
 	mark_stale(b->mm, folio, copied);

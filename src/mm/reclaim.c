@@ -28,24 +28,34 @@ static void home_runs(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct td
 {
 	u8 *home = tdm_frame_home(&mm->frames, folio);
 
-	for (u32 i = 0; i < TDM_BLOCK_PAGES && !t->gone; i++) {
+	bool single = false;
+
+	for (u32 i = 0; i < TDM_BLOCK_PAGES && !t->gone;) {
 		u32 n = 0, done = 0;
 		int r;
 
 		while (i + n < TDM_BLOCK_PAGES && (mask >> (i + n) & 1))
 			n++;
-		if (!n)
+		if (!n) {
+			single = false;
+			i++;
 			continue;
+		}
+		n = single ? 1 : n;
 		r = mm->port->ops->invalidate(mm->port, (struct tdm_va){ tdm_pt_va(pt, first + i) },
 					      home + ((size_t)i << TDM_PAGE_SHIFT), n, &done);
 		for (u32 k = i; k < i + done; k++)
 			tdmi_page_set(mm, pt, first + k, (struct tdm_pte){ tdm_pt_get(pt, first + k).v & ~TDM_PTE_ACCESSED });
 		t->taken += done;
-		if (r == -EBUSY || r == -EINVAL || r == -EEXIST)
-			t->busy |= 1u << (i + done++);
-		else if (r)
+		i += done;
+		if ((r == -EINVAL || r == -ENOENT) && n > 1) {
+			/* The run may lie in two mappings: page by page. */
+			single = true;
+		} else if (r == -EBUSY || r == -EINVAL || r == -EEXIST) {
+			t->busy |= 1u << i++;
+		} else if (r) {
 			t->gone = true;
-		i += done ? done - 1 : 0;
+		}
 	}
 }
 

@@ -36,11 +36,13 @@ struct tdm_tier_ops {
 	void (*shrink)(struct tdm_tier *t, u64 bytes);
 	void (*stats)(const struct tdm_tier *t, struct tdm_tier_stats *out);
 	/* Around fork(2), everything quiescent: in both parent and child, the other side now shares the inherited blobs. A file tier stops
-	 * writing to the shared file and opens another when it next needs one. */
-	int (*forked)(struct tdm_tier *t);
-	/* Collect the descriptors that a fork child must be handed (its descriptor table has none of them), at most max; the number. */
+	 * writing to the shared file and opens another when it next needs one. In either, nothing may be put or dropped since the fork
+	 * before this is called; get may. */
+	int (*forked)(struct tdm_tier *t, bool child);
+	/* In the parent, before forked(): collect the descriptors that the child must be handed (its descriptor table has none of them), at
+	 * most max; the number. */
 	u32 (*files)(const struct tdm_tier *t, int *fds, u32 max);
-	/* In the child: the same files in the same order under their new numbers. */
+	/* In the child, before forked(): the same files in the same order under their new numbers. */
 	void (*set_files)(struct tdm_tier *t, const int *fds, u32 n);
 	void (*destroy)(struct tdm_tier *t);
 };
@@ -52,8 +54,13 @@ struct tdm_tier {
 	char spec[120];  /* as the user wrote it, for messages */
 };
 
-/* Once in a process, on one of its own threads, before any tier is made: libraries choose their implementations. */
-void tdmi_tiers_init(void);
+/* Once in a process, on one of its own threads, before any tier is made: libraries choose their implementations. tmpdir: the value of $TMPDIR, or
+ * NULL. */
+void tdmi_tiers_init(const char *tmpdir);
+/* Make a tier; limit 0: none. -ENOMEM; for a file also what creating one in dir said. */
+int tdmi_tier_mem_create(u8 codec, u64 limit, struct tdm_tier **out);
+int tdmi_tier_file_create(const char *dir, u64 limit, struct tdm_tier **out);
+
 /* Make a tier from "lz4[:SIZE]", "zstd[:SIZE]", "file[:DIR[:SIZE]]"; SIZE as in --ram (K, M, G, T suffixes, powers of 1024). On error one
  * line that says what is wrong and what to do is in err. -EINVAL: malformed; others: the environment's. */
 int tdmi_tier_create(const char *spec, struct tdm_tier **out, char *err, size_t errlen);

@@ -67,7 +67,7 @@ int tdm_start(const struct tdm_options *o, struct tdm **out, char *err, size_t e
 		c.strict = o->flags & TDM_F_STRICT;
 		c.ntiers = o->ntiers ? o->ntiers : 2;
 		c.tier = o->ntiers ? o->tiers : default_tiers;
-		tdmi_tiers_init();
+		tdmi_tiers_init(getenv("TMPDIR"));
 		if (!atfork_done)
 			pthread_atfork(tdmi_live_fork_prepare, tdmi_live_fork_parent, tdmi_live_fork_child);
 		atfork_done = true;

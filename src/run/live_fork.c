@@ -340,13 +340,14 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 		}
 		parent = parent || (tdm_a32_ld_acquire(&l->req.state) == 1 && l->req.op == TDM_OP_FORK_PARENT);
 	}
-	settle(l, l->event, l->nevents);
 	if (child >= 0) {
 		tdm_a64_add_relaxed(&l->forks, 1);
+		/* Before anything is dropped: the child still has it. */
 		if (tdmi_swap_forked(l->swap, false))
 			plat_abort("tandem: the tiers could not be shared with the child of a fork\n");
 		tdm_sys1(SYS_close, child);
 	}
+	settle(l, l->event, l->nevents);
 	tdm_sys1(SYS_close, sock);
 	tdmi_mm_thaw(&l->mm);
 	answer(l, 0);

@@ -56,7 +56,7 @@ static __attribute__((constructor)) void attach(void)
 		tier[i] = control->tier[i];
 	c.tier = tier;
 	tdmi_linux_log_sink(say);
-	tdmi_tiers_init();
+	tdmi_tiers_init(getenv("TMPDIR"));
 	pthread_atfork(tdmi_live_fork_prepare, tdmi_live_fork_parent, tdmi_live_fork_child);
 	r = tdmi_live_start(&c, err, sizeof(err));
 	if (r) {
