@@ -314,18 +314,26 @@ static void write_sealed_unlock_lock(struct file_tier *t)
 			write_unlock_lock(t, &t->buf[i]);
 }
 
+static bool reap_any_unlock_lock(struct file_tier *t)
+{
+	for (u32 i = 0; i < BUFS; i++)
+		if (t->buf[i].state == BUF_WRITING && !t->buf[i].reaping) {
+			reap_unlock_lock(t, &t->buf[i]);
+			return true;
+		}
+	return false;
+}
+
 /* Wait for a step towards an idle buffer. false: nothing is under way that could be one. */
 static bool wait_buffer_unlock_lock(struct file_tier *t)
 {
 	bool under_way = false;
 
+	if (reap_any_unlock_lock(t))
+		return true;
 	for (u32 i = 0; i < BUFS; i++) {
 		const struct buf *b = &t->buf[i];
 
-		if (b->state == BUF_WRITING && !b->reaping) {
-			reap_unlock_lock(t, &t->buf[i]);
-			return true;
-		}
 		under_way |= b->state == BUF_WRITING || b->state == BUF_DRAINING || (b->state == BUF_SEALED && b->writers);
 	}
 	if (under_way)
@@ -472,6 +480,9 @@ static int room_unlock_lock(struct file_tier *t, u64 more)
 			wait_event_unlock_lock(t);
 			continue;
 		}
+		/* A segment being written may be dead by now. */
+		if (reap_any_unlock_lock(t))
+			continue;
 		victim = victim_find(t);
 		if (victim == NONE || !clean_unlock_lock(t, victim))
 			return -ENOSPC;
