@@ -155,7 +155,10 @@ int tdmi_huge_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, u32 moved)
 		f->mapcount = TDM_BLOCK_PAGES;
 		for (u32 j = k; home && j < moved && j < k + TDM_BLOCK_PAGES; j++)
 			tdmi_page_set(mm, pt, j, (struct tdm_pte){ tdm_pt_get(pt, j).v | TDM_PTE_ACCESSED });
-		tdmi_lru_add_split(&mm->lru, f, all_lent);
+		if (all_lent)
+			tdmi_lru_add_old(&mm->lru, f);
+		else
+			tdmi_lru_add_home(&mm->lru, f);
 	}
 	return 0;
 }

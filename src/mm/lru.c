@@ -84,12 +84,22 @@ void tdmi_lru_add(struct tdm_lru *l, struct tdm_frame *d, enum tdm_lru_why why)
 	plat_mutex_unlock(&l->lock);
 }
 
-void tdmi_lru_add_split(struct tdm_lru *l, struct tdm_frame *d, bool lent)
+void tdmi_lru_add_old(struct tdm_lru *l, struct tdm_frame *d)
 {
 	plat_mutex_lock(&l->lock);
-	if (lent) {
-		add_gen(l, d, l->min_seq);
-	} else {
+	add_gen(l, d, l->min_seq);
+	plat_mutex_unlock(&l->lock);
+}
+
+void tdmi_lru_add_home(struct tdm_lru *l, struct tdm_frame *d)
+{
+	struct tdm_lru_list *q;
+
+	plat_mutex_lock(&l->lock);
+	if (d->state == TDM_FRAME_NEW || d->state == TDM_FRAME_LENT) {
+		q = list_of(l, d);
+		if (q)
+			unlink(l, q, d);
 		d->state = TDM_FRAME_HOME;
 		push_tail(l, &l->home, d);
 	}

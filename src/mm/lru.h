@@ -39,8 +39,10 @@ struct tdm_lru {
 void tdmi_lru_init(struct tdm_lru *l, struct tdm_frames *frames);
 /* Put a NEW folio on a list, or move one that is on a list (not an isolated one: its holder will put it back). */
 void tdmi_lru_add(struct tdm_lru *l, struct tdm_frame *folio, enum tdm_lru_why why);
-/* Put a NEW folio that was split off an old one in the oldest generation, or on the probation list. */
-void tdmi_lru_add_split(struct tdm_lru *l, struct tdm_frame *folio, bool lent);
+/* Put a NEW folio that was split off an old one in the oldest generation. */
+void tdmi_lru_add_old(struct tdm_lru *l, struct tdm_frame *folio);
+/* A folio has home pages now: to the probation list with it (an isolated one: its holder sees to it). */
+void tdmi_lru_add_home(struct tdm_lru *l, struct tdm_frame *folio);
 /* The next folio to take home, or to pack; isolated and referenced. NULL: there is none. */
 struct tdm_frame *tdmi_lru_isolate_lent(struct tdm_lru *l);
 struct tdm_frame *tdmi_lru_isolate_home(struct tdm_lru *l);

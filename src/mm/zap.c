@@ -9,6 +9,7 @@
  * would save it from being dropped, and the program would read the old bytes where it must read zeros. So those get the marker REMOVED, which
  * reclaim passes over, and which the first fault at the address ends: a fault shows that the page is gone.
  */
+#include <string.h>
 #include "base/check.h"
 #include "mm/mm.h"
 
@@ -131,23 +132,9 @@ void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, bool marker)
 		TDM_BUG("no memory to forget a mapping");
 }
 
-/* Copy a home page to its new address. The program is let go of by the kernel a moment after its event was read: until then -EAGAIN. */
-static void remap_home(struct tdm_mm *mm, const void *slot, u64 to)
-{
-	for (;;) {
-		u32 done = 0;
-		int r = mm->port->ops->fill_copy(mm->port, (struct tdm_va){ to }, slot, 1, &done);
-
-		if (r == -EAGAIN || r == -ENOMEM) {
-			plat_yield();
-			continue;
-		}
-		return; /* 0; or the new place is gone again, and nobody will ever look */
-	}
-}
-
-/* Take the entry at `from` out of the table; home pages are copied to their new place. */
-static struct tdm_pte remap_take(struct tdm_ctx *ctx, u64 from, u64 to)
+/* Take the entry at `from` out of the table. The bytes of a home page are left in ctx->bounce: its new home is in another block, at another
+ * offset. (They could not be given to the program at once: the kernel refuses as long as any event is unread, and we hold the event lock.) */
+static struct tdm_pte remap_take(struct tdm_ctx *ctx, u64 from)
 {
 	struct tdm_mm *mm = ctx->mm;
 	struct tdm_pte pte = { 0 };
@@ -168,9 +155,10 @@ static struct tdm_pte remap_take(struct tdm_ctx *ctx, u64 from, u64 to)
 		tdmi_page_set(mm, pt, tdm_pt_index(pt, from), (struct tdm_pte){ 0 });
 	} else if (!tdm_pte_none(pte)) {
 		if (tdm_pte_home(pte))
-			remap_home(mm, tdm_frame_home(&mm->frames, tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte))), to);
+			memcpy(ctx->bounce, tdm_frame_home(&mm->frames, tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte))), TDM_PAGE_SIZE);
 		zap_block(mm, pt, tdm_pt_index(pt, from), tdm_pt_index(pt, from) + 1, false);
-		pte = (struct tdm_pte){ 0 };
+		if (!tdm_pte_home(pte))
+			pte = (struct tdm_pte){ 0 };
 	}
 	tdm_pt_unlock(pt);
 	return pte;
@@ -179,12 +167,31 @@ static struct tdm_pte remap_take(struct tdm_ctx *ctx, u64 from, u64 to)
 static void remap_put(struct tdm_ctx *ctx, u64 to, struct tdm_pte pte)
 {
 	struct tdm_mm *mm = ctx->mm;
+	struct tdm_frame *folio;
 	struct tdm_pt *pt;
+	bool warm;
+	u32 i, k;
 
 	if (tdmi_pt_lock(mm, to, true, &pt))
 		plat_abort("tandem: no memory to follow an mremap()\n");
-	TDM_BUG_ON(pt->level || !tdm_pte_none(tdm_pt_get(pt, tdm_pt_index(pt, to))));
-	tdmi_page_set(mm, pt, tdm_pt_index(pt, to), pte);
+	i = tdm_pt_index(pt, to);
+	k = i & (TDM_BLOCK_PAGES - 1);
+	TDM_BUG_ON(pt->level || !tdm_pte_none(tdm_pt_get(pt, i)));
+	if (tdm_pte_home(pte)) {
+		folio = tdmi_block_folio_get(mm, pt, i, false, &warm);
+		if (!folio)
+			plat_abort("tandem: no memory to follow an mremap()\n");
+		memcpy((u8 *)tdm_frame_home(&mm->frames, folio) + ((size_t)k << TDM_PAGE_SHIFT), ctx->bounce, TDM_PAGE_SIZE);
+		if (folio->stale >> k & 1) {
+			folio->stale &= (u16)~(1u << k);
+			tdm_a64_sub_relaxed(&mm->stale, 1);
+		}
+		pte = tdm_pte_mk((struct tdm_pfn){ tdm_frame_pfn(&mm->frames, folio).v + k }, TDM_PTE_WRITE);
+		tdmi_page_set(mm, pt, i, pte);
+		tdmi_lru_add_home(&mm->lru, folio);
+	} else {
+		tdmi_page_set(mm, pt, i, pte);
+	}
 	tdm_pt_unlock(pt);
 }
 
@@ -203,7 +210,7 @@ void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len)
 		if (((from + off) & (TDM_HUGE_SIZE - 1)) == 0 || off == 0)
 			off = TDM_MAX(from + off, tdmi_pt_next(ctx->mm, from + off, from + len)) - from;
 		if (off < len) {
-			pte = remap_take(ctx, from + off, to + off);
+			pte = remap_take(ctx, from + off);
 			if (!tdm_pte_none(pte))
 				remap_put(ctx, to + off, pte);
 			off += TDM_PAGE_SIZE;

@@ -3,6 +3,7 @@
 #include "port/host.h"
 #include <fcntl.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include "base/check.h"
 #include "plat/linux/linux.h"
@@ -96,6 +97,9 @@ static int open_files(struct tdm_host *h)
 	h->pagemap = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC, 0);
 	h->maps = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0);
 	h->trash_uffd = uffd_open(0);
+	h->kick_fd = (int)tdm_sys2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (h->kick_fd < 0)
+		return h->kick_fd;
 	if (h->pagemap < 0)
 		return h->pagemap;
 	if (h->maps < 0)
@@ -341,10 +345,13 @@ static void host_drain(struct tdm_port *p, struct tdm_ctx *ctx)
 	struct tdm_host *h = host_of(p);
 	struct tdm_host_fault f;
 	struct uffd_msg m;
+	u64 one = 1;
 
 	while (h->pending_tail - h->pending_head < TDM_HOST_PENDING && tdmi_host_read_msg(h->uffd, &m) > 0)
 		if (dispatch(h, ctx, &m, &f))
 			h->pending[h->pending_tail++ % TDM_HOST_PENDING] = f;
+	if (h->pending_head != h->pending_tail)
+		tdm_sys3(SYS_write, h->kick_fd, &one, sizeof(one));
 }
 
 static const struct tdm_port_ops host_ops = {
@@ -406,5 +413,6 @@ void tdmi_host_close(struct tdm_host *h)
 	tdm_sys1(SYS_close, h->trash_uffd);
 	tdm_sys1(SYS_close, h->pagemap);
 	tdm_sys1(SYS_close, h->maps);
+	tdm_sys1(SYS_close, h->kick_fd);
 	plat_unmap(h->trash, TRASH_PAGES * TDM_PAGE_SIZE);
 }

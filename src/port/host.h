@@ -38,7 +38,9 @@ struct tdm_host {
 	u8 *trash;
 	struct plat_mutex trash_lock;
 	u32 trash_used; /* pages; trash_lock */
-	/* Faults that were read while looking for events: the event lock. */
+	/* Faults that were read while looking for events: the event lock. Whoever puts one there writes to kick_fd, an eventfd that those who
+	 * serve faults poll besides uffd: no message announces it any more. */
+	int kick_fd;
 	struct tdm_host_fault pending[TDM_HOST_PENDING];
 	u32 pending_head, pending_tail;
 	/* A fork that nobody announced: called with the event lock held. The descriptor is the callee's. */

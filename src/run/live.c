@@ -65,7 +65,11 @@ static void warn_over(struct tdm_live *l)
 {
 	char line[200], have[24], may[24];
 
-	if (l->warned_over || l->usage < l->limit + l->limit / 8)
+	if (l->warned_over || l->usage < l->limit + l->limit / 8 + ((u64)2 << 20))
+		return;
+	if (!l->over_since_ns)
+		l->over_since_ns = plat_now_ns();
+	if (plat_now_ns() - l->over_since_ns < 2000 * NS_PER_MS)
 		return;
 	tdmi_fmt_size(have, sizeof(have), l->usage);
 	tdmi_fmt_size(may, sizeof(may), l->limit);
@@ -89,6 +93,8 @@ static void make_room(struct tdm_live *l)
 	u64 high = tdm_a64_ld_relaxed(&l->mm.high_bytes), target = high - TDM_MIN(high, reserve(l->limit) / 2);
 	u64 rounds = 0;
 
+	if (l->usage <= l->limit)
+		l->over_since_ns = 0;
 	while (l->usage > high && tdm_a32_ld_relaxed(&l->req.state) != 1 && rounds++ < 64) {
 		u64 freed;
 
@@ -228,6 +234,9 @@ static void serve_request(struct tdm_live *l)
 		break;
 	case TDM_OP_EXCLUDE:
 		q->result = tdmi_live_exclude(l, q->a, q->b);
+		break;
+	case TDM_OP_LOCK_ALL:
+		q->result = tdmi_live_lock_all((unsigned)q->a);
 		break;
 	case TDM_OP_PUBLISH:
 		measure(l);

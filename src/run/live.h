@@ -44,6 +44,7 @@ enum tdm_live_op {
 	TDM_OP_IN,
 	TDM_OP_EXCLUDE,
 	TDM_OP_PUBLISH,
+	TDM_OP_LOCK_ALL,
 	TDM_OP_FORK_PREPARE,
 	TDM_OP_FORK_PARENT,
 };
@@ -99,6 +100,8 @@ struct tdm_live {
 	/* measuring; main's */
 	int statm;
 	u64 usage, peak, limit;
+	u64 shared, pss_next_ns;     /* of the resident set: others' part of it, as last measured */
+	u64 over_since_ns;           /* above the limit with nothing left to move since then; 0: no */
 	u64 other_seen;              /* unmanaged bytes when memory was last looked for */
 	u64 published_ns, demoted_ns;
 	u64 quiet;                   /* ticks in a row in which nothing happened */
@@ -149,6 +152,8 @@ int tdmi_live_disengage(struct tdm_live *l);
 void tdmi_live_note_before(struct tdm_live *l);
 void tdmi_live_find(struct tdm_live *l);
 int tdmi_live_exclude(struct tdm_live *l, u64 start, u64 end);
+/* mlock2(2) every mapping that is not ours. */
+int tdmi_live_lock_all(unsigned flags);
 /* live_fork.c: around fork(2), on the forking thread, and main's side of it. */
 void tdmi_live_fork_prepare(void);
 void tdmi_live_fork_parent(void);

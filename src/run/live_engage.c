@@ -48,7 +48,7 @@ static void handler_main(void *p)
 	struct handler_arg arg = *(struct handler_arg *)p;
 	struct tdm_live *l = arg.live;
 	struct tdm_ctx *ctx;
-	u64 mask[16] = { 0 };
+	u64 mask[16] = { 0 }, kicks;
 
 	plat_unmap(p, sizeof(arg));
 	mask[arg.cpu / 64] = (u64)1 << (arg.cpu % 64);
@@ -56,7 +56,9 @@ static void handler_main(void *p)
 	ctx = tdmi_ctx_create(&l->mm);
 	TDM_BUG_ON(!ctx);
 	while (!tdm_a32_ld_acquire(&l->stop)) {
-		struct pollfd fds[2] = { { .fd = l->host.uffd, .events = POLLIN }, { .fd = l->stop_fd, .events = POLLIN } };
+		struct pollfd fds[3] = { { .fd = l->host.uffd, .events = POLLIN },
+					 { .fd = l->host.kick_fd, .events = POLLIN },
+					 { .fd = l->stop_fd, .events = POLLIN } };
 
 		if (!tdmi_mm_enter(ctx)) {
 			plat_wait(&l->mm.gate, 1, ~(u64)0);
@@ -70,7 +72,9 @@ static void handler_main(void *p)
 			tdm_a32_add_acqrel(&l->wake, 1);
 			plat_wake(&l->wake, 1);
 		}
-		tdm_sys3(SYS_poll, fds, 2, -1);
+		tdm_sys3(SYS_poll, fds, 3, -1);
+		if (fds[1].revents)
+			tdm_sys3(SYS_read, l->host.kick_fd, &kicks, sizeof(kicks));
 	}
 	tdmi_ctx_destroy(ctx);
 }

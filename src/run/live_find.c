@@ -126,3 +126,17 @@ int tdmi_live_exclude(struct tdm_live *l, u64 start, u64 end)
 	tdmi_mm_exit(l->ctx);
 	return r;
 }
+
+int tdmi_live_lock_all(unsigned flags)
+{
+	struct tdm_host h = { .maps = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0) };
+	struct tdm_mapping m;
+	long r = h.maps;
+
+	for (u64 at = 0; r >= 0 && !tdmi_host_mapping(&h, at, &m); at = m.end)
+		if (!tdmi_linux_mem_own(m.start, m.end) && m.readable && strcmp(m.name, "[vvar]") && strcmp(m.name, "[vsyscall]"))
+			r = tdm_sys3(SYS_mlock2, m.start, m.end - m.start, flags);
+	tdm_sys1(SYS_close, h.maps);
+	/* Like mlockall(2): what cannot be populated is locked all the same; only the limit is an error. */
+	return r == -EPERM || r == -EAGAIN ? (int)r : 0;
+}

@@ -127,6 +127,8 @@ void tdmi_live_fork_child(void)
 	tdm_a32_st_relaxed(&l->req.state, 0);
 	l->pid = (u32)tdm_sys0(SYS_getpid);
 	l->published_ns = 0;
+	l->pss_next_ns = 0;
+	l->over_since_ns = 0;
 	if (l->control) {
 		tdm_sys5(SYS_prctl, 16 /* PR_GET_NAME */, comm, 0, 0, 0);
 		l->slot = tdmi_control_claim(l->control, l->pid, 0, comm);

@@ -98,3 +98,24 @@ EXPORT int madvise(void *addr, size_t len, int advice)
 	}
 	return 0;
 }
+
+/* Locking "everything" would populate the engine's reservation as well, which is nearly all of it address space that nobody uses. */
+EXPORT int mlockall(int flags)
+{
+	struct tdm_live *l = tdmi_live;
+	long r = 0;
+
+	if (l && (flags & MCL_CURRENT)) {
+		r = tdmi_live_request(l, TDM_OP_LOCK_ALL, flags & MCL_ONFAULT ? MLOCK_ONFAULT : 0, 0, NULL);
+		flags &= ~MCL_CURRENT;
+		if (!(flags & MCL_FUTURE))
+			flags = 0;
+	}
+	if (!r && flags)
+		r = tdm_sys1(SYS_mlockall, flags);
+	if (r < 0) {
+		errno = (int)-r;
+		return -1;
+	}
+	return 0;
+}
