@@ -401,7 +401,7 @@ static void op_discard(struct chunk *c, struct rng *r)
 static void op_advise(struct chunk *c, struct rng *r)
 {
 	static const int advice[] = { MADV_COLD, MADV_PAGEOUT, MADV_WILLNEED, MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_HUGEPAGE, MADV_NOHUGEPAGE,
-		                      MADV_COLLAPSE, MADV_DONTFORK, MADV_DOFORK, MADV_SEQUENTIAL, MADV_RANDOM, MADV_NORMAL };
+		                      MADV_COLLAPSE, MADV_SEQUENTIAL, MADV_RANDOM, MADV_NORMAL };
 	uint32_t a = (uint32_t)below(r, c->pages), n = 1 + (uint32_t)below(r, c->pages - a);
 	int adv = advice[below(r, sizeof(advice) / sizeof(*advice))];
 	int err;
@@ -411,8 +411,6 @@ static void op_advise(struct chunk *c, struct rng *r)
 	for (uint32_t i = a; adv == MADV_POPULATE_WRITE && i < a + n; i++)
 		check_page(c, i, "before MADV_POPULATE_WRITE"); /* a page that may be zero becomes the one or the other, for good */
 	err = madvise(c->base + a * PAGE, n * PAGE, adv) ? errno : 0;
-	if (adv == MADV_DONTFORK) /* forks of these tests check everything */
-		CHECK_SYS(madvise(c->base + a * PAGE, n * PAGE, MADV_DOFORK));
 	CHECK(!err || adv == MADV_COLLAPSE || adv == MADV_PAGEOUT || (err == EAGAIN && adv >= MADV_POPULATE_READ), "madvise(%p, %u pages, %d): %s",
 	      (void *)(c->base + a * PAGE), n, adv, strerror(err));
 	check_page(c, a, "after advice");

@@ -651,6 +651,7 @@ static void part_altstack(void)
 
 static int deep_pipe[2];
 static char *deep_stack;
+static _Atomic bool deep_down;
 
 __attribute__((noinline)) static int deep(unsigned n)
 {
@@ -661,6 +662,7 @@ __attribute__((noinline)) static int deep(unsigned n)
 	if (n == 0) {
 		ssize_t r;
 
+		atomic_store(&deep_down, true);
 		do
 			r = read(deep_pipe[0], &c, 1);
 		while (r < 0 && errno == EINTR);
@@ -691,6 +693,8 @@ static void part_signal_stack(void)
 	pthread_attr_init(&at);
 	CHECK(pthread_attr_setstack(&at, deep_stack, MiB) == 0, "pthread_attr_setstack");
 	CHECK(pthread_create(&th, &at, deep_main, NULL) == 0, "pthread_create");
+	while (!atomic_load(&deep_down))
+		sleep_ms(1);
 	hits = 0;
 	for (int i = 0; i < 3; i++) {
 		sleep_ms(5);

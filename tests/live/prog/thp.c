@@ -283,11 +283,13 @@ static void part_fork_advice(void)
 	fill(dont, MiB, 0xaa0000, 0);
 	fill(wipe, MiB, 0xab0000, 0);
 	fill(plain, MiB, 0xac0000, 0);
+	/* Out when the advice comes; from then on it may be left alone. */
+	need_out(dont, MiB, "memory before MADV_DONTFORK");
+	need_out(wipe, MiB, "memory before MADV_WIPEONFORK");
 	CHECK_SYS(madvise(dont, MiB, MADV_DONTFORK));
 	CHECK_SYS(madvise(wipe, MiB, MADV_WIPEONFORK));
 	for (unsigned round = 0; round < 3; round++) {
-		need_out(dont, MiB, "MADV_DONTFORK");
-		need_out(wipe, MiB, "MADV_WIPEONFORK");
+		press();
 		pid = fork();
 		if (pid == 0) {
 			check(plain, MiB, 0xac0000, 0, "beside memory with advice for fork");
@@ -304,7 +306,7 @@ static void part_fork_advice(void)
 	}
 	CHECK_SYS(madvise(dont, MiB, MADV_DOFORK));
 	CHECK_SYS(madvise(wipe, MiB, MADV_KEEPONFORK));
-	need_out(wipe, MiB, "MADV_KEEPONFORK");
+	press();
 	pid = fork();
 	if (pid == 0) {
 		check(dont, MiB, 0xaa0000, 0, "MADV_DOFORK in a child");
