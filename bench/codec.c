@@ -6,7 +6,8 @@
  *
  * Without files: text, machine code, and records as bench.h makes them. Samples 256 blocks of 64 KiB from each.
  * Columns: ratio of compression; microseconds a page to pack and to restore. "restore one": one page, all others left where they are, average
- * over both halves of a pair; "lone": the same page packed and restored by itself.
+ * over both halves of a pair; "lone": the same page packed and restored by itself. Times are CPU time, the least of the rounds for each
+ * block, so that a busy machine disturbs them little.
  */
 #include <fcntl.h>
 #include <lz4.h>
@@ -17,7 +18,7 @@
 
 #define BLOCK (16 * PAGE)
 #define BLOCKS 256u
-#define ROUNDS 5
+#define ROUNDS 7
 
 static uint8_t *data;
 static unsigned nblocks;
@@ -28,9 +29,36 @@ struct result {
 	double ratio, pack, unpack;
 };
 
-static double best(double a, double b)
+/* The least time of each block so far. */
+static uint64_t pack_ns[BLOCKS], unpack_ns[BLOCKS];
+
+static uint64_t cpu_ns(void)
 {
-	return a && a < b ? a : b;
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void begin(void)
+{
+	memset(pack_ns, 255, sizeof(pack_ns));
+	memset(unpack_ns, 255, sizeof(unpack_ns));
+}
+
+static void keep(uint64_t *least, uint64_t ns)
+{
+	if (ns < *least)
+		*least = ns;
+}
+
+static double us_a_page(const uint64_t *least)
+{
+	uint64_t sum = 0;
+
+	for (unsigned b = 0; b < nblocks; b++)
+		sum += least[b];
+	return (double)sum / nblocks / 16e3;
 }
 
 /* Bare lz4 in units of `unit` bytes. */
@@ -39,74 +67,79 @@ static struct result bare(unsigned unit)
 	struct result r = { 0 };
 	int len[16];
 
+	begin();
 	for (int round = 0; round < ROUNDS; round++) {
-		uint64_t in = 0, out = 0, bytes = 0;
+		uint64_t bytes = 0;
 
 		for (unsigned b = 0; b < nblocks; b++) {
 			unsigned at = 0;
-			uint64_t t0 = now_ns(), t1;
+			uint64_t t0 = cpu_ns(), t1, t2;
 
 			for (unsigned i = 0; i < BLOCK / unit; i++) {
 				len[i] = LZ4_compress_fast_extState(lz4_state, (char *)data + b * BLOCK + i * unit, (char *)packed + at, (int)unit,
 								    LZ4_compressBound((int)unit), 1);
 				at += (unsigned)len[i];
 			}
-			t1 = now_ns();
+			t1 = cpu_ns();
 			bytes += at;
 			at = 0;
+			t2 = cpu_ns();
 			for (unsigned i = 0; i < BLOCK / unit; i++) {
 				if (LZ4_decompress_safe((char *)packed + at, (char *)back + i * unit, len[i], (int)unit) != (int)unit)
 					die("lz4");
 				at += (unsigned)len[i];
 			}
-			out += now_ns() - t1;
-			in += t1 - t0;
+			keep(&unpack_ns[b], cpu_ns() - t2);
+			keep(&pack_ns[b], t1 - t0);
 		}
 		r.ratio = (double)nblocks * BLOCK / (double)bytes;
-		r.pack = best(r.pack, (double)in / nblocks / 16e3);
-		r.unpack = best(r.unpack, (double)out / nblocks / 16e3);
 	}
+	r.pack = us_a_page(pack_ns);
+	r.unpack = us_a_page(unpack_ns);
 	return r;
 }
 
 /* Blobs of n pages. */
 static struct result blobs(struct tdm_codec_ws *ws, enum tdm_codec codec, unsigned n)
 {
+	static uint8_t blob[16][TDM_BLOB_MAX];
 	struct result r = { 0 };
 	struct tdm_blob_info info;
 
+	begin();
 	for (int round = 0; round < ROUNDS; round++) {
-		uint64_t in = 0, out = 0, bytes = 0;
+		uint64_t bytes = 0;
 
 		for (unsigned b = 0; b < nblocks; b++) {
-			for (unsigned first = 0; first < 16; first += n) {
-				const void *src[16];
-				void *dst[16];
-				uint64_t t0, t1;
-				uint32_t len;
+			const void *src[16];
+			void *dst[16];
+			uint64_t t0;
+			uint32_t len[16];
 
-				for (unsigned i = 0; i < n; i++) {
-					src[i] = data + b * BLOCK + (first + i) * PAGE;
-					dst[i] = back + (first + i) * PAGE;
-				}
-				t0 = now_ns();
-				len = tdmi_blob_pack(ws, codec, src, n, packed, &info);
-				t1 = now_ns();
-				if (tdmi_blob_unpack(ws, packed, len, (1u << n) - 1, dst))
-					die("unpack");
-				out += now_ns() - t1;
-				in += t1 - t0;
-				bytes += len;
+			for (unsigned i = 0; i < 16; i++) {
+				src[i] = data + b * BLOCK + i * PAGE;
+				dst[i] = back + i * PAGE;
 			}
+			t0 = cpu_ns();
+			for (unsigned i = 0; i < 16 / n; i++) {
+				len[i] = tdmi_blob_pack(ws, codec, src + i * n, n, blob[i], &info);
+				bytes += len[i];
+			}
+			keep(&pack_ns[b], cpu_ns() - t0);
+			t0 = cpu_ns();
+			for (unsigned i = 0; i < 16 / n; i++)
+				if (tdmi_blob_unpack(ws, blob[i], len[i], (1u << n) - 1, dst + i * n))
+					die("unpack");
+			keep(&unpack_ns[b], cpu_ns() - t0);
 			if (memcmp(back, data + b * BLOCK, BLOCK)) {
 				fprintf(stderr, "codec: wrong bytes\n");
 				exit(1);
 			}
 		}
 		r.ratio = (double)nblocks * BLOCK / (double)bytes;
-		r.pack = best(r.pack, (double)in / nblocks / 16e3);
-		r.unpack = best(r.unpack, (double)out / nblocks / 16e3);
 	}
+	r.pack = us_a_page(pack_ns);
+	r.unpack = us_a_page(unpack_ns);
 	return r;
 }
 
@@ -114,11 +147,9 @@ static struct result blobs(struct tdm_codec_ws *ws, enum tdm_codec codec, unsign
 static double one(struct tdm_codec_ws *ws, enum tdm_codec codec)
 {
 	struct tdm_blob_info info;
-	double r = 0;
 
+	begin();
 	for (int round = 0; round < ROUNDS; round++) {
-		uint64_t out = 0;
-
 		for (unsigned b = 0; b < nblocks; b++) {
 			const void *src[16];
 			void *dst[16];
@@ -130,15 +161,14 @@ static double one(struct tdm_codec_ws *ws, enum tdm_codec codec)
 				dst[i] = back + i * PAGE;
 			}
 			len = tdmi_blob_pack(ws, codec, src, 16, packed, &info);
-			t0 = now_ns();
+			t0 = cpu_ns();
 			for (unsigned i = 0; i < 16; i++)
 				if (tdmi_blob_unpack(ws, packed, len, 1u << i, dst))
 					die("unpack");
-			out += now_ns() - t0;
+			keep(&unpack_ns[b], cpu_ns() - t0);
 		}
-		r = best(r, (double)out / nblocks / 16e3);
 	}
-	return r;
+	return us_a_page(unpack_ns);
 }
 
 static void show(const char *what, struct result r, struct result base)
