@@ -488,6 +488,7 @@ static void make_room(struct tdm_ctx *ctx)
 {
 	struct tdm_mm *mm = ctx->mm;
 	u64 limit = tdm_a64_ld_relaxed(&mm->limit_bytes), start;
+	u32 empty = 0;
 
 	if (tdm_likely(tdmi_mm_usage(mm) <= limit))
 		return;
@@ -496,8 +497,8 @@ static void make_room(struct tdm_ctx *ctx)
 	for (u32 tries = 0; tries < 64 && tdmi_mm_usage(mm) > limit; tries++) {
 		if (tdmi_reclaim(ctx, limit, 2 * TDM_BLOCK_PAGES))
 			tdm_count(ctx, TDM_C_DIRECT_RECLAIMS, 1);
-		else if (tdm_a32_ld_relaxed(&mm->full))
-			break;
+		else if (tdm_a32_ld_relaxed(&mm->full) || ++empty == 4)
+			break; /* nothing to be had: above the budget is better than not at all */
 		else
 			plat_yield();
 	}

@@ -11,6 +11,8 @@
 #include "base/check.h"
 #include "base/lockrank.h"
 
+#define PINNED_RETRY_NS ((u64)500000000)
+
 static void push_tail(struct tdm_lru *l, struct tdm_lru_list *q, struct tdm_frame *d)
 {
 	u32 nr = tdm_frame_nr(l->frames, d);
@@ -46,6 +48,8 @@ static struct tdm_lru_list *list_of(struct tdm_lru *l, struct tdm_frame *d)
 		return &l->gen[d->gen];
 	if (d->state == TDM_FRAME_HOME)
 		return &l->home;
+	if (d->state == TDM_FRAME_PINNED)
+		return &l->pinned;
 	return NULL;
 }
 
@@ -62,7 +66,8 @@ void tdmi_lru_init(struct tdm_lru *l, struct tdm_frames *frames)
 	plat_mutex_init(&l->lock, TDM_RANK_LRU);
 	for (u32 i = 0; i < TDM_LRU_GENS; i++)
 		l->gen[i] = (struct tdm_lru_list){ TDM_FRAME_NIL, TDM_FRAME_NIL, 0 };
-	l->home = (struct tdm_lru_list){ TDM_FRAME_NIL, TDM_FRAME_NIL, 0 };
+	l->home = l->pinned = (struct tdm_lru_list){ TDM_FRAME_NIL, TDM_FRAME_NIL, 0 };
+	l->pinned_retry_ns = 0;
 	l->min_seq = 0;
 	l->max_seq = TDM_LRU_GENS - 1;
 	tdm_a32_st_relaxed(&l->clock, (u32)l->max_seq);
@@ -131,11 +136,29 @@ static struct tdm_frame *isolate_head(struct tdm_lru *l, struct tdm_lru_list *q)
 	return d;
 }
 
+/* What refused may have let go of since: a pin ends, a mapping becomes writable. */
+static void retry_pinned(struct tdm_lru *l)
+{
+	u64 now = plat_now_ns();
+
+	if (now < l->pinned_retry_ns)
+		return;
+	l->pinned_retry_ns = now + PINNED_RETRY_NS;
+	while (l->pinned.head != TDM_FRAME_NIL) {
+		struct tdm_frame *d = &l->frames->desc[l->pinned.head];
+
+		unlink(l, &l->pinned, d);
+		add_gen(l, d, l->min_seq);
+	}
+}
+
 struct tdm_frame *tdmi_lru_isolate_lent(struct tdm_lru *l)
 {
 	struct tdm_frame *d;
 
 	plat_mutex_lock(&l->lock);
+	if (l->pinned.count)
+		retry_pinned(l);
 	d = isolate_head(l, oldest(l));
 	plat_mutex_unlock(&l->lock);
 	return d;
@@ -178,8 +201,11 @@ bool tdmi_lru_putback(struct tdm_lru *l, struct tdm_frame *d, enum tdm_lru_where
 	} else if (where == TDM_LRU_TO_HOME) {
 		d->state = TDM_FRAME_HOME;
 		push_tail(l, &l->home, d);
+	} else if (where == TDM_LRU_TO_PINNED) {
+		d->state = TDM_FRAME_PINNED;
+		push_tail(l, &l->pinned, d);
 	} else {
-		add_gen(l, d, where == TDM_LRU_TO_YOUNG ? l->max_seq : l->min_seq);
+		add_gen(l, d, l->max_seq);
 	}
 	plat_mutex_unlock(&l->lock);
 	return dead;

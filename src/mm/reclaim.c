@@ -164,13 +164,12 @@ static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio)
 			plat_mutex_unlock(&mm->event_lock);
 			again = unshare(ctx, folio->va, t.busy);
 			plat_mutex_lock(&mm->event_lock);
-			tdm_count(ctx, TDM_C_PINNED, (u64)__builtin_popcount(t.busy & ~again));
-			t.busy = 0;
+			t.busy &= ~again;
 			if (again)
 				home_block(ctx, folio, again, &t);
 			tdm_count(ctx, TDM_C_PINNED, (u64)__builtin_popcount(t.busy));
 		}
-		(void)tdmi_folio_putback(mm, folio, t.home ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
+		(void)tdmi_folio_putback(mm, folio, t.home ? TDM_LRU_TO_HOME : t.busy ? TDM_LRU_TO_PINNED : TDM_LRU_TO_YOUNG);
 	}
 	tdm_count(ctx, TDM_C_HOME_PAGES, t.taken);
 	if (t.gone)

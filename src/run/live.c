@@ -101,6 +101,8 @@ static void make_room(struct tdm_live *l)
 		if (!tdmi_mm_enter(l->ctx))
 			return;
 		demote(l);
+		if (l->no_recycle)
+			l->mm.frames.warm_max = 0;
 		freed = tdmi_reclaim(l->ctx, target, 256);
 		if (!freed)
 			tdmi_trim(l->ctx);
@@ -234,6 +236,9 @@ static void serve_request(struct tdm_live *l)
 		break;
 	case TDM_OP_EXCLUDE:
 		q->result = tdmi_live_exclude(l, q->a, q->b);
+		break;
+	case TDM_OP_NO_RECYCLE:
+		l->no_recycle = true;
 		break;
 	case TDM_OP_LOCK_ALL:
 		q->result = tdmi_live_lock_all((unsigned)q->a);

@@ -25,6 +25,7 @@
 #define TDM_LIVE_BEFORE 512u
 #define TDM_LIVE_JOURNAL 8192u
 #define TDM_LIVE_EVENTS 1024u
+#define TDM_LIVE_DEFERRED 4096u
 
 enum tdm_live_state {
 	TDM_LIVE_WATCHING, /* main thread only */
@@ -45,6 +46,7 @@ enum tdm_live_op {
 	TDM_OP_EXCLUDE,
 	TDM_OP_PUBLISH,
 	TDM_OP_LOCK_ALL,
+	TDM_OP_NO_RECYCLE,
 	TDM_OP_FORK_PREPARE,
 	TDM_OP_FORK_PARENT,
 };
@@ -106,6 +108,7 @@ struct tdm_live {
 	u64 published_ns, demoted_ns;
 	u64 quiet;                   /* ticks in a row in which nothing happened */
 	bool warned_full, warned_over;
+	bool no_recycle;             /* the program lends its pages to the kernel: see preload.c */
 
 	/* forking; see live_fork.c */
 	bool fork_announced;         /* frozen for it; req_lock */
@@ -114,6 +117,8 @@ struct tdm_live {
 	tdm_a32 child_ready;         /* in the child: taken over */
 	u32 njournal;
 	u64 journal[TDM_LIVE_JOURNAL]; /* pages restored without a change of the table */
+	u32 ndeferred;
+	u64 deferred[TDM_LIVE_DEFERRED]; /* faults that cannot be served before a pending event is read */
 	u32 nevents;
 	struct uffd_msg event[TDM_LIVE_EVENTS]; /* read while frozen, to be acted upon */
 	u32 nraw;                      /* forks that nobody announced; the event lock */

@@ -173,7 +173,7 @@ int tdmi_live_engage(struct tdm_live *l, char *err, size_t errlen)
 	l->host.forked = tdmi_live_raw_fork;
 	l->host.forked_arg = l;
 	tdm_a32_st_relaxed(&l->mm.strict, l->strict);
-	l->mm.frames.warm_max = 32;
+	l->mm.frames.warm_max = l->no_recycle ? 0 : 32;
 	l->ctx = tdmi_ctx_create(&l->mm);
 	r = l->ctx ? tdmi_live_start_handlers(l) : -ENOMEM;
 	if (!r)

@@ -232,9 +232,10 @@ static void serve_frozen(struct tdm_live *l, int uffd, u64 va)
 		plat_abort("tandem: a page could not be read back from its tier during a fork\n");
 	if (bytes) {
 		r = tdmi_host_copy(uffd, va, bytes, 1, &done);
-		if (r == -EAGAIN) {
-			/* An event is pending: read it first, the fault comes again. */
-			tdmi_host_wake(uffd, va, TDM_PAGE_SIZE);
+		/* An event is pending. Faults are read before events: were the thread woken now, it would fault again, and with enough of
+		 * them the event would never be read. */
+		if (r == -EAGAIN && uffd == l->host.uffd && l->ndeferred < TDM_LIVE_DEFERRED) {
+			l->deferred[l->ndeferred++] = va;
 			return;
 		}
 		if (uffd == l->host.uffd && l->njournal < TDM_LIVE_JOURNAL)
@@ -258,6 +259,16 @@ static void read_frozen(struct tdm_live *l, int *child)
 			l->event[l->nevents++] = m;
 		}
 	}
+}
+
+static void serve_deferred(struct tdm_live *l)
+{
+	u32 n = l->ndeferred;
+
+	l->ndeferred = 0;
+	/* What must wait again goes to a place that has been looked at. */
+	for (u32 i = 0; i < n; i++)
+		serve_frozen(l, l->host.uffd, l->deferred[i]);
 }
 
 static void read_child(struct tdm_live *l, int child)
@@ -321,6 +332,7 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 	tdmi_mm_freeze(&l->mm);
 	l->njournal = 0;
 	l->nevents = 0;
+	l->ndeferred = 0;
 	/* Faults that were read and not yet served: by whoever reads them now. */
 	while (l->host.pending_head != l->host.pending_tail)
 		serve_frozen(l, l->host.uffd, l->host.pending[l->host.pending_head++ % TDM_HOST_PENDING].va);
@@ -332,6 +344,7 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 
 		tdm_sys3(SYS_poll, fds, 3, 1);
 		read_frozen(l, &child);
+		serve_deferred(l);
 		if (child >= 0 && !sent) {
 			send_child(l, sock, child);
 			sent = true;
@@ -351,6 +364,9 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 	}
 	settle(l, l->event, l->nevents);
 	tdm_sys1(SYS_close, sock);
+	/* Whoever still waits finds its fault served by the handlers. */
+	for (u32 i = 0; i < l->ndeferred; i++)
+		tdmi_host_wake(l->host.uffd, l->deferred[i], TDM_PAGE_SIZE);
 	tdmi_mm_thaw(&l->mm);
 	answer(l, 0);
 }

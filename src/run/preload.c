@@ -3,12 +3,13 @@
  * preload.c - what happens in a program that `tandem run` starts: attach to the segment, start watching; and the few calls of libc that must be
  * seen before the kernel sees them.
  */
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 #include "base/fmt.h"
 #include "plat/linux/sys.h"
 #include "run/live.h"
@@ -113,6 +114,46 @@ EXPORT int mlockall(int flags)
 	}
 	if (!r && flags)
 		r = tdm_sys1(SYS_mlockall, flags);
+	if (r < 0) {
+		errno = (int)-r;
+		return -1;
+	}
+	return 0;
+}
+
+/*
+ * The physical page of an evicted page is used again for the next one. vmsplice(2) and MSG_ZEROCOPY let the kernel hold on to a page without a pin, which
+ * nobody tells us of: from the first such call on pages are freed instead, and the kernel keeps what it holds.
+ */
+static void no_recycle(void)
+{
+	static tdm_a32 told;
+	struct tdm_live *l = tdmi_live;
+
+	if (l && !tdm_a32_xchg_acqrel(&told, 1))
+		(void)tdmi_live_request(l, TDM_OP_NO_RECYCLE, 0, 0, NULL);
+}
+
+EXPORT ssize_t vmsplice(int fd, const struct iovec *iov, size_t n, unsigned flags)
+{
+	long r;
+
+	no_recycle();
+	r = tdm_sys4(SYS_vmsplice, fd, iov, n, flags);
+	if (r < 0) {
+		errno = (int)-r;
+		return -1;
+	}
+	return r;
+}
+
+EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
+{
+	long r;
+
+	if (level == SOL_SOCKET && name == SO_ZEROCOPY)
+		no_recycle();
+	r = tdm_sys5(SYS_setsockopt, fd, level, name, value, len);
 	if (r < 0) {
 		errno = (int)-r;
 		return -1;
