@@ -18,7 +18,8 @@
 
 struct home_try {
 	u32 taken;  /* pages */
-	u32 busy;   /* mask of pages that refused */
+	u32 busy;   /* mask of pages that are pinned or shared by fork */
+	u32 refused; /* mask of pages whose mapping does not allow it: read-only, mlocked */
 	bool home;  /* the folio has home pages now */
 	bool gone;  /* the address is not there, or an event is pending */
 };
@@ -51,8 +52,12 @@ static void home_runs(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct td
 		if ((r == -EINVAL || r == -ENOENT) && n > 1) {
 			/* The run may lie in two mappings: page by page. */
 			single = true;
-		} else if (r == -EBUSY || r == -EINVAL || r == -EEXIST) {
-			t->busy |= 1u << i++;
+		} else if (r == -EBUSY) {
+			/* After a fork it is the same with the others: do not ask for each. */
+			t->busy |= ((1u << (n - done)) - 1) << i;
+			i += n - done;
+		} else if (r == -EINVAL || r == -EEXIST) {
+			t->refused |= 1u << i++;
 		} else if (r) {
 			t->gone = true;
 		}
@@ -131,17 +136,39 @@ static void home_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, struct home_
 	tdmi_rcu_read_unlock(ctx->rcu);
 }
 
-/* Pages that refused: if they are copies shared by fork, make them ours; the next attempt will work. With no lock held. */
+/* Busy pages: if they are copies shared by fork, make them ours; the next attempt will work. With no lock held. */
 static u32 unshare(struct tdm_ctx *ctx, u64 va, u32 busy)
 {
+	struct tdm_port *port = ctx->mm->port;
 	u32 ok = 0;
 
-	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
-		if ((busy >> k & 1) && !ctx->mm->port->ops->unshare(ctx->mm->port, (struct tdm_va){ va + ((u64)k << TDM_PAGE_SHIFT) })) {
-			tdm_count(ctx, TDM_C_UNSHARED, 1);
-			ok |= 1u << k;
+	for (u32 i = 0, n; i < TDM_BLOCK_PAGES; i += n ? n : 1) {
+		for (n = 0; i + n < TDM_BLOCK_PAGES && (busy >> (i + n) & 1);)
+			n++;
+		if (n && !port->ops->unshare(port, (struct tdm_va){ va + ((u64)i << TDM_PAGE_SHIFT) }, n)) {
+			tdm_count(ctx, TDM_C_UNSHARED, n);
+			ok |= ((1u << n) - 1) << i;
 		}
+	}
 	return ok;
+}
+
+/* Take the pages of mask home in pieces of `part` pages. Those that were busy still. */
+static u32 home_parts(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 mask, u32 part, struct home_try *t)
+{
+	u32 busy = 0;
+
+	for (u32 i = 0; i < TDM_BLOCK_PAGES && !t->gone; i += part) {
+		u32 m = mask & (((1u << part) - 1) << i), before = t->busy;
+
+		if (!m)
+			continue;
+		t->busy = 0;
+		home_block(ctx, folio, m, t);
+		busy |= t->busy;
+		t->busy = before;
+	}
+	return busy;
 }
 
 /* Take an isolated folio home, and put it back where it belongs. The event lock is held, and let go of for a while if pages refuse. */
@@ -165,11 +192,13 @@ static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio)
 			again = unshare(ctx, folio->va, t.busy);
 			plat_mutex_lock(&mm->event_lock);
 			t.busy &= ~again;
-			if (again)
-				home_block(ctx, folio, again, &t);
-			tdm_count(ctx, TDM_C_PINNED, (u64)__builtin_popcount(t.busy));
+			/* One pinned page must not keep the others of its run: by halves until it is alone. */
+			for (u32 part = TDM_BLOCK_PAGES; again && !t.gone && part; part /= 2)
+				again = home_parts(ctx, folio, again, part, &t);
+			t.busy |= again;
 		}
-		(void)tdmi_folio_putback(mm, folio, t.home ? TDM_LRU_TO_HOME : t.busy ? TDM_LRU_TO_PINNED : TDM_LRU_TO_YOUNG);
+		(void)tdmi_folio_putback(mm, folio, t.home ? TDM_LRU_TO_HOME : t.busy | t.refused ? TDM_LRU_TO_PINNED : TDM_LRU_TO_YOUNG);
+		tdm_count(ctx, TDM_C_PINNED, (u64)__builtin_popcount(t.busy | t.refused));
 	}
 	tdm_count(ctx, TDM_C_HOME_PAGES, t.taken);
 	if (t.gone)

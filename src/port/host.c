@@ -199,10 +199,10 @@ static void host_wake(struct tdm_port *p, struct tdm_va va, u32 n)
 	tdmi_host_wake(host_of(p)->uffd, va.v, (u64)n << TDM_PAGE_SHIFT);
 }
 
-static int host_unshare(struct tdm_port *p, struct tdm_va va)
+static int host_unshare(struct tdm_port *p, struct tdm_va va, u32 n)
 {
 	(void)p;
-	return (int)tdm_sys3(SYS_madvise, va.v, TDM_PAGE_SIZE, TDM_MADV_POPULATE_WRITE);
+	return (int)tdm_sys3(SYS_madvise, va.v, (u64)n << TDM_PAGE_SHIFT, TDM_MADV_POPULATE_WRITE);
 }
 
 /* ---- looking ----------------------------------------------------------------------------------------------------- */

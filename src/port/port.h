@@ -49,8 +49,8 @@ struct tdm_port_ops {
 	int (*present)(struct tdm_port *p, struct tdm_va va, u32 n, u64 *present, bool *huge);
 	/* The first mapped page at or after va and before end; end when there is none. No table lock is needed. */
 	u64 (*next_present)(struct tdm_port *p, u64 va, u64 end);
-	/* Make the page at va the process's own if it is a copy-on-write copy. No lock is held. */
-	int (*unshare)(struct tdm_port *p, struct tdm_va va);
+	/* Make n mapped pages the process's own where they are copies shared by fork. No lock is held. */
+	int (*unshare)(struct tdm_port *p, struct tdm_va va, u32 n);
 	/* Empty slots: give their physical pages back. n ranges of {slot, pages}. */
 	void (*discard)(struct tdm_port *p, void *const *slot, const u32 *pages, u32 n);
 	/* Take in events of the address space (unmap, remap, remove) that are pending. The event lock is held, no table lock is. */

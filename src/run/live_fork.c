@@ -428,8 +428,12 @@ void tdmi_live_child_takeover(struct tdm_live *l)
 	if (h)
 		r = take_over(l, h, sock);
 	/* Memory that is out would read as zeros from here on: nobody must run with that. */
-	if (r)
-		plat_abort("tandem: the child of a fork could not take its memory over\n");
+	if (r) {
+		char line[120];
+
+		tdmi_fmt(line, sizeof(line), "the child of a fork could not take its memory over (error %d): it is ended", -r);
+		plat_abort(line);
+	}
 	if (l->control && l->slot >= 0)
 		tdm_a32_st_relaxed(&l->control->slot[l->slot].managed, 1);
 	plat_unmap(h, sizeof(*h));
