@@ -161,6 +161,7 @@ class Harness:
 
     def __init__(self, args):
         self.args = args
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that close() runs
         self.scratch = tempfile.mkdtemp(prefix="tandem-test-", dir=args.scratch)
         self.plain_results = {}
 

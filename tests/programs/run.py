@@ -263,13 +263,13 @@ def sqlite(d):
 
 NODE = """
 const m = new Map(); let h = 0;
-for (let i = 0; i < 300000; i++) m.set('key' + i, { i, s: 'value ' + i + ' '.repeat(i % 50), a: [i, i + 1] });
+for (let i = 0; i < 150000; i++) m.set('key' + i, { i, s: 'value ' + i + ' '.repeat(i % 50), a: [i, i + 1] });
 for (let r = 0; r < 3; r++) {
-  for (let i = r; i < 300000; i += 3) { const v = m.get('key' + i); v.a.push(r); v.s += r; }
+  for (let i = r; i < 150000; i += 3) { const v = m.get('key' + i); v.a.push(r); v.s += r; }
   for (const [k, v] of m) h = (h * 31 + v.a.length + v.s.length + k.length) >>> 0;
   const b = Buffer.alloc(20 << 20, r + 1); for (let i = 0; i < b.length; i += 997) h = (h * 33 + b[i]) >>> 0;
 }
-const text = JSON.stringify([...m.values()].slice(0, 60000)); const back = JSON.parse(text);
+const text = JSON.stringify([...m.values()].slice(0, 40000)); const back = JSON.parse(text);
 console.log(m.size, h, text.length, back.length, back[777].s);
 """
 
@@ -318,15 +318,15 @@ def tests():
               "test_signal", "test_io", "test_memoryview", "test_pickle", "test_json", "test_re", "test_sort", "test_thread", "test_queue", "test_select",
               "test_os", "test_faulthandler", "test_concurrent_futures", "test_hashlib"):
         t.add("python-" + m, python_test(m, "48M", limit=400), quick=False)
-    t.add("sqlite3", both("sqlite3", sqlite, "32M"))
+    t.add("sqlite3", both("sqlite3", sqlite, "60M", limit=150))
     t.add("node", both("node", lambda d: [h.need("node"), "-e", NODE], "112M", limit=200))
-    t.add("gcc", both("gcc", lambda d: [h.need("gcc"), "-O1", "-c", "big.c", "-o", "big.o"], "40M", prepare=c_source, result=lambda d: sha(d + "/big.o"), limit=300))
+    t.add("gcc", both("gcc", lambda d: [h.need("gcc"), "-O1", "-c", "big.c", "-o", "big.o"], "80M", prepare=c_source, result=lambda d: sha(d + "/big.o"), limit=300))
     t.add("gcc-O2", both("gcc-O2", lambda d: [h.need("gcc"), "-O2", "-c", "big.c", "-o", "big.o"], "56M", prepare=c_source, result=lambda d: sha(d + "/big.o"),
                          limit=500), quick=False)
-    t.add("sort", both("sort", lambda d: ["env", "LC_ALL=C", h.need("sort"), "-S", "400M", "--parallel=2", "text", "-o", "sorted"], "48M", prepare=text_file,
+    t.add("sort", both("sort", lambda d: ["env", "LC_ALL=C", h.need("sort"), "-S", "400M", "--parallel=2", "text", "-o", "sorted"], "64M", limit=200, prepare=text_file,
                        result=lambda d: sha(d + "/sorted")))
-    t.add("xz", both("xz", lambda d: ["/bin/sh", "-c", f"{h.need('xz')} -6 -T1 -k -c text >text.xz && xz -t text.xz"], "40M", result=lambda d: sha(d + "/text.xz"),
-                     prepare=lambda d: text_file(d, 6)))
+    t.add("xz", both("xz", lambda d: ["/bin/sh", "-c", f"{h.need('xz')} -6 -T1 -k -c text >text.xz && xz -t text.xz"], "44M", limit=600, result=lambda d: sha(d + "/text.xz"),
+                     prepare=lambda d: text_file(d, 6)), quick=False)
     t.add("xz-9", both("xz-9", lambda d: ["/bin/sh", "-c", f"{h.need('xz')} -9 -T1 -k -c text >text.xz && xz -dc text.xz | cmp - text"], "160M", limit=600,
                        result=lambda d: sha(d + "/text.xz"), prepare=text_file), quick=False)
     t.add("zstd-long", both("zstd-long", lambda d: ["/bin/sh", "-c", f"{h.need('zstd')} -q -12 --long=27 -T1 text -o text.zst && zstd -q --long=27 -dc text.zst | cmp - text"],
