@@ -22,7 +22,8 @@ static int adopt_huge(struct tdm_ctx *ctx, u64 va)
 	r = -EEXIST;
 	if (pmd->level == 1 && tdm_pte_none(tdm_pt_get(pmd, i))) {
 		folio = tdmi_folio_alloc(&mm->frames, TDM_HUGE_ORDER, false, NULL);
-		r = folio ? 0 : -ENOMEM;
+		/* No 2 MiB of homes in one piece: by blocks. */
+		r = folio ? 0 : -EEXIST;
 		if (folio) {
 			folio->va = va;
 			tdmi_page_set(mm, pmd, i, tdm_pte_mk(tdm_frame_pfn(&mm->frames, folio), TDM_PTE_WRITE | TDM_PTE_ACCESSED));

@@ -17,6 +17,8 @@
 #include "base/check.h"
 #include "mm/mm.h"
 
+#define FUTILE_NS ((u64)20000000)
+
 /* One block of a fault in progress. */
 struct block {
 	struct tdm_ctx *ctx;
@@ -115,7 +117,7 @@ static int copy_runs(struct block *b, const u8 *src, u32 mask, u32 *done_mask)
 {
 	struct tdm_port *port = b->mm->port;
 	struct run run = { 0 };
-	bool refused;
+	bool refused = false;
 	int r = 0;
 
 	while (!r && run_next(&run, mask)) {
@@ -493,14 +495,19 @@ static void make_room(struct tdm_ctx *ctx)
 	if (tdm_likely(tdmi_mm_usage(mm) <= limit))
 		return;
 	start = plat_now_ns();
+	if (start < tdm_a64_ld_relaxed(&mm->futile_until))
+		return;
 	tdm_count(ctx, TDM_C_STALLS, 1);
 	for (u32 tries = 0; tries < 64 && tdmi_mm_usage(mm) > limit; tries++) {
 		if (tdmi_reclaim(ctx, limit, 2 * TDM_BLOCK_PAGES))
 			tdm_count(ctx, TDM_C_DIRECT_RECLAIMS, 1);
-		else if (tdm_a32_ld_relaxed(&mm->full) || ++empty == 4)
-			break; /* nothing to be had: above the budget is better than not at all */
-		else
+		else if (tdm_a32_ld_relaxed(&mm->full) || ++empty == 4) {
+			/* Nothing to be had: above the budget is better than not at all. */
+			tdm_a64_st_relaxed(&mm->futile_until, plat_now_ns() + FUTILE_NS);
+			break;
+		} else {
 			plat_yield();
+		}
 	}
 	tdm_count(ctx, TDM_C_STALL_NS, plat_now_ns() - start);
 }

@@ -142,23 +142,23 @@ int tdmi_huge_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, u32 moved)
 	bool home = tdm_pte_home(leaf);
 	struct tdm_pt *pt;
 
-	if (tdmi_pt_split(mm, pmd, i)) {
+	if (tdmi_pt_split(mm, pmd, i, &pt)) {
 		TDM_BUG_ON(!tdmi_folio_putback(mm, folio, home ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG));
 		return -ENOMEM;
 	}
-	pt = tdm_pte_table(tdm_pt_get(pmd, i));
 	tdmi_folio_split(&mm->frames, folio);
 	for (u32 k = 0; k < TDM_HUGE_PAGES; k += TDM_BLOCK_PAGES) {
 		struct tdm_frame *f = folio + k;
-		bool all_lent = !home || k + TDM_BLOCK_PAGES <= moved;
+		bool all_lent = home ? k + TDM_BLOCK_PAGES <= moved : k >= moved;
 
 		f->mapcount = TDM_BLOCK_PAGES;
-		for (u32 j = k; home && j < moved && j < k + TDM_BLOCK_PAGES; j++)
-			tdmi_page_set(mm, pt, j, (struct tdm_pte){ tdm_pt_get(pt, j).v | TDM_PTE_ACCESSED });
+		for (u32 j = k; j < moved && j < k + TDM_BLOCK_PAGES; j++)
+			tdmi_page_set(mm, pt, j, (struct tdm_pte){ tdm_pt_get(pt, j).v ^ TDM_PTE_ACCESSED });
 		if (all_lent)
 			tdmi_lru_add_old(&mm->lru, f);
 		else
 			tdmi_lru_add_home(&mm->lru, f);
 	}
+	tdm_pt_unlock(pt);
 	return 0;
 }

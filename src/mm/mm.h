@@ -87,6 +87,7 @@ struct tdm_mm {
 	tdm_a64 limit_bytes;      /* ~0: no limit */
 	tdm_a64 high_bytes;       /* reclaim in the background starts here */
 	tdm_a32 pressure;         /* a counter to sleep on: bumped when usage passes high */
+	tdm_a64 futile_until;     /* making room has just failed: nobody tries again before this time, in ns */
 	tdm_a32 full;             /* every tier was full at the last try */
 	tdm_a32 strict;
 	/* Threads. Slots are claimed under ctx_lock, never moved. */
@@ -175,7 +176,7 @@ void tdmi_folio_release(struct tdm_mm *mm, struct tdm_frame *folio, u32 populate
  * first. */
 void tdmi_folio_touched(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct tdm_frame *folio, enum tdm_lru_why why);
 /* Make 512 pages of the 2 MiB leaf i of the locked PMD table, and 32 folios of its folio, which the caller has isolated (they are on lists
- * afterwards). If it was home: the first `moved` pages are lent. -ENOMEM: nothing has changed, it was put back. */
+ * afterwards). The first `moved` pages are lent if it was home, and home if it was lent. -ENOMEM: nothing has changed, it was put back. */
 int tdmi_huge_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, u32 moved);
 /* Give an isolated folio back (mm/lru.h). false: it had died, and is freed. No table lock is needed. */
 bool tdmi_folio_putback(struct tdm_mm *mm, struct tdm_frame *folio, enum tdm_lru_where where);

@@ -159,7 +159,7 @@ int tdmi_pt_lock_pmd(struct tdm_mm *mm, u64 va, struct tdm_pt **out)
 	return pt_lock_level(mm, va, 1, true, out);
 }
 
-int tdmi_pt_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i)
+int tdmi_pt_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, struct tdm_pt **out)
 {
 	struct tdm_pte leaf = tdm_pt_get(pmd, i);
 	struct tdm_pt *pt = pt_alloc(mm, pmd->level - 1u, tdm_pt_va(pmd, i));
@@ -170,7 +170,9 @@ int tdmi_pt_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i)
 	TDM_ASSERT(tdm_pte_present(leaf) && (leaf.v & TDM_PTE_LEAF));
 	for (u32 k = 0; k < TDM_PT_ENTRIES; k++)
 		tdm_pt_set(pt, k, (struct tdm_pte){ leaf.v + ((u64)k * step << TDM_PAGE_SHIFT) });
+	plat_mutex_lock(&pt->lock);
 	tdm_pt_set(pmd, i, (struct tdm_pte){ (u64)(uintptr_t)pt | TDM_PTE_PRESENT });
+	*out = pt;
 	return 0;
 }
 

@@ -86,9 +86,9 @@ static inline void tdm_pt_unlock(struct tdm_pt *pt)
 	plat_mutex_unlock(&pt->lock);
 }
 
-/* Replace the 2 MiB leaf at entry i of the locked PMD table by a PTE table with 512 leaves of the same flags. 0 or -ENOMEM. The caller splits
- * the folio. */
-int tdmi_pt_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i);
+/* Replace the 2 MiB leaf at entry i of the locked PMD table by a PTE table with 512 leaves of the same flags; it is locked in
+ * *out, so that nobody sees them before the caller has split the folio. 0 or -ENOMEM. */
+int tdmi_pt_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, struct tdm_pt **out);
 /* Unlink and free the PTE table for va if it is empty. No table lock is held. RCU reader. */
 void tdmi_pt_try_free(struct tdm_mm *mm, u64 va);
 /* The first va >= `va` and below `end` whose PTE table exists or whose upper entry is a leaf, rounded to 2 MiB; `end` when there is none. */

@@ -14,6 +14,8 @@
 #include "base/check.h"
 #include "mm/mm.h"
 
+#define RESIDENT_MIN ((u64)512) /* pages that are left alone, whatever the budget */
+
 /* ---- age --------------------------------------------------------------------------------------------------------- */
 
 struct home_try {
@@ -119,13 +121,8 @@ static void home_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, struct home_
 				t->taken = done;
 				t->home = true;
 			} else if (done || r == -EBUSY || r == -EINVAL || r == -EEXIST) {
-				struct tdm_pt *pt;
-
 				/* From here on 512 pages, the first `done` of them home. */
-				*split = tdmi_huge_split(mm, pmd, i, 0) == 0;
-				pt = *split ? tdm_pte_table(tdm_pt_get(pmd, i)) : NULL;
-				for (u32 k = 0; pt && k < done; k++)
-					tdmi_page_set(mm, pt, k, (struct tdm_pte){ tdm_pt_get(pt, k).v & ~TDM_PTE_ACCESSED });
+				*split = tdmi_huge_split(mm, pmd, i, done) == 0;
 				t->taken = done;
 			} else {
 				t->gone = true;
@@ -401,10 +398,13 @@ u64 tdmi_reclaim(struct tdm_ctx *ctx, u64 target, u64 pages)
 	u64 freed = 0, idle = 0;
 
 	while (freed < pages && idle < 8 && tdmi_mm_usage(mm) > target) {
-		u64 home = tdm_a64_ld_relaxed(&mm->home), wanted = tdmi_home_wanted(mm);
+		u64 home = tdm_a64_ld_relaxed(&mm->home), wanted = tdmi_home_wanted(mm), aged = 0;
 		bool none = false;
-		u64 aged = 0;
 		int r;
+
+		/* What one instruction needs at the same time must stay, or nobody gets anywhere. */
+		if (home + tdm_a64_ld_relaxed(&mm->lent) < RESIDENT_MIN)
+			break;
 
 		if (home < wanted + TDM_BLOCK_PAGES)
 			aged = tdmi_age(ctx, TDM_MIN(wanted + 4 * TDM_BLOCK_PAGES - home, 8 * TDM_BLOCK_PAGES));

@@ -61,7 +61,7 @@ struct tdm_swap {
 	u32 free;
 	tdm_a32 nblobs;         /* descriptors ever made */
 	tdm_a64 mem;            /* descriptors, bytes */
-	tdm_a64 pages, same_filled, incompressible, out_pages, in_pages, dropped_pages, demoted, full;
+	tdm_a64 pages, same_filled, incompressible, out_pages, out_packed, in_pages, dropped_pages, demoted, full;
 	struct blob *block[BLOCKS_MAX];
 };
 
@@ -520,6 +520,7 @@ int tdmi_swap_out(struct tdm_swap *s, struct tdm_swap_ws *ws, const void *const 
 	list_file(s, b, i, false);
 	count(&s->pages, n);
 	count(&s->out_pages, n);
+	count(&s->out_packed, p.len);
 	*handle = i;
 	/* Blobs become sparse by being restored in part. Keep up with that: one for each that comes. */
 	if (p.tier != TIER_NONE && s->tier[p.tier]->in_memory && tdm_a64_ld_relaxed(&s->sparse) > 16)
@@ -601,6 +602,7 @@ void tdmi_swap_stats(const struct tdm_swap *s, struct tdm_swap_stats *out)
 		.same_filled = tdm_a64_ld_relaxed(&s->same_filled),
 		.incompressible = tdm_a64_ld_relaxed(&s->incompressible),
 		.out_pages = tdm_a64_ld_relaxed(&s->out_pages),
+		.out_packed_bytes = tdm_a64_ld_relaxed(&s->out_packed),
 		.in_pages = tdm_a64_ld_relaxed(&s->in_pages),
 		.dropped_pages = tdm_a64_ld_relaxed(&s->dropped_pages),
 		.demoted_blobs = tdm_a64_ld_relaxed(&s->demoted),

@@ -172,8 +172,16 @@ static void remap_put(struct tdm_ctx *ctx, u64 to, struct tdm_pte pte)
 	bool warm;
 	u32 i, k;
 
-	if (tdmi_pt_lock(mm, to, true, &pt))
-		plat_abort("tandem: no memory to follow an mremap()\n");
+	for (;;) {
+		if (tdmi_pt_lock(mm, to, true, &pt))
+			plat_abort("tandem: no memory to follow an mremap()\n");
+		folio = pt->level ? NULL : tdmi_block_folio(mm, pt, tdm_pt_index(pt, to));
+		if (!folio || !(folio->flags & TDM_FRAME_F_WRITEBACK))
+			break;
+		/* An entry that comes to look as it did when packing began would be taken for the one that was packed. */
+		tdm_pt_unlock(pt);
+		plat_yield();
+	}
 	i = tdm_pt_index(pt, to);
 	k = i & (TDM_BLOCK_PAGES - 1);
 	TDM_BUG_ON(pt->level || !tdm_pte_none(tdm_pt_get(pt, i)));

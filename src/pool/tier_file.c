@@ -108,6 +108,7 @@ static int file_put(struct tdm_tier *tier, const void *blob, u32 len, u64 *handl
 	count(&t->blobs, 1);
 	count(&t->bytes, len);
 	count(&t->puts, 1);
+	count(&t->put_bytes, len);
 out_unlock:
 	plat_mutex_unlock(&t->lock);
 	return r;
@@ -148,6 +149,7 @@ static int file_get(struct tdm_tier *tier, u64 handle, u32 len, void *buf, const
 	TDM_BUG_ON(e.len != len);
 	s = seg_at(t, e.seg);
 	count(&t->gets, 1);
+	count(&t->get_bytes, len);
 	if (s->state == SEG_STAGED) {
 		struct buf *b = &t->buf[s->buf];
 
@@ -219,6 +221,8 @@ static void file_stats(const struct tdm_tier *tier, struct tdm_tier_stats *out)
 		.gets = tdm_a64_ld_relaxed(&t->gets),
 		.drops = tdm_a64_ld_relaxed(&t->drops),
 		.errors = tdm_a64_ld_relaxed(&t->errors),
+		.put_bytes = tdm_a64_ld_relaxed(&t->put_bytes),
+		.get_bytes = tdm_a64_ld_relaxed(&t->get_bytes),
 	};
 }
 

@@ -108,7 +108,7 @@ struct file_tier {
 	u32 free_seg, nsegs;
 	u32 free_entry, nentries;
 	u8 *clean_mem;          /* SEG_SIZE; its memory is given back after each cleaning */
-	tdm_a64 blobs, bytes, mem, disk, puts, gets, drops, errors;
+	tdm_a64 blobs, bytes, mem, disk, puts, gets, drops, errors, put_bytes, get_bytes;
 	struct seg *segs[SEG_BLOCKS_MAX];
 	struct entry *entries[ENTRY_BLOCKS_MAX];
 	u32 free_slots[SEG_BLOCK * SEG_BLOCKS_MAX]; /* of cur, punched */

@@ -9,7 +9,7 @@ struct mem_tier {
 	struct tdm_tier base;
 	struct tdm_store *store;
 	u64 limit;
-	tdm_a64 blobs, bytes, puts, gets, drops, errors;
+	tdm_a64 blobs, bytes, puts, gets, drops, errors, put_bytes, get_bytes;
 };
 
 static struct mem_tier *self(const struct tdm_tier *t)
@@ -32,6 +32,7 @@ static int mem_put(struct tdm_tier *t, const void *blob, u32 len, u64 *handle)
 	tdm_a64_add_relaxed(&m->blobs, 1);
 	tdm_a64_add_relaxed(&m->bytes, len);
 	tdm_a64_add_relaxed(&m->puts, 1);
+	tdm_a64_add_relaxed(&m->put_bytes, len);
 	return 0;
 }
 
@@ -39,10 +40,10 @@ static int mem_get(struct tdm_tier *t, u64 handle, u32 len, void *buf, const voi
 {
 	struct mem_tier *m = self(t);
 
-	(void)len;
 	(void)buf;
 	*ptr = tdmi_store_get(m->store, (u32)handle);
 	tdm_a64_add_relaxed(&m->gets, 1);
+	tdm_a64_add_relaxed(&m->get_bytes, len);
 	return 0;
 }
 
@@ -79,6 +80,8 @@ static void mem_stats(const struct tdm_tier *t, struct tdm_tier_stats *out)
 		.gets = tdm_a64_ld_relaxed(&m->gets),
 		.drops = tdm_a64_ld_relaxed(&m->drops),
 		.errors = tdm_a64_ld_relaxed(&m->errors),
+		.put_bytes = tdm_a64_ld_relaxed(&m->put_bytes),
+		.get_bytes = tdm_a64_ld_relaxed(&m->get_bytes),
 	};
 }
 

@@ -1,0 +1,957 @@
+/* SPDX-License-Identifier: MIT */
+/* The engine over a simulated CPU (port/cpu.h): what the program reads is what it wrote, and every counter agrees with the page table. */
+#include <string.h>
+#include "mm/mm.h"
+#include "pool/codec.h"
+#include "port/cpu.h"
+#include "runner/t.h"
+
+#define BASE ((u64)1 << 40)
+#define PAGES 4096u
+#define FRAMES (2 * PAGES)
+#define P(n) ((u64)(n) << TDM_PAGE_SHIFT)
+#define H TDM_HUGE_SIZE
+#define LIMIT_NONE ~(u64)0
+
+static struct tdm_cpu cpu;
+static struct tdm_mm mm;
+static struct tdm_ctx *ctx;
+
+static void start_with(u64 tier_limit, u32 npages, u32 nframes)
+{
+	struct tdm_tier *tier;
+	struct tdm_swap *swap;
+
+	tdmi_tiers_init(NULL);
+	CHECK_EQ(tdmi_cpu_init(&cpu, BASE, npages, nframes), 0);
+	CHECK_EQ(tdmi_tier_mem_create(TDM_CODEC_LZ4, tier_limit, &tier), 0);
+	CHECK_EQ(tdmi_swap_create(&tier, 1, &swap), 0);
+	CHECK_EQ(tdmi_mm_init(&mm, &cpu.port, cpu.arena, nframes, swap), 0);
+	ctx = tdmi_ctx_create(&mm);
+	CHECK(ctx != NULL);
+}
+
+static void start(void)
+{
+	start_with(0, PAGES, FRAMES);
+}
+
+/* ---- the oracle of consistency ------------------------------------------------------------------------------------------ */
+
+struct tally {
+	u64 lent, home, out, frames, stale;
+};
+
+static void check_block(struct tdm_pt *pt, u32 first, struct tally *t)
+{
+	struct tdm_frame *folio = NULL;
+	u32 present = 0, home = 0;
+
+	for (u32 k = first; k < first + TDM_BLOCK_PAGES; k++) {
+		struct tdm_pte pte = tdm_pt_get(pt, k);
+		u8 flags = *tdm_cpu_flags(&cpu, tdm_pt_va(pt, k));
+
+		t->out += tdm_pte_is(pte, TDM_PTE_T_SWAP);
+		if (!tdm_pte_lent(pte) && !tdm_pte_is(pte, TDM_PTE_T_REMOVED))
+			CHECK(!(flags & TDM_CPU_PRESENT));
+		if (!tdm_pte_present(pte))
+			continue;
+		CHECK(!folio || folio == tdm_pfn_block(&mm.frames, tdm_pte_pfn(pte)));
+		CHECK_EQ(tdm_pte_pfn(pte).v % TDM_BLOCK_PAGES, k % TDM_BLOCK_PAGES);
+		folio = tdm_pfn_block(&mm.frames, tdm_pte_pfn(pte));
+		present++;
+		home += tdm_pte_home(pte);
+	}
+	t->home += home;
+	t->lent += present - home;
+	if (!folio)
+		return;
+	CHECK_EQ(folio->order, TDM_BLOCK_ORDER);
+	CHECK_EQ(folio->mapcount, present);
+	CHECK_EQ(folio->refcount, 1);
+	CHECK_EQ(folio->flags, 0);
+	CHECK_EQ(folio->va, tdm_pt_va(pt, first));
+	/* Nothing is forgotten: it is on some list, and what can be packed is on the right one. */
+	CHECK(folio->state == TDM_FRAME_HOME || folio->state == TDM_FRAME_LENT || folio->state == TDM_FRAME_PINNED);
+	CHECK(!home || folio->state == TDM_FRAME_HOME || folio->state == TDM_FRAME_PINNED);
+	t->frames += TDM_BLOCK_PAGES;
+	t->stale += (u64)__builtin_popcount(folio->stale);
+}
+
+static void check_counters(void)
+{
+	const u64 end = (u64)1 << 47;
+	struct tally t = { 0 };
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	for (u64 va = tdmi_pt_next(&mm, 0, end); va < end; va = tdmi_pt_next(&mm, va + H, end)) {
+		struct tdm_pte pte;
+		u32 i, used = 0;
+		struct tdm_pt *pt = tdmi_pt_walk(&mm, va, &i, &pte);
+
+		CHECK(va >= BASE && va < BASE + P(cpu.npages));
+		if (pt->level) {
+			struct tdm_frame *folio = tdm_pfn_frame(&mm.frames, tdm_pte_pfn(pte));
+
+			CHECK_EQ(pt->level, 1);
+			CHECK(tdm_pte_present(pte));
+			CHECK_EQ(folio->order, TDM_HUGE_ORDER);
+			CHECK_EQ(folio->mapcount, TDM_HUGE_PAGES);
+			CHECK_EQ(folio->refcount, 1);
+			CHECK_EQ(folio->va, va);
+			*(tdm_pte_lent(pte) ? &t.lent : &t.home) += TDM_HUGE_PAGES;
+			t.frames += TDM_HUGE_PAGES;
+			continue;
+		}
+		for (u32 k = 0; k < TDM_PT_ENTRIES; k++)
+			used += !tdm_pte_none(tdm_pt_get(pt, k));
+		CHECK_EQ(pt->used, used);
+		for (u32 k = 0; k < TDM_PT_ENTRIES; k += TDM_BLOCK_PAGES)
+			check_block(pt, k, &t);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.lent), t.lent);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.home), t.home);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.out), t.out);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.stale), t.stale);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.frames.used), t.frames);
+	CHECK(tdmi_frames_valid(&mm.frames));
+	/* No home holds a page that nobody counts. */
+	CHECK(tdmi_cpu_populated(&cpu) <= t.home + t.stale + (u64)mm.frames.warm_count * TDM_BLOCK_PAGES);
+	CHECK_EQ(cpu.misplaced, 0);
+}
+
+static void swap_pages(u64 want)
+{
+	struct tdm_swap_stats st;
+
+	tdmi_swap_stats(mm.swap, &st);
+	CHECK_EQ(st.pages, want);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.out), want);
+}
+
+static void finish(void)
+{
+	check_counters();
+	tdmi_cpu_munmap(&cpu, ctx, BASE, BASE + P(cpu.npages));
+	while (mm.frames.warm_count)
+		tdmi_trim(ctx);
+	check_counters();
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.lent), 0);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.home), 0);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.stale), 0);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.frames.used), 0);
+	CHECK_EQ(tdmi_cpu_populated(&cpu), 0);
+	swap_pages(0);
+	tdmi_ctx_destroy(ctx);
+	tdmi_mm_destroy(&mm);
+	tdmi_cpu_destroy(&cpu);
+}
+
+/* ---- helpers -------------------------------------------------------------------------------------------------------------- */
+
+static void map(u64 start, u64 end)
+{
+	CHECK_EQ(tdmi_cpu_mmap(&cpu, ctx, start, end, false), 0);
+}
+
+static void put(u64 va, u64 x)
+{
+	CHECK_EQ(tdmi_cpu_write(&cpu, ctx, va, &x, sizeof(x)), 0);
+}
+
+static u64 get(u64 va)
+{
+	u64 x = 0x1234;
+
+	CHECK_EQ(tdmi_cpu_read(&cpu, ctx, va, &x, sizeof(x)), 0);
+	return x;
+}
+
+/* Pages [a, b) from BASE hold their own number plus add. */
+static void put_range(u32 a, u32 b, u64 add)
+{
+	for (u32 i = a; i < b; i++)
+		put(BASE + P(i) + 8 * (i % 512), i + add);
+}
+
+static void get_range(u32 a, u32 b, u64 add)
+{
+	for (u32 i = a; i < b; i++)
+		CHECK_EQ(get(BASE + P(i) + 8 * (i % 512)), i + add);
+}
+
+static u64 home_pages(u64 start, u64 end)
+{
+	u64 n;
+
+	CHECK_EQ(tdmi_range_home(ctx, start, end, &n), 0);
+	return n;
+}
+
+static u64 out_pages(u64 start, u64 end)
+{
+	u64 n;
+
+	CHECK_EQ(tdmi_range_out(ctx, start, end, &n), 0);
+	return n;
+}
+
+static void adopt(u64 start, u64 end)
+{
+	plat_mutex_lock(&mm.event_lock);
+	CHECK_EQ(tdmi_adopt(ctx, start, end), 0);
+	plat_mutex_unlock(&mm.event_lock);
+}
+
+static struct tdm_pte entry(u64 va, u32 *level)
+{
+	struct tdm_pte pte;
+	struct tdm_pt *pt;
+	u32 i;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	pt = tdmi_pt_walk(&mm, va, &i, &pte);
+	*level = pt->level;
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return pte;
+}
+
+/* ---- tests ------------------------------------------------------------------------------------------------------------------ */
+
+TEST(first_touch_gives_zeros)
+{
+	start();
+	map(BASE, BASE + P(64));
+	for (u32 i = 0; i < 64; i++)
+		CHECK_EQ(get(BASE + P(i) + 8 * i), 0);
+	put(BASE + P(3), 7);
+	CHECK_EQ(get(BASE + P(3)), 7);
+	CHECK_EQ(get(BASE + P(3) + 8), 0);
+	CHECK_EQ(tdmi_cpu_read(&cpu, ctx, BASE + P(64), &(u64){ 0 }, 8), -ENOENT);
+	check_counters();
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.lent), 64);
+	finish();
+}
+
+TEST(home_and_back)
+{
+	start();
+	map(BASE, BASE + P(100));
+	put_range(0, 100, 5);
+	CHECK_EQ(home_pages(BASE, BASE + P(100)), 100);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.home), 100);
+	CHECK_EQ(tdmi_cpu_populated(&cpu), 100);
+	check_counters();
+	get_range(0, 100, 5);
+	check_counters();
+	CHECK_EQ(tdmi_mm_count(&mm, TDM_C_SOFT_PAGES), 100);
+	CHECK_EQ(tdmi_mm_count(&mm, TDM_C_HARD_PAGES), 0);
+	CHECK_EQ(tdmi_mm_count(&mm, TDM_C_LOST), 0);
+	finish();
+}
+
+TEST(out_and_back)
+{
+	start();
+	map(BASE, BASE + P(100));
+	for (u64 round = 0; round < 4; round++) {
+		put_range(0, 100, round);
+		CHECK_EQ(out_pages(BASE, BASE + P(100)), 100);
+		swap_pages(100);
+		CHECK_EQ(tdmi_cpu_populated(&cpu), (u64)mm.frames.warm_count * TDM_BLOCK_PAGES + tdm_a64_ld_relaxed(&mm.stale));
+		check_counters();
+		get_range(0, 100, round);
+		swap_pages(0);
+		check_counters();
+		mm.frames.warm_max = 4; /* from the second round on some are unpacked into their homes */
+	}
+	CHECK_EQ(tdmi_mm_count(&mm, TDM_C_HARD_PAGES), 400);
+	finish();
+}
+
+/* Pages of one block in every state at once. */
+TEST(partial_blocks_and_holes)
+{
+	start();
+	map(BASE, BASE + P(32));
+	put(BASE + P(9), 109); /* backwards: that is no stream */
+	put(BASE + P(1), 101);
+	CHECK_EQ(out_pages(BASE, BASE + P(16)), 2);
+	tdmi_cpu_dontneed(&cpu, ctx, BASE + P(9), BASE + P(10));
+	swap_pages(1);
+	put(BASE + P(3), 103);
+	put(BASE + P(4), 104);
+	home_pages(BASE, BASE + P(16));
+	put(BASE + P(5), 105);
+	check_counters();
+	CHECK_EQ(get(BASE + P(9)), 0);
+	CHECK_EQ(get(BASE + P(1)), 101);
+	CHECK_EQ(get(BASE + P(3)), 103);
+	CHECK_EQ(get(BASE + P(4)), 104);
+	CHECK_EQ(get(BASE + P(5)), 105);
+	for (u32 i = 6; i < 32; i++)
+		CHECK_EQ(get(BASE + P(i)), 0);
+	check_counters();
+
+	/* Pages that the kernel has dropped, of which the event comes later: a hole moves home and back. */
+	put_range(16, 32, 1);
+	tdmi_cpu_drop(&cpu, BASE + P(18), BASE + P(20));
+	home_pages(BASE + P(16), BASE + P(32));
+	check_counters();
+	get_range(16, 18, 1);
+	CHECK_EQ(get(BASE + P(18)), 0);
+	CHECK_EQ(get(BASE + P(19)), 0);
+	get_range(20, 32, 1);
+	finish();
+}
+
+/* A block packed in several steps: several blobs, and one block's pages from each. */
+TEST(many_blobs_in_a_block)
+{
+	start();
+	map(BASE, BASE + P(16));
+	for (u32 i = 0; i < 16; i++) {
+		put(BASE + P(i), i + 1);
+		CHECK(out_pages(BASE, BASE + P(16)) >= 1);
+		check_counters();
+	}
+	for (u32 i = 16; i--;)
+		CHECK_EQ(get(BASE + P(i)), i + 1);
+	swap_pages(0);
+	finish();
+}
+
+TEST(adopt_what_was_there)
+{
+	u64 x;
+
+	start();
+	map(BASE, BASE + 2 * H);
+	tdmi_cpu_preset(&cpu, BASE + P(5), 3, 0x11, false);
+	tdmi_cpu_preset(&cpu, BASE + P(500), 40, 0x22, false);
+	adopt(BASE, BASE + 2 * H);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.lent), 43);
+	adopt(BASE, BASE + 2 * H); /* again: nothing new */
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.lent), 43);
+	check_counters();
+	CHECK_EQ(out_pages(BASE, BASE + 2 * H), 43);
+	for (u32 i = 0; i < 600; i++) {
+		x = get(BASE + P(i));
+		CHECK_EQ(x, i >= 5 && i < 8 ? 0x1111111111111111 : i >= 500 && i < 540 ? 0x2222222222222222 : 0);
+	}
+	finish();
+}
+
+TEST(zap_drops)
+{
+	start();
+	map(BASE, BASE + P(600));
+	put_range(0, 600, 1);
+	out_pages(BASE, BASE + P(200));
+	home_pages(BASE + P(200), BASE + P(400));
+	tdmi_cpu_dontneed(&cpu, ctx, BASE + P(10), BASE + P(20));
+	tdmi_cpu_dontneed(&cpu, ctx, BASE + P(195), BASE + P(205));
+	tdmi_cpu_munmap(&cpu, ctx, BASE + P(100), BASE + P(110));
+	tdmi_cpu_munmap(&cpu, ctx, BASE + P(395), BASE + P(405));
+	check_counters();
+	CHECK_EQ(tdmi_cpu_read(&cpu, ctx, BASE + P(100), &(u64){ 0 }, 8), -ENOENT);
+	for (u32 i = 10; i < 20; i++)
+		CHECK_EQ(get(BASE + P(i) + 8 * i), 0);
+	for (u32 i = 195; i < 205; i++)
+		CHECK_EQ(get(BASE + P(i) + 8 * i), 0);
+	get_range(0, 10, 1);
+	get_range(20, 100, 1);
+	get_range(110, 195, 1);
+	get_range(205, 395, 1);
+	get_range(405, 600, 1);
+	finish();
+}
+
+/* The kernel has announced that it will drop a page, and has not yet: nobody may save its bytes. */
+TEST(marker_is_never_taken)
+{
+	u32 level;
+
+	start();
+	map(BASE, BASE + P(32));
+	put_range(0, 32, 9);
+	plat_mutex_lock(&mm.event_lock);
+	tdmi_zap(ctx, BASE + P(4), BASE + P(8), true);
+	plat_mutex_unlock(&mm.event_lock);
+	CHECK(tdm_pte_is(entry(BASE + P(4), &level), TDM_PTE_T_REMOVED));
+	CHECK_EQ(home_pages(BASE, BASE + P(32)), 28);
+	tdmi_reclaim(ctx, 0, 1000);
+	for (u32 i = 4; i < 8; i++)
+		CHECK(*tdm_cpu_flags(&cpu, BASE + P(i)) & TDM_CPU_PRESENT);
+	tdmi_cpu_drop(&cpu, BASE + P(4), BASE + P(8));
+	for (u32 i = 4; i < 8; i++)
+		CHECK_EQ(get(BASE + P(i) + 8 * i), 0);
+	get_range(0, 4, 9);
+	get_range(8, 32, 9);
+	check_counters();
+	finish();
+}
+
+static void remap_by(u64 shift)
+{
+	u64 from = BASE + P(3), len = P(900);
+
+	map(BASE, BASE + P(1024));
+	put_range(0, 1024, 77);
+	for (u32 i = 100; i < 110; i++)
+		tdmi_cpu_dontneed(&cpu, ctx, BASE + P(i), BASE + P(i + 1));
+	out_pages(BASE, BASE + P(300));
+	home_pages(BASE + P(300), BASE + P(600));
+	/* Something is at the new place, which goes away. */
+	map(BASE + P(2048), BASE + P(3072));
+	for (u32 i = 2048; i < 3072; i++)
+		put(BASE + P(i), 1);
+	out_pages(BASE + P(2100), BASE + P(2200));
+	tdmi_cpu_mremap(&cpu, ctx, from, from + shift, len);
+	check_counters();
+	CHECK_EQ(tdmi_cpu_read(&cpu, ctx, from, &(u64){ 0 }, 8), -ENOENT);
+	for (u32 i = 3; i < 903; i++)
+		CHECK_EQ(get(BASE + P(i) + 8 * (i % 512) + shift), i >= 100 && i < 110 ? 0 : i + 77);
+	get_range(0, 3, 77);
+	get_range(903, 1024, 77);
+	check_counters();
+}
+
+TEST(remap_aligned)
+{
+	start();
+	remap_by(P(2048));
+	finish();
+}
+
+TEST(remap_unaligned)
+{
+	start();
+	remap_by(P(2048 + 5));
+	finish();
+}
+
+TEST(pinned_page_stays)
+{
+	start();
+	map(BASE, BASE + P(16));
+	put_range(0, 16, 3);
+	*tdm_cpu_flags(&cpu, BASE + P(6)) |= TDM_CPU_PINNED;
+	CHECK_EQ(home_pages(BASE, BASE + P(16)), 15);
+	CHECK(tdmi_mm_count(&mm, TDM_C_PINNED) > 0);
+	check_counters();
+	CHECK_EQ(out_pages(BASE, BASE + P(16)), 15);
+	CHECK(*tdm_cpu_flags(&cpu, BASE + P(6)) & TDM_CPU_PRESENT);
+	get_range(0, 16, 3);
+	*tdm_cpu_flags(&cpu, BASE + P(6)) &= (u8)~TDM_CPU_PINNED;
+	CHECK_EQ(out_pages(BASE, BASE + P(16)), 16);
+	get_range(0, 16, 3);
+	finish();
+}
+
+TEST(shared_pages_are_unshared)
+{
+	start();
+	map(BASE, BASE + P(32));
+	put_range(0, 32, 3);
+	for (u32 i = 5; i < 30; i++)
+		*tdm_cpu_flags(&cpu, BASE + P(i)) |= TDM_CPU_SHARED;
+	CHECK_EQ(home_pages(BASE, BASE + P(32)), 32);
+	CHECK(tdmi_mm_count(&mm, TDM_C_UNSHARED) >= 25);
+	check_counters();
+	get_range(0, 32, 3);
+	finish();
+}
+
+static u32 drained;
+
+static void on_drain(void *arg, struct tdm_ctx *c)
+{
+	drained++;
+}
+
+TEST(again_until_drained)
+{
+	start();
+	cpu.on_drain = on_drain;
+	map(BASE, BASE + P(32));
+	cpu.again = 1000;
+	put_range(0, 32, 3);
+	CHECK_EQ(drained, 1);
+	cpu.again = 1000;
+	home_pages(BASE, BASE + P(32));
+	CHECK_EQ(drained, 2);
+	check_counters();
+	home_pages(BASE, BASE + P(32));
+	cpu.again = 1000;
+	get_range(0, 32, 3);
+	CHECK_EQ(drained, 3);
+	out_pages(BASE, BASE + P(32));
+	cpu.again = 1000;
+	CHECK_EQ(tdmi_bring(ctx, BASE, BASE + P(32)), 0);
+	CHECK_EQ(drained, 4);
+	check_counters();
+	swap_pages(0);
+	get_range(0, 32, 3);
+	finish();
+}
+
+/* mprotect(PROT_READ) while pages are home: they cannot be moved, and are copied. */
+TEST(read_only_is_copied)
+{
+	start();
+	map(BASE, BASE + P(32));
+	put_range(0, 32, 3);
+	CHECK_EQ(home_pages(BASE, BASE + P(32)), 32);
+	for (u32 i = 8; i < 32; i++)
+		*tdm_cpu_flags(&cpu, BASE + P(i)) |= TDM_CPU_RDONLY;
+	get_range(0, 32, 3);
+	CHECK(tdm_a64_ld_relaxed(&mm.stale) >= 16);
+	check_counters();
+	/* Nothing of it can be taken; what is writable again can, and its stale homes are no obstacle. */
+	CHECK_EQ(home_pages(BASE + P(16), BASE + P(32)), 0);
+	for (u32 i = 8; i < 32; i++)
+		*tdm_cpu_flags(&cpu, BASE + P(i)) &= (u8)~TDM_CPU_RDONLY;
+	put_range(0, 32, 4);
+	CHECK_EQ(home_pages(BASE, BASE + P(32)), 32);
+	get_range(0, 32, 4);
+	finish();
+}
+
+/* Pages of a mapping that has gone, of which the event comes later. */
+TEST(gone_pages)
+{
+	start();
+	map(BASE, BASE + P(32));
+	put_range(0, 32, 3);
+	out_pages(BASE, BASE + P(16));
+	home_pages(BASE + P(16), BASE + P(24));
+	tdmi_cpu_drop(&cpu, BASE + P(4), BASE + P(28));
+	for (u32 i = 4; i < 28; i++)
+		*tdm_cpu_flags(&cpu, BASE + P(i)) = 0;
+	get_range(0, 4, 3);
+	get_range(28, 32, 3);
+	home_pages(BASE, BASE + P(32));
+	get_range(0, 4, 3);
+	get_range(28, 32, 3);
+	tdmi_cpu_munmap(&cpu, ctx, BASE + P(4), BASE + P(28));
+	check_counters();
+	finish();
+}
+
+static void huge_start(void)
+{
+	start();
+	map(BASE, BASE + 2 * H);
+	tdmi_cpu_preset(&cpu, BASE, TDM_HUGE_PAGES, 0, true);
+	put_range(0, 512, 40);
+	adopt(BASE, BASE + 2 * H);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.lent), 512);
+	check_counters();
+}
+
+TEST(huge_home_and_back)
+{
+	u32 level;
+
+	huge_start();
+	entry(BASE, &level);
+	CHECK_EQ(level, 1);
+	CHECK_EQ(home_pages(BASE, BASE + 2 * H), 512);
+	CHECK(tdm_pte_home(entry(BASE, &level)));
+	CHECK_EQ(level, 1);
+	check_counters();
+	cpu.faults = 0;
+	get_range(0, 512, 40);
+	CHECK_EQ(cpu.faults, 1);
+	CHECK(tdm_pte_lent(entry(BASE, &level)));
+	CHECK_EQ(level, 1);
+	check_counters();
+	finish();
+}
+
+TEST(huge_out)
+{
+	u32 level;
+
+	huge_start();
+	CHECK_EQ(out_pages(BASE, BASE + 2 * H), 512);
+	swap_pages(512);
+	entry(BASE, &level);
+	CHECK_EQ(level, 0);
+	check_counters();
+	get_range(0, 512, 40);
+	swap_pages(0);
+	finish();
+}
+
+TEST(huge_zap)
+{
+	u32 level;
+
+	for (u32 home = 0; home < 2; home++) {
+		huge_start();
+		if (home)
+			home_pages(BASE, BASE + H);
+		tdmi_cpu_dontneed(&cpu, ctx, BASE + P(100), BASE + P(130));
+		entry(BASE, &level);
+		CHECK_EQ(level, 0);
+		check_counters();
+		get_range(0, 100, 40);
+		get_range(130, 512, 40);
+		CHECK_EQ(get(BASE + P(101) + 808), 0);
+		check_counters();
+		finish();
+		huge_start();
+		if (home)
+			home_pages(BASE, BASE + H);
+		tdmi_cpu_munmap(&cpu, ctx, BASE, BASE + H);
+		check_counters();
+		CHECK_EQ(tdm_a64_ld_relaxed(&mm.lent) + tdm_a64_ld_relaxed(&mm.home), 0);
+		finish();
+	}
+}
+
+TEST(huge_remap)
+{
+	for (u32 k = 0; k < 4; k++) {
+		u64 to = BASE + 4 * H + (k & 1 ? P(7) : 0);
+
+		huge_start();
+		if (k & 2)
+			home_pages(BASE, BASE + H);
+		tdmi_cpu_mremap(&cpu, ctx, BASE, to, H);
+		check_counters();
+		for (u32 i = 0; i < 512; i++)
+			CHECK_EQ(get(to + P(i) + 8 * i), i + 40);
+		check_counters();
+		finish();
+	}
+}
+
+/* One page of it is pinned, or its first half read-only: split, and the others go. */
+TEST(huge_refuses)
+{
+	u32 level;
+
+	huge_start();
+	*tdm_cpu_flags(&cpu, BASE + P(300)) |= TDM_CPU_PINNED;
+	home_pages(BASE, BASE + H);
+	entry(BASE, &level);
+	CHECK_EQ(level, 0);
+	check_counters();
+	home_pages(BASE, BASE + H);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.lent), 1);
+	check_counters();
+	get_range(0, 512, 40);
+	finish();
+
+	huge_start();
+	home_pages(BASE, BASE + H);
+	for (u32 i = 0; i < 512; i++)
+		*tdm_cpu_flags(&cpu, BASE + P(i)) |= TDM_CPU_RDONLY;
+	get_range(0, 512, 40);
+	check_counters();
+	finish();
+}
+
+TEST(full_tier_loses_nothing, .seconds = 60)
+{
+	u64 seed = t_seed(), w[512], rng, n;
+	u32 total = 1024;
+	int r;
+
+	start_with((u64)1 << 20, PAGES, FRAMES);
+	map(BASE, BASE + P(total));
+	for (u32 i = 0; i < total; i++) {
+		rng = seed + i;
+		for (u32 k = 0; k < 512; k++)
+			w[k] = t_rand(&rng);
+		CHECK_EQ(tdmi_cpu_write(&cpu, ctx, BASE + P(i), w, sizeof(w)), 0);
+	}
+	r = tdmi_range_out(ctx, BASE, BASE + P(total), &n);
+	CHECK_EQ(r, -ENOSPC);
+	CHECK(n < 300);
+	swap_pages(n);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.home), total - n);
+	check_counters();
+	tdmi_reclaim(ctx, 0, 1000);
+	check_counters();
+	for (u32 i = 0; i < total; i++) {
+		u64 got[512];
+
+		rng = seed + i;
+		for (u32 k = 0; k < 512; k++)
+			w[k] = t_rand(&rng);
+		CHECK_EQ(tdmi_cpu_read(&cpu, ctx, BASE + P(i), got, sizeof(got)), 0);
+		CHECK(!memcmp(w, got, sizeof(w)));
+	}
+	check_counters();
+	finish();
+}
+
+static int see(void *arg, u64 va, const void *bytes)
+{
+	u32 i = (u32)((va - BASE) >> TDM_PAGE_SHIFT);
+
+	CHECK_EQ(((const u64 *)bytes)[i % 512], i + 6);
+	++*(u32 *)arg;
+	return 0;
+}
+
+TEST(frozen)
+{
+	const void *bytes;
+	u32 seen = 0;
+
+	start();
+	map(BASE, BASE + 2 * H);
+	tdmi_cpu_preset(&cpu, BASE + H, TDM_HUGE_PAGES, 0, true);
+	adopt(BASE + H, BASE + 2 * H);
+	put_range(0, 100, 6);
+	put_range(512, 1024, 6);
+	out_pages(BASE, BASE + P(50));
+	home_pages(BASE + P(64), BASE + P(96));
+	home_pages(BASE + H, BASE + 2 * H);
+	tdmi_mm_freeze(&mm);
+	CHECK_EQ(tdmi_cpu_read(&cpu, ctx, BASE, &(u64){ 0 }, 8), -EAGAIN);
+	CHECK_EQ(tdmi_frozen_walk(ctx, see, &seen), 0);
+	CHECK_EQ(seen, tdm_a64_ld_relaxed(&mm.out) + tdm_a64_ld_relaxed(&mm.home));
+	for (u32 i = 0; i < 1024; i++) {
+		CHECK_EQ(tdmi_frozen_page(ctx, BASE + P(i), &bytes), 0);
+		if (*tdm_cpu_flags(&cpu, BASE + P(i)) & TDM_CPU_PRESENT)
+			CHECK(bytes == NULL);
+		else
+			CHECK_EQ(((const u64 *)bytes)[i % 512], i < 100 || i >= 512 ? i + 6 : 0);
+	}
+	/* Three pages are given to the program while the table cannot be told: one that is out, one home, one of a leaf. */
+	for (u32 k = 0; k < 3; k++) {
+		u32 i = k == 0 ? 7 : k == 1 ? 70 : 600, done;
+
+		CHECK_EQ(tdmi_frozen_page(ctx, BASE + P(i), &bytes), 0);
+		CHECK_EQ(cpu.port.ops->fill_copy(&cpu.port, (struct tdm_va){ BASE + P(i) }, bytes, 1, &done), 0);
+	}
+	tdmi_mm_thaw(&mm);
+	put_range(7, 8, 1000);
+	put_range(70, 71, 1000);
+	put_range(600, 601, 1000);
+	plat_mutex_lock(&mm.event_lock);
+	tdmi_settle(ctx, BASE + P(7));
+	tdmi_settle(ctx, BASE + P(70));
+	tdmi_settle(ctx, BASE + P(600));
+	plat_mutex_unlock(&mm.event_lock);
+	check_counters();
+	get_range(7, 8, 1000);
+	get_range(70, 71, 1000);
+	get_range(600, 601, 1000);
+	get_range(0, 7, 6);
+	get_range(512, 600, 6);
+	get_range(601, 1024, 6);
+	finish();
+}
+
+TEST(predictor)
+{
+	u64 faults, seed = t_seed();
+	u32 level;
+
+	start();
+	map(BASE, BASE + P(PAGES));
+	/* A scan: each fault brings four times what the last did. */
+	cpu.faults = 0;
+	for (u32 i = 0; i < 2048; i++)
+		put(BASE + P(i), 1);
+	CHECK(cpu.faults < 40);
+	out_pages(BASE, BASE + P(2048));
+	cpu.faults = 0;
+	for (u32 i = 0; i < 2048; i++)
+		CHECK_EQ(get(BASE + P(i)), 1);
+	CHECK(cpu.faults < 40);
+	/* At random: in the end a fault brings a page. */
+	for (u32 i = 0; i < 2048; i++)
+		put(BASE + P(i), 1);
+	for (u32 round = 0; round < 20; round++) {
+		out_pages(BASE, BASE + P(2048));
+		for (u32 k = 0; k < 8; k++)
+			(void)get(BASE + P(t_rand(&seed) % 2048));
+	}
+	out_pages(BASE, BASE + P(2048));
+	faults = tdmi_mm_count(&mm, TDM_C_HARD_PAGES);
+	(void)get(BASE + P(17 * 16 + 5));
+	faults = tdmi_mm_count(&mm, TDM_C_HARD_PAGES) - faults;
+	CHECK(faults <= 4);
+	CHECK(tdm_pte_lent(entry(BASE + P(17 * 16 + 5), &level)));
+	finish();
+}
+
+/* More is touched than there are frames for: faults make room. */
+TEST(arena_smaller_than_memory)
+{
+	start_with(0, PAGES, 1024);
+	map(BASE, BASE + P(PAGES));
+	for (u32 i = 0; i < PAGES; i += 5)
+		put(BASE + P(i), i + 1);
+	check_counters();
+	for (u32 i = 0; i < PAGES; i += 5)
+		CHECK_EQ(get(BASE + P(i)), i + 1);
+	check_counters();
+	finish();
+}
+
+/* ---- everything at once, against a flat model ---------------------------------------------------------------------------- */
+
+static u64 model[PAGES][4];
+static u64 rng;
+
+static u32 rnd(u32 n)
+{
+	return (u32)(t_rand(&rng) % n);
+}
+
+static bool valid(u32 page)
+{
+	return *tdm_cpu_flags(&cpu, BASE + P(page)) & TDM_CPU_VALID;
+}
+
+static void model_access(u32 page)
+{
+	u32 k = rnd(4);
+	u64 va = BASE + P(page) + 1016 * k;
+
+	if (!valid(page))
+		return;
+	if (rnd(3) == 0) {
+		model[page][k] = t_rand(&rng);
+		put(va, model[page][k]);
+	} else {
+		CHECK_EQ(get(va), model[page][k]);
+	}
+}
+
+static void model_remap(u32 a, u32 n)
+{
+	u32 to = rnd(PAGES - n);
+
+	if (rnd(3) == 0) {
+		a &= ~(TDM_HUGE_PAGES - 1);
+		to &= ~(TDM_HUGE_PAGES - 1);
+	}
+	if (to < a + n && a < to + n)
+		return;
+	for (u32 i = a; i < a + n; i++)
+		if (!valid(i))
+			return;
+	tdmi_cpu_mremap(&cpu, ctx, BASE + P(a), BASE + P(to), P(n));
+	memcpy(model[to], model[a], n * sizeof(model[0]));
+	memset(model[a], 0, n * sizeof(model[0]));
+	map(BASE + P(a), BASE + P(a + n));
+}
+
+static void model_change(void)
+{
+	u32 n = 1 + rnd(rnd(8) ? 40 : 700), a = rnd(PAGES - n);
+	u64 start_va = BASE + P(a), end_va = start_va + P(n), got;
+
+	switch (rnd(9)) {
+	case 0:
+		tdmi_cpu_dontneed(&cpu, ctx, start_va, end_va);
+		memset(model[a], 0, n * sizeof(model[0]));
+		break;
+	case 1:
+		tdmi_cpu_munmap(&cpu, ctx, start_va, end_va);
+		memset(model[a], 0, n * sizeof(model[0]));
+		if (rnd(4))
+			map(start_va, end_va);
+		break;
+	case 2:
+		model_remap(a, n);
+		break;
+	case 3:
+		CHECK_EQ(tdmi_range_out(ctx, start_va, end_va, &got), 0);
+		break;
+	case 4:
+		home_pages(start_va, end_va);
+		break;
+	case 5:
+		CHECK_EQ(tdmi_bring(ctx, start_va, start_va + P(n / 4)), 0);
+		break;
+	case 6:
+		/* Engage anew over a new mapping with a 2 MiB page in it. */
+		a &= ~(TDM_HUGE_PAGES - 1);
+		tdmi_cpu_munmap(&cpu, ctx, BASE + P(a), BASE + P(a) + H);
+		memset(model[a], 0, TDM_HUGE_PAGES * sizeof(model[0]));
+		map(BASE + P(a), BASE + P(a) + H);
+		tdmi_cpu_preset(&cpu, BASE + P(a), TDM_HUGE_PAGES, 0, true);
+		adopt(BASE + P(a), BASE + P(a) + H);
+		break;
+	case 7:
+		if (rnd(2)) {
+			cpu.again = 1 + rnd(5);
+		} else {
+			for (u32 i = a; i < a + n; i++)
+				if (*tdm_cpu_flags(&cpu, BASE + P(i)) & TDM_CPU_PRESENT)
+					*tdm_cpu_flags(&cpu, BASE + P(i)) |= rnd(4) ? TDM_CPU_SHARED : TDM_CPU_PINNED;
+		}
+		break;
+	default:
+		for (u32 i = 0; i < PAGES; i++)
+			*tdm_cpu_flags(&cpu, BASE + P(i)) &= (u8)~TDM_CPU_PINNED;
+		tdmi_age(ctx, n);
+		break;
+	}
+}
+
+static void model_run(u32 accesses, u64 limit, u32 warm)
+{
+	u64 base;
+	u32 at = 0;
+
+	rng = t_seed();
+	start();
+	mm.frames.warm_max = warm;
+	base = tdmi_mm_tracked(&mm);
+	if (limit != LIMIT_NONE) {
+		tdm_a64_st_relaxed(&mm.limit_bytes, base + limit);
+		tdm_a64_st_relaxed(&mm.high_bytes, base + limit);
+	}
+	map(BASE, BASE + P(PAGES));
+	for (u32 i = 0; i < accesses; i++) {
+		/* Runs, a hot spot, anywhere. */
+		at = rnd(20) == 0 ? rnd(PAGES) : rnd(3) == 0 ? rnd(PAGES / 8) : (at + 1) % PAGES;
+		model_access(at);
+		if (rnd(60) == 0)
+			model_change();
+		if (i % 2000 == 0)
+			check_counters();
+	}
+	for (u32 i = 0; i < PAGES; i++)
+		*tdm_cpu_flags(&cpu, BASE + P(i)) &= (u8)~TDM_CPU_PINNED;
+	if (limit != LIMIT_NONE) {
+		tdmi_reclaim(ctx, base + limit, ~(u64)0);
+		CHECK(tdmi_mm_usage(&mm) <= base + limit);
+		CHECK(tdmi_mm_count(&mm, TDM_C_EVICTED_PAGES) > 0);
+	}
+	check_counters();
+	for (u32 i = 0; i < PAGES; i++)
+		for (u32 k = 0; valid(i) && k < 4; k++)
+			CHECK_EQ(get(BASE + P(i) + 1016 * k), model[i][k]);
+	/* TDM_C_LOST says nothing here: a page of zeros that was moved by mremap while it was home is no page to the CPU. */
+	CHECK_EQ(tdmi_mm_count(&mm, TDM_C_POISONED), 0);
+	finish();
+}
+
+TEST(random_without_limit, .seconds = 90)
+{
+	model_run(t_slow() ? 20000 : 60000, LIMIT_NONE, 8);
+}
+
+TEST(random_under_a_limit, .seconds = 90)
+{
+	model_run(t_slow() ? 20000 : 60000, (u64)6 << 20, 0);
+}
+
+TEST(random_under_a_limit_warm, .seconds = 90)
+{
+	model_run(t_slow() ? 20000 : 60000, (u64)6 << 20, 16);
+}
