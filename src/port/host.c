@@ -94,8 +94,8 @@ int tdmi_host_unregister(struct tdm_host *h, u64 start, u64 end)
 
 static int open_files(struct tdm_host *h)
 {
-	h->pagemap = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC, 0);
-	h->maps = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0);
+	h->pagemap = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC, 0);
+	h->maps = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/maps", O_RDONLY | O_CLOEXEC, 0);
 	h->trash_uffd = uffd_open(0);
 	h->kick_fd = (int)tdm_sys2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (h->kick_fd < 0)

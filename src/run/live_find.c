@@ -26,7 +26,7 @@ static bool candidate(const struct tdm_mapping *m)
 
 void tdmi_live_note_before(struct tdm_live *l)
 {
-	struct tdm_host h = { .maps = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0) };
+	struct tdm_host h = { .maps = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/maps", O_RDONLY | O_CLOEXEC, 0) };
 	struct tdm_mapping m;
 
 	for (u64 at = 0; h.maps >= 0 && l->nbefore < TDM_LIVE_BEFORE && !tdmi_host_mapping(&h, at, &m); at = m.end)
@@ -129,7 +129,7 @@ int tdmi_live_exclude(struct tdm_live *l, u64 start, u64 end)
 
 int tdmi_live_lock_all(unsigned flags)
 {
-	struct tdm_host h = { .maps = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0) };
+	struct tdm_host h = { .maps = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/maps", O_RDONLY | O_CLOEXEC, 0) };
 	struct tdm_mapping m;
 	long r = h.maps;
 

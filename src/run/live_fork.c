@@ -123,6 +123,7 @@ void tdmi_live_fork_child(void)
 	if (!l)
 		return;
 	state = tdm_a32_ld_relaxed(&l->state);
+	tdm_a32_st_relaxed(&l->child_ready, 0);
 	plat_mutex_reset(&l->req_lock);
 	tdm_a32_st_relaxed(&l->req.state, 0);
 	l->pid = (u32)tdm_sys0(SYS_getpid);
@@ -151,6 +152,9 @@ void tdmi_live_fork_child(void)
 		tdm_sys1(SYS_close, l->fork_sock);
 		tdm_sys1(SYS_close, l->fork_peer);
 		l->fork_announced = false;
+		/* The program might end or exec at once, and take the thread with it that is about to take over. */
+		while (keep >= 0 && !tdm_a32_ld_acquire(&l->child_ready))
+			plat_wait(&l->child_ready, 0, ~(u64)0);
 	}
 }
 
@@ -439,6 +443,8 @@ void tdmi_live_child_takeover(struct tdm_live *l)
 	plat_unmap(h, sizeof(*h));
 	tdm_sys6(SYS_sendto, sock, (long)"k", 1, MSG_NOSIGNAL, 0, 0);
 	tdm_sys1(SYS_close, sock);
+	tdm_a32_st_release(&l->child_ready, 1);
+	plat_wake(&l->child_ready, 1);
 }
 
 /* ---- forks that nobody announced -------------------------------------------------------------------------------------- */

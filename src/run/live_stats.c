@@ -20,7 +20,7 @@ static u64 number(const char *s, u32 n)
 /* The process's proportional share, from the kernel's own sum over its page tables: dear, so asked for seldom. 0: unknown. */
 static u64 read_pss(void)
 {
-	long fd = tdm_sys4(SYS_openat, AT_FDCWD, "/proc/self/smaps_rollup", O_RDONLY | O_CLOEXEC, 0), n;
+	long fd = tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/smaps_rollup", O_RDONLY | O_CLOEXEC, 0), n;
 	char buf[1024], *p;
 	u64 v = 0;
 
@@ -63,7 +63,7 @@ u64 tdmi_live_rss(struct tdm_live *l)
 	long n;
 
 	if (l->statm < 0)
-		l->statm = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/self/statm", O_RDONLY | O_CLOEXEC, 0);
+		l->statm = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/statm", O_RDONLY | O_CLOEXEC, 0);
 	n = tdm_sys4(SYS_pread64, l->statm, buf, sizeof(buf) - 1, 0);
 	if (n <= 0)
 		return l->usage;

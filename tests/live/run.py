@@ -33,7 +33,7 @@ QUICK = {
     "oracle": [],
     "syscalls": ["lz4+file"],
     "forks": [],
-    "threads": ["lz4"],
+    "threads": [],
     "fds": [],
     "thp": [],
     "budget": [],
@@ -193,8 +193,8 @@ def tests():
             t.add(f"{name}-{tier}", managed(name, tier), quick=tier in QUICK[name])
     t.add("oracle-pages-lz4+file", managed("oracle", "lz4+file", "pages"), quick=False)
     for which in ("all", "program", "tandem", "term"):
-        t.add(f"kill-{which}-file", kill_tree(which), quick=which == "all")
-    t.add("stopped-from-outside", stopped)
+        t.add(f"kill-{which}-file", kill_tree(which), quick=False)
+    t.add("stopped-from-outside", stopped, quick=False)
     t.add("fits-its-budget", small_budget)
     t.add("exec-chain", exec_chain)
     return t
