@@ -160,6 +160,10 @@ class Harness:
     """One invocation of a test driver."""
 
     def __init__(self, args):
+        if args.tandem:
+            args.tandem = os.path.abspath(args.tandem)  # programs run in folders of their own
+        if args.build:
+            args.build = os.path.abspath(args.build)
         self.args = args
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that close() runs
         self.scratch = tempfile.mkdtemp(prefix="tandem-test-", dir=args.scratch)
