@@ -30,6 +30,61 @@ struct block {
 	u32 soft, hard, zero, refaults; /* pages brought */
 };
 
+/* ---- the port's fills, through the gate (mm.h) ---------------------------------------------------------------------- */
+
+static int fill(struct tdm_ctx *ctx, u64 va, void *slot, u32 n, u32 *done)
+{
+	struct tdm_port *port = ctx->mm->port;
+	int r;
+
+	*done = 0;
+	if (!tdmi_fill_begin(ctx))
+		return -EAGAIN;
+	r = port->ops->fill(port, (struct tdm_va){ va }, slot, n, done);
+	tdmi_fill_end(ctx);
+	return r;
+}
+
+static int fill_copy(struct tdm_ctx *ctx, u64 va, const void *src, u32 n, u32 *done)
+{
+	struct tdm_port *port = ctx->mm->port;
+	int r;
+
+	*done = 0;
+	if (!tdmi_fill_begin(ctx))
+		return -EAGAIN;
+	r = port->ops->fill_copy(port, (struct tdm_va){ va }, src, n, done);
+	tdmi_fill_end(ctx);
+	return r;
+}
+
+static int fill_zero(struct tdm_ctx *ctx, u64 va, u32 *done)
+{
+	struct tdm_port *port = ctx->mm->port;
+	int r;
+
+	*done = 0;
+	if (!tdmi_fill_begin(ctx))
+		return -EAGAIN;
+	r = port->ops->fill_zero(port, (struct tdm_va){ va }, 1, done);
+	tdmi_fill_end(ctx);
+	return r;
+}
+
+static int fill_poison(struct tdm_ctx *ctx, u64 va)
+{
+	struct tdm_port *port = ctx->mm->port;
+	int r;
+
+	if (!tdmi_fill_begin(ctx))
+		return -EAGAIN;
+	r = port->ops->fill_poison(port, (struct tdm_va){ va }, 1);
+	tdmi_fill_end(ctx);
+	return r;
+}
+
+/* ---- blocks ---------------------------------------------------------------------------------------------------------- */
+
 static u32 run_length(u32 mask, u32 i)
 {
 	u32 n = 0;
@@ -39,9 +94,9 @@ static u32 run_length(u32 mask, u32 i)
 	return n;
 }
 
-static struct tdm_va block_va(const struct block *b, u32 i)
+static u64 block_va(const struct block *b, u32 i)
 {
-	return (struct tdm_va){ b->va + ((u64)i << TDM_PAGE_SHIFT) };
+	return b->va + ((u64)i << TDM_PAGE_SHIFT);
 }
 
 /* Pages [i, i + n) of the block are mapped by the port now. */
@@ -115,7 +170,6 @@ static int run_step(struct run *r, u32 done, int res, bool *refused)
  */
 static int copy_runs(struct block *b, const u8 *src, u32 mask, u32 *done_mask)
 {
-	struct tdm_port *port = b->mm->port;
 	struct run run = { 0 };
 	bool refused = false;
 	int r = 0;
@@ -123,7 +177,7 @@ static int copy_runs(struct block *b, const u8 *src, u32 mask, u32 *done_mask)
 	while (!r && run_next(&run, mask)) {
 		u32 done = 0, i = run.i;
 
-		r = port->ops->fill_copy(port, block_va(b, i), src + ((size_t)i << TDM_PAGE_SHIFT), run.n, &done);
+		r = fill_copy(b->ctx, block_va(b, i), src + ((size_t)i << TDM_PAGE_SHIFT), run.n, &done);
 		if (r == -EEXIST) {
 			done++;
 			r = 0;
@@ -137,7 +191,6 @@ static int copy_runs(struct block *b, const u8 *src, u32 mask, u32 *done_mask)
 /* Move the folio's homes of mask to the block. *done_mask as above; -EINVAL: some can only be copied. */
 static int move_runs(struct block *b, struct tdm_frame *folio, u32 mask, u32 *done_mask)
 {
-	struct tdm_port *port = b->mm->port;
 	u8 *home = tdm_frame_home(&b->mm->frames, folio);
 	struct run run = { 0 };
 	bool refused = false;
@@ -146,7 +199,7 @@ static int move_runs(struct block *b, struct tdm_frame *folio, u32 mask, u32 *do
 	while (!r && run_next(&run, mask)) {
 		u32 done = 0, i = run.i;
 
-		r = port->ops->fill(port, block_va(b, i), home + ((size_t)i << TDM_PAGE_SHIFT), run.n, &done);
+		r = fill(b->ctx, block_va(b, i), home + ((size_t)i << TDM_PAGE_SHIFT), run.n, &done);
 		if (r == -EEXIST) {
 			mark_stale(b->mm, folio, 1u << (i + done));
 			done++;
@@ -186,8 +239,7 @@ static int bring_home(struct block *b, u32 mask)
 /* The bytes of a page cannot be had. The program must find out, and not by reading something else. */
 static int lose_page(struct block *b, u32 i)
 {
-	struct tdm_port *port = b->mm->port;
-	int r = port->ops->fill_poison(port, block_va(b, i), 1);
+	int r = fill_poison(b->ctx, block_va(b, i));
 
 	if (r == -EAGAIN)
 		return r;
@@ -296,7 +348,7 @@ static int bring_zero(struct block *b, u32 mask)
 	if (!b->write && __builtin_popcount(mask) == 1) {
 		u32 i = (u32)__builtin_ctz(mask);
 
-		r = mm->port->ops->fill_zero(mm->port, block_va(b, i), 1, &n);
+		r = fill_zero(b->ctx, block_va(b, i), &n);
 		if (r == -EEXIST) {
 			n = 1;
 			r = 0;
@@ -364,8 +416,7 @@ static int bring_huge(struct tdm_ctx *ctx, struct tdm_pt *pmd, u32 i, u32 *soft)
 
 	if (tdm_pte_lent(pte))
 		return 0;
-	r = mm->port->ops->fill(mm->port, (struct tdm_va){ tdm_pt_va(pmd, i) }, tdm_frame_home(&mm->frames, folio), TDM_HUGE_PAGES,
-				&done);
+	r = fill(ctx, tdm_pt_va(pmd, i), tdm_frame_home(&mm->frames, folio), TDM_HUGE_PAGES, &done);
 	if (done == TDM_HUGE_PAGES) {
 		tdmi_page_set(mm, pmd, i, (struct tdm_pte){ pte.v | TDM_PTE_ACCESSED });
 		tdmi_lru_add(&mm->lru, folio, TDM_LRU_TOUCHED);
@@ -410,10 +461,19 @@ static int fault_lent(struct block *b, u32 i)
 
 	if (port->ops->present(port, (struct tdm_va){ tdm_pt_va(b->pt, i) }, 1, &present, &huge) || (present & 1))
 		return 0;
-	r = port->ops->fill_copy(port, (struct tdm_va){ tdm_pt_va(b->pt, i) }, b->mm->zeros, 1, &done);
+	r = fill_copy(b->ctx, tdm_pt_va(b->pt, i), b->mm->zeros, 1, &done);
 	if (done)
 		tdm_count(b->ctx, TDM_C_LOST, 1);
 	return r == -EEXIST ? 0 : r;
+}
+
+/* Missed before the range was excluded: the page is the port's alone. */
+static int fault_excluded(struct block *b, u64 va)
+{
+	u32 done;
+	int r = fill_copy(b->ctx, va, b->mm->zeros, 1, &done);
+
+	return r == -EAGAIN || r == -ENOMEM ? r : 0;
 }
 
 /* With the PTE table locked: the block of the fault first, then the rest of what is worth bringing. */
@@ -432,6 +492,8 @@ static int fault_locked(struct block *b, u64 va)
 	if (!tdmi_vma_find(b->mm, va, &vma))
 		vma = (struct tdm_vma){ va, va + TDM_PAGE_SIZE, 0 };
 	zero = !tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP);
+	if (zero && (vma.flags & TDM_VMA_EXCLUDED))
+		return fault_excluded(b, va);
 	b->first = i & ~(TDM_BLOCK_PAGES - 1);
 	b->va = tdm_pt_va(b->pt, b->first);
 	for (;;) {

@@ -5,10 +5,15 @@
  * Locks, in the order in which they are taken:
  *   event_lock   reading events of the address space and acting on them; taking pages home. The live process's program must not be let out of
  *                an munmap() whose event has been read, but not acted upon, while reclaim takes a page at that address: it might be a
- *                new mapping's. So both are done under this lock, and a fault, which only ever puts pages where the kernel knows
- *                the range to be ours, is not.
+ *                new mapping's. So both are done under this lock.
  *   tables       upper before lower (mm/pgtable.h); hold the leaf's table for every change of an entry and of its folio
  *   lru, frames, swap, alloc, rcu: leaves
+ *
+ * Filling and events. The kernel refuses to fill anything from the moment that a mapping has changed until its event is read; and from then on it
+ * allows it again, before we have acted. A fill decided upon earlier would now succeed: it would put the old bytes at the old place
+ * of an mremap(MREMAP_DONTUNMAP), or bytes that the program has just dropped. So fills take no lock, but are let through a gate (event.c):
+ * nothing is being filled while a message is read, and if it was an event nothing is, by anybody, until it has been acted upon.
+ *
  * Nobody waits for the program while holding any of them, and the program never holds one: its threads ask an engine thread (run/live.h).
  */
 #ifndef TDM_MM_MM_H
@@ -60,6 +65,7 @@ struct tdm_ctx {
 	u8 *bounce;               /* TDM_BLOCK_SIZE */
 	tdm_a64 count[TDM_C_NR];  /* written by the owner alone */
 	tdm_a32 busy;             /* inside an operation on the mm: see tdmi_mm_enter() */
+	tdm_a32 filling;          /* the port is being asked to fill: see event.c */
 	bool in_use;
 };
 
@@ -94,6 +100,7 @@ struct tdm_mm {
 	struct plat_mutex ctx_lock;
 	struct tdm_ctx *ctx[TDM_CTX_MAX];
 	tdm_a32 gate;             /* nonzero: nobody may enter */
+	tdm_a32 event_gate;       /* enum tdm_event_gate; written under the event lock */
 };
 
 /* Make an address space over a port, an arena for homes of nframes frames, and a swap (owned from here on). */
@@ -147,12 +154,27 @@ void tdmi_trim(struct tdm_ctx *ctx);
 /* ---- adopt.c: make [start, end), which the port now serves and in which pages are present, known. */
 int tdmi_adopt(struct tdm_ctx *ctx, u64 start, u64 end);
 
+/* ---- event.c: fills and events exclude each other. */
+enum tdm_event_gate { TDM_EVENTS_NONE, TDM_EVENTS_READING, TDM_EVENTS_TAKING };
+/* Around one call of the port that puts pages somewhere, in the table of which the caller has the lock. false: an event is being taken in; do as if
+ * the port had said -EAGAIN, and leave out the end. */
+bool tdmi_fill_begin(struct tdm_ctx *ctx);
+void tdmi_fill_end(struct tdm_ctx *ctx);
+/* Around reading one message, with the event lock held. event: it was one, and tdmi_event_done() follows when it has been acted upon. */
+void tdmi_event_read_begin(struct tdm_mm *mm);
+void tdmi_event_read_end(struct tdm_mm *mm, bool event);
+void tdmi_event_done(struct tdm_mm *mm);
+
 /* ---- zap.c: events. The event lock is held. */
-/* The range is unmapped (marker false), or the program wants its bytes dropped (marker true). */
-void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, bool marker);
+enum tdm_zap {
+	TDM_ZAP_UNMAP,  /* the range is not there any more: nor is its VMA */
+	TDM_ZAP_REMOVE, /* the program wants its bytes dropped; pages that are mapped may be there for a while yet */
+	TDM_ZAP_FORGET, /* what is mapped stays, and is not ours any more; nothing may be home or out */
+};
+void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, enum tdm_zap how);
 /* Forget the page at va, unless it is lent. */
 void tdmi_zap_entry(struct tdm_ctx *ctx, u64 va);
-/* [from, from + len) has moved to `to`. */
+/* [from, from + len) has moved to `to`, with what it was: excluded parts stay excluded. The event of `from` being unmapped comes by itself. */
 void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len);
 
 /* ---- frozen.c: while the gate is closed and the caller is the only one who looks. Nothing is changed, so that both sides of a fork find the same. */

@@ -2,8 +2,8 @@
 /*
  * vma.h - the ranges of an address space that the engine manages.
  *
- * A VMA here is a range that the port serves (in the live process: registered with our userfaultfd), or one that it must leave alone
- * (TDM_VMA_EXCLUDED). The page table says what is where; this says where to look, and bounds what a fault may bring.
+ * A VMA here is a range that the port serves (in the live process: registered with our userfaultfd), or one that it only hears of and leaves
+ * alone (TDM_VMA_EXCLUDED: no entry of the table speaks of it). The page table says what is where; this says where to look, and bounds what a fault may bring.
  *
  * Locking: changed under the event lock alone; looked up by RCU readers at any time.
  */

@@ -13,20 +13,20 @@
 #include "base/check.h"
 #include "mm/mm.h"
 
-static void zap_page(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, bool marker)
+static void zap_page(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, enum tdm_zap how)
 {
 	struct tdm_pte pte = tdm_pt_get(pt, i);
 
 	if (tdm_pte_is(pte, TDM_PTE_T_SWAP))
 		tdmi_swap_drop(mm->swap, tdm_pte_swap_handle(pte), 1u << tdm_pte_swap_index(pte));
-	if (marker && (tdm_pte_lent(pte) || tdm_pte_is(pte, TDM_PTE_T_REMOVED)))
+	if (how == TDM_ZAP_REMOVE && (tdm_pte_lent(pte) || tdm_pte_is(pte, TDM_PTE_T_REMOVED)))
 		tdmi_page_set(mm, pt, i, tdm_pte_mk_typed(TDM_PTE_T_REMOVED, 0));
 	else
 		tdmi_page_set(mm, pt, i, (struct tdm_pte){ 0 });
 }
 
 /* Pages [lo, hi) of one block. */
-static void zap_block(struct tdm_mm *mm, struct tdm_pt *pt, u32 lo, u32 hi, bool marker)
+static void zap_block(struct tdm_mm *mm, struct tdm_pt *pt, u32 lo, u32 hi, enum tdm_zap how)
 {
 	struct tdm_frame *folio = tdmi_block_folio(mm, pt, lo);
 	u32 first = lo & ~(TDM_BLOCK_PAGES - 1), home = 0;
@@ -35,7 +35,7 @@ static void zap_block(struct tdm_mm *mm, struct tdm_pt *pt, u32 lo, u32 hi, bool
 		if (tdm_pte_home(tdm_pt_get(pt, i)))
 			home |= 1u << (i - first);
 		if (!tdm_pte_none(tdm_pt_get(pt, i)))
-			zap_page(mm, pt, i, marker);
+			zap_page(mm, pt, i, how);
 	}
 	if (!folio)
 		return;
@@ -69,7 +69,7 @@ static void zap_huge(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i)
 }
 
 /* The part [va, end) of one 2 MiB range. -EAGAIN: try again with the lock let go of for a moment. */
-static int zap_table(struct tdm_ctx *ctx, u64 va, u64 end, bool marker)
+static int zap_table(struct tdm_ctx *ctx, u64 va, u64 end, enum tdm_zap how)
 {
 	struct tdm_mm *mm = ctx->mm;
 	struct tdm_pt *pt;
@@ -82,7 +82,7 @@ static int zap_table(struct tdm_ctx *ctx, u64 va, u64 end, bool marker)
 		struct tdm_frame *folio = tdm_pfn_frame(&mm->frames, tdm_pte_pfn(tdm_pt_get(pt, lo)));
 		int r = 0;
 
-		if (end - va >= TDM_HUGE_SIZE && !marker) {
+		if (end - va >= TDM_HUGE_SIZE && how != TDM_ZAP_REMOVE) {
 			zap_huge(mm, pt, lo);
 		} else {
 			/* Whoever has it isolated needs this lock to finish. */
@@ -97,14 +97,14 @@ static int zap_table(struct tdm_ctx *ctx, u64 va, u64 end, bool marker)
 	while (lo < hi) {
 		u32 stop = TDM_MIN((lo & ~(TDM_BLOCK_PAGES - 1)) + TDM_BLOCK_PAGES, hi);
 
-		zap_block(mm, pt, lo, stop, marker);
+		zap_block(mm, pt, lo, stop, how);
 		lo = stop;
 	}
 	tdm_pt_unlock(pt);
 	return 0;
 }
 
-static void zap_range(struct tdm_ctx *ctx, u64 start, u64 end, bool marker)
+static void zap_range(struct tdm_ctx *ctx, u64 start, u64 end, enum tdm_zap how)
 {
 	u64 va = start;
 
@@ -113,9 +113,9 @@ static void zap_range(struct tdm_ctx *ctx, u64 start, u64 end, bool marker)
 		int r;
 
 		tdmi_rcu_read_lock(ctx->rcu);
-		r = zap_table(ctx, va, stop, marker);
+		r = zap_table(ctx, va, stop, how);
 		if (!r) {
-			if (!marker && stop - va == TDM_HUGE_SIZE)
+			if (how != TDM_ZAP_REMOVE && stop - va == TDM_HUGE_SIZE)
 				tdmi_pt_try_free(ctx->mm, va);
 			va = stop < end ? TDM_MAX(stop, tdmi_pt_next(ctx->mm, stop, end)) : end;
 		}
@@ -125,10 +125,10 @@ static void zap_range(struct tdm_ctx *ctx, u64 start, u64 end, bool marker)
 	}
 }
 
-void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, bool marker)
+void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, enum tdm_zap how)
 {
-	zap_range(ctx, start, end, marker);
-	if (!marker && tdmi_vma_remove(ctx->mm, start, end))
+	zap_range(ctx, start, end, how);
+	if (how == TDM_ZAP_UNMAP && tdmi_vma_remove(ctx->mm, start, end))
 		TDM_BUG("no memory to forget a mapping");
 }
 
@@ -156,7 +156,7 @@ static struct tdm_pte remap_take(struct tdm_ctx *ctx, u64 from)
 	} else if (!tdm_pte_none(pte)) {
 		if (tdm_pte_home(pte))
 			memcpy(ctx->bounce, tdm_frame_home(&mm->frames, tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte))), TDM_PAGE_SIZE);
-		zap_block(mm, pt, tdm_pt_index(pt, from), tdm_pt_index(pt, from) + 1, false);
+		zap_block(mm, pt, tdm_pt_index(pt, from), tdm_pt_index(pt, from) + 1, TDM_ZAP_UNMAP);
 		if (!tdm_pte_home(pte))
 			pte = (struct tdm_pte){ 0 };
 	}
@@ -203,14 +203,25 @@ static void remap_put(struct tdm_ctx *ctx, u64 to, struct tdm_pte pte)
 	tdm_pt_unlock(pt);
 }
 
+/* What of `from` is not known yet (the mapping has grown) is not known at `to` either: it will be found. */
+static void remap_vmas(struct tdm_mm *mm, u64 from, u64 to, u64 len)
+{
+	struct tdm_vma v;
+	int r = 0;
+
+	for (u64 va = from; !r && tdmi_vma_next(mm, va, &v) && v.start < from + len; va = v.end)
+		r = tdmi_vma_insert(mm, TDM_MAX(v.start, from) - from + to, TDM_MIN(v.end, from + len) - from + to, v.flags);
+	if (r)
+		plat_abort("tandem: no memory to follow an mremap()\n");
+}
+
 void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len)
 {
+	struct tdm_vma v;
 	u64 off = 0;
 
 	/* Nothing of what was at the new place is there any more. */
-	tdmi_zap(ctx, to, to + len, false);
-	if (tdmi_vma_insert(ctx->mm, to, to + len, 0))
-		plat_abort("tandem: no memory to follow an mremap()\n");
+	tdmi_zap(ctx, to, to + len, TDM_ZAP_UNMAP);
 	while (off < len) {
 		struct tdm_pte pte;
 
@@ -225,8 +236,12 @@ void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len)
 		}
 		tdmi_rcu_read_unlock(ctx->rcu);
 	}
+	/* Only now: a stream of zeros next to it must not run into entries that are not there yet. */
+	remap_vmas(ctx->mm, from, to, len);
 	/* What was mapped has moved with the mapping. */
-	(void)tdmi_adopt(ctx, to, to + len);
+	for (u64 va = to; tdmi_vma_next(ctx->mm, va, &v) && v.start < to + len; va = v.end)
+		if (!(v.flags & TDM_VMA_EXCLUDED))
+			(void)tdmi_adopt(ctx, TDM_MAX(v.start, to), TDM_MIN(v.end, to + len));
 }
 
 void tdmi_zap_entry(struct tdm_ctx *ctx, u64 va)
@@ -239,5 +254,5 @@ void tdmi_zap_entry(struct tdm_ctx *ctx, u64 va)
 	pt = tdmi_pt_walk(ctx->mm, va, &i, &pte);
 	tdmi_rcu_read_unlock(ctx->rcu);
 	if (pt->level <= 1 && !tdm_pte_lent(pte) && !tdm_pte_none(pte))
-		zap_range(ctx, va, va + TDM_PAGE_SIZE, pt->level == 1);
+		zap_range(ctx, va, va + TDM_PAGE_SIZE, pt->level == 1 ? TDM_ZAP_REMOVE : TDM_ZAP_FORGET);
 }

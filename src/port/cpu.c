@@ -392,14 +392,14 @@ void tdmi_cpu_munmap(struct tdm_cpu *c, struct tdm_ctx *ctx, u64 start, u64 end)
 	for (u64 va = start; va < end; va += TDM_PAGE_SIZE)
 		*tdm_cpu_flags(c, va) = 0;
 	plat_mutex_lock(&ctx->mm->event_lock);
-	tdmi_zap(ctx, start, end, false);
+	tdmi_zap(ctx, start, end, TDM_ZAP_UNMAP);
 	plat_mutex_unlock(&ctx->mm->event_lock);
 }
 
 void tdmi_cpu_dontneed(struct tdm_cpu *c, struct tdm_ctx *ctx, u64 start, u64 end)
 {
 	plat_mutex_lock(&ctx->mm->event_lock);
-	tdmi_zap(ctx, start, end, true);
+	tdmi_zap(ctx, start, end, TDM_ZAP_REMOVE);
 	plat_mutex_unlock(&ctx->mm->event_lock);
 	tdmi_cpu_drop(c, start, end);
 }
@@ -432,6 +432,6 @@ void tdmi_cpu_mremap(struct tdm_cpu *c, struct tdm_ctx *ctx, u64 from, u64 to, u
 	}
 	plat_mutex_lock(&ctx->mm->event_lock);
 	tdmi_remap(ctx, from, to, len);
-	tdmi_zap(ctx, from, from + len, false);
+	tdmi_zap(ctx, from, from + len, TDM_ZAP_UNMAP);
 	plat_mutex_unlock(&ctx->mm->event_lock);
 }

@@ -85,11 +85,36 @@ int tdmi_host_register(struct tdm_host *h, u64 start, u64 end)
 	return reg(h->uffd, start, end, UFFDIO_REGISTER_MODE_MISSING);
 }
 
+int tdmi_host_register_events(struct tdm_host *h, u64 start, u64 end)
+{
+	/* Nothing is ever write-protected. */
+	return reg(h->uffd, start, end, UFFDIO_REGISTER_MODE_WP);
+}
+
 int tdmi_host_unregister(struct tdm_host *h, u64 start, u64 end)
 {
 	struct uffdio_range r = { start, end - start };
 
 	return (int)tdm_sys3(SYS_ioctl, h->uffd, UFFDIO_UNREGISTER, &r);
+}
+
+/* No missing page of anonymous memory can be "continued": the kernel says EINVAL where it finds our registration, ENOENT where not, and EAGAIN, before
+ * anything else, while an event waits to be read or whoever caused it has not run on yet. Nothing is changed. */
+static int probe(struct tdm_host *h, u64 va)
+{
+	struct uffdio_continue c = { .range = { va & TDM_PAGE_MASK, TDM_PAGE_SIZE } };
+
+	return (int)tdm_sys3(SYS_ioctl, h->uffd, UFFDIO_CONTINUE, &c);
+}
+
+bool tdmi_host_registered(struct tdm_host *h, u64 va)
+{
+	return probe(h, va) != -ENOENT;
+}
+
+bool tdmi_host_changing(struct tdm_host *h)
+{
+	return probe(h, (u64)(uintptr_t)h->arena) == -EAGAIN;
 }
 
 static int open_files(struct tdm_host *h)
@@ -259,7 +284,7 @@ static void discard_in_place(struct tdm_host *h, u64 slot, u64 len)
 {
 	TDM_BUG_ON(tdmi_host_unregister(h, slot, slot + len));
 	plat_discard((void *)(uintptr_t)slot, len);
-	TDM_BUG_ON(reg(h->uffd, slot, slot + len, UFFDIO_REGISTER_MODE_WP));
+	TDM_BUG_ON(tdmi_host_register_events(h, slot, slot + len));
 }
 
 static void discard_run(struct tdm_host *h, u64 slot, u32 n)
@@ -301,29 +326,43 @@ int tdmi_host_read_msg(int uffd, struct uffd_msg *msg)
 	return r == (long)sizeof(*msg) ? 1 : r < 0 ? (int)r : 0;
 }
 
+/* Read one message with nobody filling meanwhile. */
+static bool read_gated(struct tdm_host *h, struct tdm_ctx *ctx, struct uffd_msg *m)
+{
+	bool got;
+
+	tdmi_event_read_begin(ctx->mm);
+	got = tdmi_host_read_msg(h->uffd, m) > 0;
+	tdmi_event_read_end(ctx->mm, got && m->event != UFFD_EVENT_PAGEFAULT);
+	return got;
+}
+
 /* Act on one message. true: it was a fault, now in *out. */
 static bool dispatch(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_msg *m, struct tdm_host_fault *out)
 {
-	switch (m->event) {
-	case UFFD_EVENT_PAGEFAULT:
+	if (m->event == UFFD_EVENT_PAGEFAULT) {
 		*out = (struct tdm_host_fault){ m->arg.pagefault.address & TDM_PAGE_MASK, m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE,
 						m->arg.pagefault.feat.ptid };
 		return true;
+	}
+	switch (m->event) {
 	case UFFD_EVENT_UNMAP:
-		tdmi_zap(ctx, m->arg.remove.start, m->arg.remove.end, false);
-		return false;
+		tdmi_zap(ctx, m->arg.remove.start, m->arg.remove.end, TDM_ZAP_UNMAP);
+		break;
 	case UFFD_EVENT_REMOVE:
-		tdmi_zap(ctx, m->arg.remove.start, m->arg.remove.end, true);
-		return false;
+		tdmi_zap(ctx, m->arg.remove.start, m->arg.remove.end, TDM_ZAP_REMOVE);
+		break;
 	case UFFD_EVENT_REMAP:
 		tdmi_remap(ctx, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
-		return false;
+		break;
 	case UFFD_EVENT_FORK:
 		h->forked(h->forked_arg, (int)m->arg.fork.ufd);
-		return false;
+		break;
 	default:
 		TDM_BUG("an unknown userfaultfd event");
 	}
+	tdmi_event_done(ctx->mm);
+	return false;
 }
 
 bool tdmi_host_read(struct tdm_host *h, struct tdm_ctx *ctx, struct tdm_host_fault *out)
@@ -334,7 +373,7 @@ bool tdmi_host_read(struct tdm_host *h, struct tdm_ctx *ctx, struct tdm_host_fau
 		*out = h->pending[h->pending_head++ % TDM_HOST_PENDING];
 		return true;
 	}
-	while (tdmi_host_read_msg(h->uffd, &m) > 0)
+	while (read_gated(h, ctx, &m))
 		if (dispatch(h, ctx, &m, out))
 			return true;
 	return false;
@@ -347,7 +386,7 @@ static void host_drain(struct tdm_port *p, struct tdm_ctx *ctx)
 	struct uffd_msg m;
 	u64 one = 1;
 
-	while (h->pending_tail - h->pending_head < TDM_HOST_PENDING && tdmi_host_read_msg(h->uffd, &m) > 0)
+	while (h->pending_tail - h->pending_head < TDM_HOST_PENDING && read_gated(h, ctx, &m))
 		if (dispatch(h, ctx, &m, &f))
 			h->pending[h->pending_tail++ % TDM_HOST_PENDING] = f;
 	if (h->pending_head != h->pending_tail)
@@ -395,7 +434,7 @@ int tdmi_host_init(struct tdm_host *h, int uffd, void *arena, u64 arena_len)
 		return -ENOMEM;
 	r = open_files(h);
 	if (!r)
-		r = reg(h->uffd, (u64)(uintptr_t)arena, (u64)(uintptr_t)arena + arena_len, UFFDIO_REGISTER_MODE_WP);
+		r = tdmi_host_register_events(h, (u64)(uintptr_t)arena, (u64)(uintptr_t)arena + arena_len);
 	return r;
 }
 

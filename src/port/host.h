@@ -67,7 +67,14 @@ int tdmi_host_wake(int uffd, u64 va, u64 len);
 
 /* Give [start, end) to the port / take it back. 0 or -errno of the kernel (-EBUSY: somebody else's userfaultfd). */
 int tdmi_host_register(struct tdm_host *h, u64 start, u64 end);
+/* The port serves no faults there, but is told of what becomes of the mapping. */
+int tdmi_host_register_events(struct tdm_host *h, u64 start, u64 end);
 int tdmi_host_unregister(struct tdm_host *h, u64 start, u64 end);
+
+/* Does the page at va belong to a mapping that is registered with us? The event lock is held, so that no event is pending for long. */
+bool tdmi_host_registered(struct tdm_host *h, u64 va);
+/* Has the program's address space changed in a way that we have not been told of yet? */
+bool tdmi_host_changing(struct tdm_host *h);
 
 /* A mapping of the process. */
 struct tdm_mapping {

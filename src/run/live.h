@@ -83,7 +83,7 @@ struct tdm_live {
 	struct plat_mutex req_lock;  /* the program's threads only: one request at a time */
 	struct tdm_request req;
 
-	/* memory that was there before us: written by main before `started` */
+	/* memory that was there before us, or is to be left alone: main's */
 	struct tdm_range before[TDM_LIVE_BEFORE];
 	u32 nbefore;
 
@@ -156,6 +156,7 @@ int tdmi_live_disengage(struct tdm_live *l);
 /* live_find.c */
 void tdmi_live_note_before(struct tdm_live *l);
 void tdmi_live_find(struct tdm_live *l);
+void tdmi_live_forget_unregistered(struct tdm_live *l);
 int tdmi_live_exclude(struct tdm_live *l, u64 start, u64 end);
 /* mlock2(2) every mapping that is not ours. */
 int tdmi_live_lock_all(unsigned flags);

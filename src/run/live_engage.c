@@ -197,8 +197,8 @@ int tdmi_live_disengage(struct tdm_live *l)
 	tdm_a64_st_relaxed(&l->mm.limit_bytes, ~(u64)0);
 	tdm_a64_st_relaxed(&l->mm.high_bytes, ~(u64)0);
 	while (!r && tdmi_vma_next(&l->mm, at, &v)) {
-		r = v.flags & TDM_VMA_EXCLUDED ? 0 : tdmi_bring(l->ctx, v.start, v.end);
-		if (!r && !(v.flags & TDM_VMA_EXCLUDED))
+		r = tdmi_bring(l->ctx, v.start, v.end);
+		if (!r)
 			tdmi_host_unregister(&l->host, v.start, v.end);
 		at = v.end;
 	}

@@ -4,7 +4,8 @@
  *
  * Private anonymous mappings that the program made after the engine had started. What was there before (the dynamic linker's, libc's and the
  * program's data, the main thread's stack) the engine's own threads may depend on; what has a file, is shared, or belongs to the kernel
- * is not anonymous memory; what some other userfaultfd serves is somebody else's.
+ * is not anonymous memory; what some other userfaultfd serves is somebody else's. `before` also has what the program wants to be left alone and
+ * said before there was an engine to tell.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -35,25 +36,31 @@ void tdmi_live_note_before(struct tdm_live *l)
 	tdm_sys1(SYS_close, h.maps);
 }
 
-/* Give [start, end) to the engine: all of it is one candidate mapping, and none of it is managed yet. */
-static void take(struct tdm_live *l, u64 start, u64 end)
+/*
+ * Give [start, end) to the engine: it was one candidate mapping, and none of it was managed.
+ *
+ * The program may have changed it since it was looked at. Once it is registered changes are events, and none is read before we are done; what is there
+ * by then is taken for what it is. Anonymous memory stays registered even if it is not what was looked at: it may be managed memory
+ * that mremap() has moved here a moment ago, with an event that we have yet to read, and whoever lifted its registration would have its
+ * pages that are out read as zeros.
+ */
+static void take(struct tdm_live *l, u64 start, u64 end, uintptr_t flags)
 {
+	bool excluded = flags & TDM_VMA_EXCLUDED;
 	struct tdm_mapping m;
 
 	plat_mutex_lock(&l->mm.event_lock);
-	/* The program may have changed it since it was looked at; once it is registered, changes are events, and none is read before we are done. */
-	if (!tdmi_host_register(&l->host, start, end)) {
-		bool ok = true;
+	if (!(excluded ? tdmi_host_register_events(&l->host, start, end) : tdmi_host_register(&l->host, start, end)))
+		for (u64 at = start; at < end && !tdmi_host_mapping(&l->host, at, &m) && m.start < end; at = m.end) {
+			u64 s = TDM_MAX(at, m.start), e = TDM_MIN(end, m.end);
 
-		for (u64 at = start; ok && at < end; at = m.end)
-			ok = !tdmi_host_mapping(&l->host, at, &m) && m.start <= at && candidate(&m);
-		if (!ok)
-			tdmi_host_unregister(&l->host, start, end);
-		else if (tdmi_vma_insert(&l->mm, start, end, 0))
-			tdmi_host_unregister(&l->host, start, end);
-		else
-			(void)tdmi_adopt(l->ctx, start, end);
-	}
+			if (!candidate(&m))
+				tdmi_host_unregister(&l->host, s, e);
+			else if (tdmi_vma_insert(&l->mm, s, e, flags))
+				break; /* its missing pages are served all the same; it is looked at again when it is next looked for */
+			else if (!excluded)
+				(void)tdmi_adopt(l->ctx, s, e);
+		}
 	plat_mutex_unlock(&l->mm.event_lock);
 }
 
@@ -84,24 +91,73 @@ static struct tdm_range gap(struct tdm_live *l, u64 start, u64 end)
 	return (struct tdm_range){ start, end };
 }
 
-void tdmi_live_find(struct tdm_live *l)
+/* A mapping of which a part is excluded has grown: what it has grown by is as the rest. */
+static uintptr_t flags_of(struct tdm_live *l, struct tdm_range g, const struct tdm_mapping *m)
+{
+	struct tdm_vma v;
+
+	if (g.start > m->start && tdmi_vma_find(&l->mm, g.start - 1, &v))
+		return v.flags;
+	return g.end < m->end && tdmi_vma_find(&l->mm, g.end, &v) ? v.flags : 0;
+}
+
+/* In the child of a fork: what was not copied (MADV_DONTFORK), or was gone before it was, is nothing to manage. The event lock is held. */
+void tdmi_live_forget_unregistered(struct tdm_live *l)
 {
 	struct tdm_mapping m;
+	struct tdm_vma v;
+	u64 at = 0;
+
+	while (tdmi_vma_next(&l->mm, at, &v)) {
+		u64 start = TDM_MAX(at, v.start), end;
+
+		if (tdmi_host_mapping(&l->host, start, &m))
+			m = (struct tdm_mapping){ .start = ~(u64)0, .end = ~(u64)0 };
+		end = TDM_MIN(v.end, start < m.start ? m.start : m.end);
+		if (start < m.start || !tdmi_host_registered(&l->host, start))
+			tdmi_zap(l->ctx, start, end, TDM_ZAP_UNMAP);
+		at = end;
+	}
+}
+
+/* What was taken may be the middle of a larger mapping that came since it was looked at. A part of a mapping must not stay behind: mremap() wants
+ * all of its range to be of one kind. */
+static bool left_behind(struct tdm_live *l, u64 start, struct tdm_mapping *m)
+{
+	struct tdm_range g = { 0, 0 };
+
+	if (!start || tdmi_host_mapping(&l->host, start - 1, m) || m->start >= start || !candidate(m))
+		return false;
+	tdmi_rcu_read_lock(l->ctx->rcu);
+	g = gap(l, m->start, m->end);
+	tdmi_rcu_read_unlock(l->ctx->rcu);
+	return g.start < g.end;
+}
+
+void tdmi_live_find(struct tdm_live *l)
+{
+	struct tdm_mapping m, left;
 
 	if (!tdmi_mm_enter(l->ctx))
 		return;
-	for (u64 at = 0; !tdmi_host_mapping(&l->host, at, &m); at = m.end) {
+	for (u64 at = 0; !tdmi_host_mapping(&l->host, at, &m);) {
+		bool taken = false;
 		struct tdm_range g;
+		uintptr_t flags;
 
-		if (!candidate(&m))
-			continue;
-		for (u64 s = m.start; s < m.end; s = g.end) {
+		at = m.end;
+		for (u64 s = m.start; candidate(&m) && s < m.end; s = g.end) {
 			tdmi_rcu_read_lock(l->ctx->rcu);
 			g = gap(l, s, m.end);
+			flags = flags_of(l, g, &m);
 			tdmi_rcu_read_unlock(l->ctx->rcu);
-			if (g.start < g.end)
-				take(l, g.start, g.end);
+			if (g.start < g.end) {
+				take(l, g.start, g.end, flags);
+				taken = true;
+			}
 		}
+		if (taken && left_behind(l, m.start, &left))
+			at = left.start;
 	}
 	tdmi_mm_exit(l->ctx);
 }
@@ -110,17 +166,23 @@ int tdmi_live_exclude(struct tdm_live *l, u64 start, u64 end)
 {
 	int r;
 
-	if (tdm_a32_ld_acquire(&l->state) != TDM_LIVE_ENGAGED)
-		return -EINVAL;
+	if (tdm_a32_ld_acquire(&l->state) != TDM_LIVE_ENGAGED) {
+		if (l->nbefore == TDM_LIVE_BEFORE)
+			return -ENOSPC;
+		l->before[l->nbefore++] = (struct tdm_range){ start, end };
+		return 0;
+	}
 	while (!tdmi_mm_enter(l->ctx))
 		plat_yield();
-	/* Nothing is taken home while we hold the event lock, so what has been brought stays. */
+	/* Nothing is taken home while we hold the event lock, so what has been brought stays. A fault that is being served finds the VMA excluded, or
+	 * is done with its table before the table forgets the range. */
 	plat_mutex_lock(&l->mm.event_lock);
-	r = tdmi_bring_locked(l->ctx, start, end);
+	r = tdmi_vma_insert(&l->mm, start, end, TDM_VMA_EXCLUDED);
+	if (!r)
+		r = tdmi_bring_locked(l->ctx, start, end);
 	if (!r) {
-		tdmi_host_unregister(&l->host, start, end);
-		tdmi_zap(l->ctx, start, end, false);
-		r = tdmi_vma_insert(&l->mm, start, end, TDM_VMA_EXCLUDED);
+		(void)tdmi_host_register_events(&l->host, start, end);
+		tdmi_zap(l->ctx, start, end, TDM_ZAP_FORGET);
 	}
 	plat_mutex_unlock(&l->mm.event_lock);
 	tdmi_mm_exit(l->ctx);

@@ -11,7 +11,8 @@
  *   (glibc takes its locks,           serve faults, changing nothing;
  *    other threads may be waiting     note what was restored (journal) and
  *    for pages while they hold them)  which events were read
- *   fork()                            fork event: send the userfaultfd, the
+ *   fork()                            fork event; as soon as nothing is on its
+ *                                     way any more: send the userfaultfd, the
  *                                     tiers' files, the events so far; serve  faults on anything that is out are
  *                                     the child too                           served by the parent
  *   parent: done                                                              child: start main, which receives
@@ -37,7 +38,7 @@
 #include "run/live.h"
 
 #define FDS_MAX 64u
-#define ACK_TIMEOUT_NS ((u64)30 * 1000000000u)
+#define QUIET_NS ((u64)50000000)
 
 /* What the child is told beside its descriptors. */
 struct hand_over {
@@ -206,8 +207,12 @@ static void send_child(struct tdm_live *l, int sock, int child_uffd)
 		plat_log("the child of a fork could not be given its memory, and will be ended");
 }
 
-/* Where the page now at *va was when the table was last told, going back through the events that it was not told of. false: it was dropped since. */
-static bool translate(const struct tdm_live *l, u64 *va)
+/*
+ * Where the page now at *va was when the table was last told, going back through the events that it was not told of. false: it was dropped since.
+ * For a child, the order of the fork and of what other threads did to their mappings is not known: see take_events(). Memory of the child that
+ * has a fault for us to serve is registered, and so was not unmapped before the fork.
+ */
+static bool translate(const struct tdm_live *l, u64 *va, bool child)
 {
 	for (u32 i = l->nevents; i-- > 0;) {
 		const struct uffd_msg *m = &l->event[i];
@@ -215,6 +220,8 @@ static bool translate(const struct tdm_live *l, u64 *va)
 		if (m->event == UFFD_EVENT_REMAP) {
 			if (*va - m->arg.remap.to < m->arg.remap.len)
 				*va = *va - m->arg.remap.to + m->arg.remap.from;
+		} else if (child && m->event == UFFD_EVENT_UNMAP) {
+			continue;
 		} else if (*va >= m->arg.remove.start && *va < m->arg.remove.end) {
 			return false;
 		}
@@ -230,7 +237,7 @@ static void serve_frozen(struct tdm_live *l, int uffd, u64 va)
 	u32 done;
 	int r = 0;
 
-	if (translate(l, &was))
+	if (translate(l, &was, uffd != l->host.uffd))
 		r = tdmi_frozen_page(l->ctx, was, &bytes);
 	if (r)
 		plat_abort("tandem: a page could not be read back from its tier during a fork\n");
@@ -289,17 +296,43 @@ static void apply_events(struct tdm_live *l, const struct uffd_msg *m, u32 n)
 {
 	for (u32 i = 0; i < n; i++, m++) {
 		if (m->event == UFFD_EVENT_UNMAP || m->event == UFFD_EVENT_REMOVE)
-			tdmi_zap(l->ctx, m->arg.remove.start, m->arg.remove.end, m->event == UFFD_EVENT_REMOVE);
+			tdmi_zap(l->ctx, m->arg.remove.start, m->arg.remove.end,
+				 m->event == UFFD_EVENT_REMOVE ? TDM_ZAP_REMOVE : TDM_ZAP_UNMAP);
 		else if (m->event == UFFD_EVENT_REMAP)
 			tdmi_remap(l->ctx, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
 	}
 }
 
+/*
+ * The child's part of that. The parent's other threads went on changing mappings while the fork event was on its way: an event tells that something
+ * happened, not whether before the address space was copied. What the child finds mapped and registered tells it. Registered memory
+ * is where it was when the engine was frozen, or was moved there.
+ */
+static void take_events(struct tdm_live *l, const struct uffd_msg *m, u32 n)
+{
+	for (u32 i = 0; i < n; i++) {
+		u64 from = m[i].arg.remap.from;
+		bool apply = m[i].event == UFFD_EVENT_REMOVE;
+
+		if (m[i].event == UFFD_EVENT_REMAP && tdmi_host_registered(&l->host, m[i].arg.remap.to)) {
+			apply = !tdmi_host_registered(&l->host, from);
+			for (u32 k = i + 1; k < n && !apply; k++)
+				apply = m[k].event == UFFD_EVENT_REMAP && from - m[k].arg.remap.to < m[k].arg.remap.len;
+		}
+		if (apply)
+			apply_events(l, &m[i], 1);
+	}
+	tdmi_live_forget_unregistered(l);
+}
+
 /* The table learns what happened while it was frozen. */
-static void settle(struct tdm_live *l, const struct uffd_msg *m, u32 n)
+static void settle(struct tdm_live *l, const struct uffd_msg *m, u32 n, bool child)
 {
 	plat_mutex_lock(&l->mm.event_lock);
-	apply_events(l, m, n);
+	if (child)
+		take_events(l, m, n);
+	else
+		apply_events(l, m, n);
 	for (u32 i = 0; i < l->njournal; i++)
 		tdmi_settle(l->ctx, l->journal[i]);
 	l->njournal = 0;
@@ -327,6 +360,7 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 {
 	int sock, child = -1;
 	bool sent = false, parent = false, done = false;
+	u64 quiet_by = 0;
 
 	sock = fetch_fd(l->pid, l->fork_sock);
 	if (sock < 0) {
@@ -349,7 +383,10 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 		tdm_sys3(SYS_poll, fds, 3, 1);
 		read_frozen(l, &child);
 		serve_deferred(l);
-		if (child >= 0 && !sent) {
+		/* What had happened before the fork may be announced after it. */
+		if (child >= 0 && !quiet_by)
+			quiet_by = plat_now_ns() + QUIET_NS;
+		if (child >= 0 && !sent && (!tdmi_host_changing(&l->host) || plat_now_ns() > quiet_by)) {
 			send_child(l, sock, child);
 			sent = true;
 		}
@@ -366,7 +403,7 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 			plat_abort("tandem: the tiers could not be shared with the child of a fork\n");
 		tdm_sys1(SYS_close, child);
 	}
-	settle(l, l->event, l->nevents);
+	settle(l, l->event, l->nevents, false);
 	tdm_sys1(SYS_close, sock);
 	/* Whoever still waits finds its fault served by the handlers. */
 	for (u32 i = 0; i < l->ndeferred; i++)
@@ -414,7 +451,7 @@ static int take_over(struct tdm_live *l, struct hand_over *h, int sock)
 	r = tdmi_swap_forked(l->swap, true);
 	if (r)
 		return r;
-	settle(l, h->event, h->nevents);
+	settle(l, h->event, h->nevents, true);
 	tdmi_mm_thaw(&l->mm);
 	return tdmi_live_start_handlers(l);
 }

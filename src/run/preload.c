@@ -78,7 +78,7 @@ static __attribute__((destructor)) void detach(void)
 
 /*
  * MADV_FREE lets the kernel drop the pages when it is short of memory: which it is not, while we may be. Dropping them at once is one of the things that
- * it allows. DONTFORK and WIPEONFORK memory does not go to a child as the rest does: it is left alone.
+ * it allows. WIPEONFORK memory reads as zeros in a child, whatever we hold of it: it is left alone.
  */
 EXPORT int madvise(void *addr, size_t len, int advice)
 {
@@ -86,12 +86,10 @@ EXPORT int madvise(void *addr, size_t len, int advice)
 	u64 start = (u64)(uintptr_t)addr;
 	long r;
 
-	if (l && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED) {
-		if (advice == MADV_FREE)
-			advice = MADV_DONTNEED;
-		if ((advice == MADV_DONTFORK || advice == MADV_WIPEONFORK) && start % TDM_PAGE_SIZE == 0 && len)
-			(void)tdmi_live_request(l, TDM_OP_EXCLUDE, start, TDM_ALIGN_UP(start + len, TDM_PAGE_SIZE), NULL);
-	}
+	if (l && advice == MADV_FREE && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
+		advice = MADV_DONTNEED;
+	if (l && advice == MADV_WIPEONFORK && start % TDM_PAGE_SIZE == 0 && len)
+		(void)tdmi_live_request(l, TDM_OP_EXCLUDE, start, TDM_ALIGN_UP(start + len, TDM_PAGE_SIZE), NULL);
 	r = tdm_sys3(SYS_madvise, addr, len, advice);
 	if (r < 0) {
 		errno = (int)-r;

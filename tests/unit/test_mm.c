@@ -377,7 +377,7 @@ TEST(marker_is_never_taken)
 	map(BASE, BASE + P(32));
 	put_range(0, 32, 9);
 	plat_mutex_lock(&mm.event_lock);
-	tdmi_zap(ctx, BASE + P(4), BASE + P(8), true);
+	tdmi_zap(ctx, BASE + P(4), BASE + P(8), TDM_ZAP_REMOVE);
 	plat_mutex_unlock(&mm.event_lock);
 	CHECK(tdm_pte_is(entry(BASE + P(4), &level), TDM_PTE_T_REMOVED));
 	CHECK_EQ(home_pages(BASE, BASE + P(32)), 28);
