@@ -462,8 +462,10 @@ static int fault_lent(struct block *b, u32 i)
 	if (port->ops->present(port, (struct tdm_va){ tdm_pt_va(b->pt, i) }, 1, &present, &huge) || (present & 1))
 		return 0;
 	r = fill_copy(b->ctx, tdm_pt_va(b->pt, i), b->mm->zeros, 1, &done);
-	if (done)
+	if (done) {
 		tdm_count(b->ctx, TDM_C_LOST, 1);
+		plat_log("DEBUG LOST page");
+	}
 	return r == -EEXIST ? 0 : r;
 }
 

@@ -24,6 +24,7 @@ enum tdm_frame_state {
 	TDM_FRAME_LENT,     /* on a generation's list */
 	TDM_FRAME_HOME,     /* on the list of those on probation */
 	TDM_FRAME_PINNED,   /* on the list of those that refuse to be taken */
+	TDM_FRAME_SHARED,   /* on the list of those that are perhaps shared with the other side of a fork */
 	TDM_FRAME_ISOLATED, /* reclaim looks at it */
 };
 

@@ -50,6 +50,8 @@ static struct tdm_lru_list *list_of(struct tdm_lru *l, struct tdm_frame *d)
 		return &l->home;
 	if (d->state == TDM_FRAME_PINNED)
 		return &l->pinned;
+	if (d->state == TDM_FRAME_SHARED)
+		return &l->shared;
 	return NULL;
 }
 
@@ -66,7 +68,7 @@ void tdmi_lru_init(struct tdm_lru *l, struct tdm_frames *frames)
 	plat_mutex_init(&l->lock, TDM_RANK_LRU);
 	for (u32 i = 0; i < TDM_LRU_GENS; i++)
 		l->gen[i] = (struct tdm_lru_list){ TDM_FRAME_NIL, TDM_FRAME_NIL, 0 };
-	l->home = l->pinned = (struct tdm_lru_list){ TDM_FRAME_NIL, TDM_FRAME_NIL, 0 };
+	l->home = l->pinned = l->shared = (struct tdm_lru_list){ TDM_FRAME_NIL, TDM_FRAME_NIL, 0 };
 	l->pinned_retry_ns = 0;
 	l->min_seq = 0;
 	l->max_seq = TDM_LRU_GENS - 1;
@@ -152,14 +154,14 @@ static void retry_pinned(struct tdm_lru *l)
 	}
 }
 
-struct tdm_frame *tdmi_lru_isolate_lent(struct tdm_lru *l)
+struct tdm_frame *tdmi_lru_isolate_lent(struct tdm_lru *l, bool unshare)
 {
 	struct tdm_frame *d;
 
 	plat_mutex_lock(&l->lock);
 	if (l->pinned.count)
 		retry_pinned(l);
-	d = isolate_head(l, oldest(l));
+	d = isolate_head(l, unshare && l->shared.count ? &l->shared : oldest(l));
 	plat_mutex_unlock(&l->lock);
 	return d;
 }
@@ -204,6 +206,9 @@ bool tdmi_lru_putback(struct tdm_lru *l, struct tdm_frame *d, enum tdm_lru_where
 	} else if (where == TDM_LRU_TO_PINNED) {
 		d->state = TDM_FRAME_PINNED;
 		push_tail(l, &l->pinned, d);
+	} else if (where == TDM_LRU_TO_SHARED) {
+		d->state = TDM_FRAME_SHARED;
+		push_tail(l, &l->shared, d);
 	} else {
 		add_gen(l, d, l->max_seq);
 	}

@@ -32,6 +32,7 @@ struct tdm_lru {
 	struct plat_mutex lock;
 	struct tdm_lru_list gen[TDM_LRU_GENS]; /* lent, by generation modulo 4 */
 	struct tdm_lru_list home;              /* on probation, oldest first */
+	struct tdm_lru_list shared;            /* refused to be taken, by a thread that must not try to unshare them */
 	struct tdm_lru_list pinned;            /* refused to be taken home: tried again after a while, all at once */
 	u64 pinned_retry_ns;
 	u64 min_seq, max_seq;
@@ -45,13 +46,13 @@ void tdmi_lru_add(struct tdm_lru *l, struct tdm_frame *folio, enum tdm_lru_why w
 void tdmi_lru_add_old(struct tdm_lru *l, struct tdm_frame *folio);
 /* A folio has home pages now: to the probation list with it (an isolated one: its holder sees to it). */
 void tdmi_lru_add_home(struct tdm_lru *l, struct tdm_frame *folio);
-/* The next folio to take home, or to pack; isolated and referenced. NULL: there is none. */
-struct tdm_frame *tdmi_lru_isolate_lent(struct tdm_lru *l);
+/* The next folio to take home, or to pack; isolated and referenced. NULL: there is none. unshare: the caller can deal with shared ones. */
+struct tdm_frame *tdmi_lru_isolate_lent(struct tdm_lru *l, bool unshare);
 struct tdm_frame *tdmi_lru_isolate_home(struct tdm_lru *l);
 /* Isolate this one, if it is on a list. */
 bool tdmi_lru_isolate(struct tdm_lru *l, struct tdm_frame *folio);
-/* Give an isolated folio back: to the probation list, to the youngest generation, or to those that refuse. true: it died meanwhile, the caller frees it. */
-enum tdm_lru_where { TDM_LRU_TO_HOME, TDM_LRU_TO_YOUNG, TDM_LRU_TO_PINNED };
+/* Give an isolated folio back: to the probation list, to the youngest generation, or to one of those that refuse. true: it died meanwhile, the caller frees it. */
+enum tdm_lru_where { TDM_LRU_TO_HOME, TDM_LRU_TO_YOUNG, TDM_LRU_TO_PINNED, TDM_LRU_TO_SHARED };
 TDM_MUST_CHECK bool tdmi_lru_putback(struct tdm_lru *l, struct tdm_frame *folio, enum tdm_lru_where where);
 /* Nothing maps the folio any more: take it off its list. true: the caller frees it; false: it is isolated, the holder will. */
 TDM_MUST_CHECK bool tdmi_lru_del(struct tdm_lru *l, struct tdm_frame *folio);

@@ -66,7 +66,7 @@ struct tdm_ctx {
 	tdm_a64 count[TDM_C_NR];  /* written by the owner alone */
 	tdm_a32 busy;             /* inside an operation on the mm: see tdmi_mm_enter() */
 	tdm_a32 filling;          /* the port is being asked to fill: see event.c */
-	bool in_use;
+	bool may_wait;            /* others serve faults while this thread waits for one: it may unshare (reclaim.c) */
 };
 
 #define TDM_CTX_MAX 32u

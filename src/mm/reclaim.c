@@ -133,7 +133,8 @@ static void home_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, struct home_
 	tdmi_rcu_read_unlock(ctx->rcu);
 }
 
-/* Busy pages: if they are copies shared by fork, make them ours; the next attempt will work. With no lock held. */
+/* Busy pages: if they are copies shared by fork, make them ours; the next attempt will work. With no lock held, and not on a thread that serves
+ * faults: a page that has gone home meanwhile, or that the program drops, is faulted in by this, and somebody must be there to serve it. */
 static u32 unshare(struct tdm_ctx *ctx, u64 va, u32 busy)
 {
 	struct tdm_port *port = ctx->mm->port;
@@ -173,7 +174,7 @@ static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio)
 {
 	struct tdm_mm *mm = ctx->mm;
 	struct home_try t = { 0 };
-	bool split = false;
+	bool split = false, shared = false;
 
 	if (folio->order == TDM_HUGE_ORDER) {
 		home_huge(ctx, folio, &t, &split);
@@ -182,7 +183,9 @@ static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio)
 			(void)tdmi_folio_putback(mm, folio, t.home ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
 	} else {
 		home_block(ctx, folio, ~0u, &t);
-		if (t.busy && !t.gone) {
+		if (t.busy && !t.gone && !ctx->may_wait) {
+			shared = true;
+		} else if (t.busy && !t.gone) {
 			u32 again;
 
 			plat_mutex_unlock(&mm->event_lock);
@@ -194,7 +197,11 @@ static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio)
 				again = home_parts(ctx, folio, again, part, &t);
 			t.busy |= again;
 		}
-		(void)tdmi_folio_putback(mm, folio, t.home ? TDM_LRU_TO_HOME : t.busy | t.refused ? TDM_LRU_TO_PINNED : TDM_LRU_TO_YOUNG);
+		(void)tdmi_folio_putback(mm, folio,
+					 shared ? TDM_LRU_TO_SHARED :
+					 t.home ? TDM_LRU_TO_HOME :
+					 t.busy | t.refused ? TDM_LRU_TO_PINNED :
+							      TDM_LRU_TO_YOUNG);
 		tdm_count(ctx, TDM_C_PINNED, (u64)__builtin_popcount(t.busy | t.refused));
 	}
 	tdm_count(ctx, TDM_C_HOME_PAGES, t.taken);
@@ -212,7 +219,7 @@ u64 tdmi_age(struct tdm_ctx *ctx, u64 pages)
 		struct tdm_frame *folio;
 
 		plat_mutex_lock(&mm->event_lock);
-		folio = tdmi_lru_isolate_lent(&mm->lru);
+		folio = tdmi_lru_isolate_lent(&mm->lru, ctx->may_wait);
 		if (folio)
 			taken += home_folio(ctx, folio);
 		plat_mutex_unlock(&mm->event_lock);

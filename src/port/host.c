@@ -100,21 +100,23 @@ int tdmi_host_unregister(struct tdm_host *h, u64 start, u64 end)
 
 /* No missing page of anonymous memory can be "continued": the kernel says EINVAL where it finds our registration, ENOENT where not, and EAGAIN, before
  * anything else, while an event waits to be read or whoever caused it has not run on yet. Nothing is changed. */
-static int probe(struct tdm_host *h, u64 va)
+static int probe(int uffd, u64 va)
 {
 	struct uffdio_continue c = { .range = { va & TDM_PAGE_MASK, TDM_PAGE_SIZE } };
 
-	return (int)tdm_sys3(SYS_ioctl, h->uffd, UFFDIO_CONTINUE, &c);
+	return (int)tdm_sys3(SYS_ioctl, uffd, UFFDIO_CONTINUE, &c);
 }
 
-bool tdmi_host_registered(struct tdm_host *h, u64 va)
+int tdmi_host_registered(int uffd, u64 va)
 {
-	return probe(h, va) != -ENOENT;
+	int r = probe(uffd, va);
+
+	return r == -ENOENT || r == -EAGAIN ? r : 0;
 }
 
 bool tdmi_host_changing(struct tdm_host *h)
 {
-	return probe(h, (u64)(uintptr_t)h->arena) == -EAGAIN;
+	return probe(h->uffd, (u64)(uintptr_t)h->arena) == -EAGAIN;
 }
 
 static int open_files(struct tdm_host *h)

@@ -71,8 +71,9 @@ int tdmi_host_register(struct tdm_host *h, u64 start, u64 end);
 int tdmi_host_register_events(struct tdm_host *h, u64 start, u64 end);
 int tdmi_host_unregister(struct tdm_host *h, u64 start, u64 end);
 
-/* Does the page at va belong to a mapping that is registered with us? The event lock is held, so that no event is pending for long. */
-bool tdmi_host_registered(struct tdm_host *h, u64 va);
+/* Does the page at va belong to a mapping that is registered with uffd? 0; -ENOENT: it does not; -EAGAIN: the kernel does not say while the address space
+ * is changing. */
+int tdmi_host_registered(int uffd, u64 va);
 /* Has the program's address space changed in a way that we have not been told of yet? */
 bool tdmi_host_changing(struct tdm_host *h);
 

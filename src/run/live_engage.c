@@ -175,6 +175,8 @@ int tdmi_live_engage(struct tdm_live *l, char *err, size_t errlen)
 	tdm_a32_st_relaxed(&l->mm.strict, l->strict);
 	l->mm.frames.warm_max = l->no_recycle ? 0 : 32;
 	l->ctx = tdmi_ctx_create(&l->mm);
+	if (l->ctx)
+		l->ctx->may_wait = true;
 	r = l->ctx ? tdmi_live_start_handlers(l) : -ENOMEM;
 	if (!r)
 		return 0;

@@ -36,32 +36,54 @@ void tdmi_live_note_before(struct tdm_live *l)
 	tdm_sys1(SYS_close, h.maps);
 }
 
+/* The mapping that holds `at`, or the next one, if it is registered with us and one of the kind that can be managed. */
+static int registered_at(struct tdm_live *l, u64 at, struct tdm_mapping *m)
+{
+	struct tdm_mapping again;
+	int r = tdmi_host_mapping(&l->host, at, m);
+
+	if (!r && candidate(m))
+		r = tdmi_host_registered(l->host.uffd, TDM_MAX(at, m->start));
+	if (!r)
+		r = tdmi_host_mapping(&l->host, at, &again);
+	return r ? r : again.start == m->start && again.end == m->end ? 0 : -EAGAIN;
+}
+
 /*
  * Give [start, end) to the engine: it was one candidate mapping, and none of it was managed.
  *
- * The program may have changed it since it was looked at. Once it is registered changes are events, and none is read before we are done; what is there
- * by then is taken for what it is. Anonymous memory stays registered even if it is not what was looked at: it may be managed memory
- * that mremap() has moved here a moment ago, with an event that we have yet to read, and whoever lifted its registration would have its
- * pages that are out read as zeros.
+ * The program may have changed it since it was looked at. What is registered changes with an event, and none is read before we are done; so what is
+ * seen to be registered now is managed, and nothing else: pages taken from a mapping that is not would be read as zeros. Anonymous memory
+ * that is not managed after all stays registered, for it may be managed memory that mremap() has moved here a moment ago. true: there is more now.
  */
-static void take(struct tdm_live *l, u64 start, u64 end, uintptr_t flags)
+static bool take(struct tdm_live *l, u64 start, u64 end, uintptr_t flags)
 {
 	bool excluded = flags & TDM_VMA_EXCLUDED;
 	struct tdm_mapping m;
+	bool taken = false;
 
 	plat_mutex_lock(&l->mm.event_lock);
 	if (!(excluded ? tdmi_host_register_events(&l->host, start, end) : tdmi_host_register(&l->host, start, end)))
-		for (u64 at = start; at < end && !tdmi_host_mapping(&l->host, at, &m) && m.start < end; at = m.end) {
+		for (u64 at = start; at < end; at = m.end) {
+			int r = registered_at(l, at, &m);
 			u64 s = TDM_MAX(at, m.start), e = TDM_MIN(end, m.end);
 
-			if (!candidate(&m))
+			if (r == -ENOENT && m.end > at)
+				continue;
+			if (r || s >= end)
+				break; /* changing as we look: at the next look, then */
+			if (!candidate(&m)) {
 				tdmi_host_unregister(&l->host, s, e);
-			else if (tdmi_vma_insert(&l->mm, s, e, flags))
-				break; /* its missing pages are served all the same; it is looked at again when it is next looked for */
-			else if (!excluded)
+				continue;
+			}
+			if (tdmi_vma_insert(&l->mm, s, e, flags))
+				break;
+			taken = true;
+			if (!excluded)
 				(void)tdmi_adopt(l->ctx, s, e);
 		}
 	plat_mutex_unlock(&l->mm.event_lock);
+	return taken;
 }
 
 /* The first part of [start, end) that was not there before us and is not managed; empty if there is none. */
@@ -114,7 +136,7 @@ void tdmi_live_forget_unregistered(struct tdm_live *l)
 		if (tdmi_host_mapping(&l->host, start, &m))
 			m = (struct tdm_mapping){ .start = ~(u64)0, .end = ~(u64)0 };
 		end = TDM_MIN(v.end, start < m.start ? m.start : m.end);
-		if (start < m.start || !tdmi_host_registered(&l->host, start))
+		if (start < m.start || tdmi_host_registered(l->host.uffd, start))
 			tdmi_zap(l->ctx, start, end, TDM_ZAP_UNMAP);
 		at = end;
 	}
@@ -151,10 +173,8 @@ void tdmi_live_find(struct tdm_live *l)
 			g = gap(l, s, m.end);
 			flags = flags_of(l, g, &m);
 			tdmi_rcu_read_unlock(l->ctx->rcu);
-			if (g.start < g.end) {
-				take(l, g.start, g.end, flags);
+			if (g.start < g.end && take(l, g.start, g.end, flags))
 				taken = true;
-			}
 		}
 		if (taken && left_behind(l, m.start, &left))
 			at = left.start;

@@ -42,7 +42,7 @@
 
 /* What the child is told beside its descriptors. */
 struct hand_over {
-	u32 nevents;
+	u32 nevents, nearly; /* nearly: of them were read before the fork's */
 	struct uffd_msg event[TDM_LIVE_EVENTS];
 };
 
@@ -190,7 +190,7 @@ static int send_fds(int sock, const struct hand_over *h, size_t len, const int *
 	return r < 0 ? (int)r : 0;
 }
 
-static void send_child(struct tdm_live *l, int sock, int child_uffd)
+static void send_child(struct tdm_live *l, int sock, int child_uffd, u32 nearly)
 {
 	struct hand_over *h = plat_map(sizeof(*h));
 	int fds[FDS_MAX] = { child_uffd };
@@ -199,6 +199,7 @@ static void send_child(struct tdm_live *l, int sock, int child_uffd)
 
 	if (h) {
 		h->nevents = l->nevents;
+		h->nearly = nearly;
 		memcpy(h->event, l->event, l->nevents * sizeof(h->event[0]));
 		r = send_fds(sock, h, offsetof(struct hand_over, event) + l->nevents * sizeof(h->event[0]), fds, n);
 		plat_unmap(h, sizeof(*h));
@@ -208,21 +209,26 @@ static void send_child(struct tdm_live *l, int sock, int child_uffd)
 }
 
 /*
- * Where the page now at *va was when the table was last told, going back through the events that it was not told of. false: it was dropped since.
- * For a child, the order of the fork and of what other threads did to their mappings is not known: see take_events(). Memory of the child that
- * has a fault for us to serve is registered, and so was not unmapped before the fork.
+ * Where the page now at *va was when the table was last told, going back through the events that it was not told of. false: it was dropped since,
+ * or is the empty place that an mremap(MREMAP_DONTUNMAP) leaves behind.
+ *
+ * For a child (its userfaultfd in child, else -1) the order of the fork and of what other threads did to their mappings is not known: see
+ * take_events(). A mapping that has a fault to serve is registered, so it was not unmapped before the fork.
  */
-static bool translate(const struct tdm_live *l, u64 *va, bool child)
+static bool translate(const struct tdm_live *l, int child, u64 *va)
 {
 	for (u32 i = l->nevents; i-- > 0;) {
 		const struct uffd_msg *m = &l->event[i];
+		u64 from = m->arg.remap.from, to = m->arg.remap.to, len = m->arg.remap.len;
 
 		if (m->event == UFFD_EVENT_REMAP) {
-			if (*va - m->arg.remap.to < m->arg.remap.len)
-				*va = *va - m->arg.remap.to + m->arg.remap.from;
-		} else if (child && m->event == UFFD_EVENT_UNMAP) {
-			continue;
-		} else if (*va >= m->arg.remove.start && *va < m->arg.remove.end) {
+			if (child >= 0 && tdmi_host_registered(child, to))
+				continue;
+			if (*va - to < len)
+				*va = *va - to + from;
+			else if (*va - from < len)
+				return false;
+		} else if ((child < 0 || m->event == UFFD_EVENT_REMOVE) && *va >= m->arg.remove.start && *va < m->arg.remove.end) {
 			return false;
 		}
 	}
@@ -237,7 +243,7 @@ static void serve_frozen(struct tdm_live *l, int uffd, u64 va)
 	u32 done;
 	int r = 0;
 
-	if (translate(l, &was, uffd != l->host.uffd))
+	if (translate(l, uffd == l->host.uffd ? -1 : uffd, &was))
 		r = tdmi_frozen_page(l->ctx, was, &bytes);
 	if (r)
 		plat_abort("tandem: a page could not be read back from its tier during a fork\n");
@@ -305,34 +311,34 @@ static void apply_events(struct tdm_live *l, const struct uffd_msg *m, u32 n)
 
 /*
  * The child's part of that. The parent's other threads went on changing mappings while the fork event was on its way: an event tells that something
- * happened, not whether before the address space was copied. What the child finds mapped and registered tells it. Registered memory
- * is where it was when the engine was frozen, or was moved there.
+ * happened, not whether before the address space was copied. What is registered in the child tells it: nothing is given to the engine while
+ * it is frozen, so a registered mapping is where it was, or was moved there. Only an mremap() onto something that was managed before
+ * leaves a doubt; it happened before the fork if its event came before the fork's.
  */
-static void take_events(struct tdm_live *l, const struct uffd_msg *m, u32 n)
+static void take_events(struct tdm_live *l, const struct hand_over *h)
 {
-	for (u32 i = 0; i < n; i++) {
-		u64 from = m[i].arg.remap.from;
-		bool apply = m[i].event == UFFD_EVENT_REMOVE;
+	for (u32 i = 0; i < h->nevents; i++) {
+		const struct uffd_msg *m = &h->event[i];
+		bool apply = m->event == UFFD_EVENT_REMOVE;
+		struct tdm_vma v;
 
-		if (m[i].event == UFFD_EVENT_REMAP && tdmi_host_registered(&l->host, m[i].arg.remap.to)) {
-			apply = !tdmi_host_registered(&l->host, from);
-			for (u32 k = i + 1; k < n && !apply; k++)
-				apply = m[k].event == UFFD_EVENT_REMAP && from - m[k].arg.remap.to < m[k].arg.remap.len;
-		}
+		if (m->event == UFFD_EVENT_REMAP && !tdmi_host_registered(l->host.uffd, m->arg.remap.to))
+			apply = i < h->nearly || tdmi_host_registered(l->host.uffd, m->arg.remap.from) ||
+				!tdmi_vma_find(&l->mm, m->arg.remap.to, &v);
 		if (apply)
-			apply_events(l, &m[i], 1);
+			apply_events(l, m, 1);
 	}
 	tdmi_live_forget_unregistered(l);
 }
 
 /* The table learns what happened while it was frozen. */
-static void settle(struct tdm_live *l, const struct uffd_msg *m, u32 n, bool child)
+static void settle(struct tdm_live *l, const struct hand_over *child)
 {
 	plat_mutex_lock(&l->mm.event_lock);
 	if (child)
-		take_events(l, m, n);
+		take_events(l, child);
 	else
-		apply_events(l, m, n);
+		apply_events(l, l->event, l->nevents);
 	for (u32 i = 0; i < l->njournal; i++)
 		tdmi_settle(l->ctx, l->journal[i]);
 	l->njournal = 0;
@@ -361,6 +367,7 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 	int sock, child = -1;
 	bool sent = false, parent = false, done = false;
 	u64 quiet_by = 0;
+	u32 nearly = 0;
 
 	sock = fetch_fd(l->pid, l->fork_sock);
 	if (sock < 0) {
@@ -382,12 +389,13 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 
 		tdm_sys3(SYS_poll, fds, 3, 1);
 		read_frozen(l, &child);
+		nearly = child < 0 || !quiet_by ? l->nevents : nearly;
 		serve_deferred(l);
 		/* What had happened before the fork may be announced after it. */
 		if (child >= 0 && !quiet_by)
 			quiet_by = plat_now_ns() + QUIET_NS;
 		if (child >= 0 && !sent && (!tdmi_host_changing(&l->host) || plat_now_ns() > quiet_by)) {
-			send_child(l, sock, child);
+			send_child(l, sock, child, nearly);
 			sent = true;
 		}
 		if (child >= 0) {
@@ -403,7 +411,7 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 			plat_abort("tandem: the tiers could not be shared with the child of a fork\n");
 		tdm_sys1(SYS_close, child);
 	}
-	settle(l, l->event, l->nevents, false);
+	settle(l, NULL);
 	tdm_sys1(SYS_close, sock);
 	/* Whoever still waits finds its fault served by the handlers. */
 	for (u32 i = 0; i < l->ndeferred; i++)
@@ -444,6 +452,7 @@ static int take_over(struct tdm_live *l, struct hand_over *h, int sock)
 	l->ctx = tdmi_ctx_create(&l->mm);
 	if (!l->ctx)
 		return -ENOMEM;
+	l->ctx->may_wait = true;
 	r = tdmi_host_after_fork(&l->host, fds[0]);
 	if (r)
 		return r;
@@ -451,7 +460,7 @@ static int take_over(struct tdm_live *l, struct hand_over *h, int sock)
 	r = tdmi_swap_forked(l->swap, true);
 	if (r)
 		return r;
-	settle(l, h->event, h->nevents, true);
+	settle(l, h);
 	tdmi_mm_thaw(&l->mm);
 	return tdmi_live_start_handlers(l);
 }

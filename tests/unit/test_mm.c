@@ -29,6 +29,7 @@ static void start_with(u64 tier_limit, u32 npages, u32 nframes)
 	CHECK_EQ(tdmi_mm_init(&mm, &cpu.port, cpu.arena, nframes, swap), 0);
 	ctx = tdmi_ctx_create(&mm);
 	CHECK(ctx != NULL);
+	ctx->may_wait = true;
 }
 
 static void start(void)
@@ -72,8 +73,9 @@ static void check_block(struct tdm_pt *pt, u32 first, struct tally *t)
 	CHECK_EQ(folio->flags, 0);
 	CHECK_EQ(folio->va, tdm_pt_va(pt, first));
 	/* Nothing is forgotten: it is on some list, and what can be packed is on the right one. */
-	CHECK(folio->state == TDM_FRAME_HOME || folio->state == TDM_FRAME_LENT || folio->state == TDM_FRAME_PINNED);
-	CHECK(!home || folio->state == TDM_FRAME_HOME || folio->state == TDM_FRAME_PINNED);
+	CHECK(folio->state == TDM_FRAME_HOME || folio->state == TDM_FRAME_LENT || folio->state == TDM_FRAME_PINNED ||
+	      folio->state == TDM_FRAME_SHARED);
+	CHECK(!home || folio->state != TDM_FRAME_LENT);
 	t->frames += TDM_BLOCK_PAGES;
 	t->stale += (u64)__builtin_popcount(folio->stale);
 }
@@ -459,6 +461,28 @@ TEST(shared_pages_are_unshared)
 		*tdm_cpu_flags(&cpu, BASE + P(i)) |= TDM_CPU_SHARED;
 	CHECK_EQ(home_pages(BASE, BASE + P(32)), 32);
 	CHECK(tdmi_mm_count(&mm, TDM_C_UNSHARED) >= 25);
+	check_counters();
+	get_range(0, 32, 3);
+	finish();
+}
+
+/* A thread that serves faults must not wait for one: it leaves what is shared to another. */
+TEST(shared_pages_wait_for_who_may_unshare)
+{
+	start();
+	map(BASE, BASE + P(32));
+	put_range(0, 32, 3);
+	for (u32 i = 0; i < 16; i++)
+		*tdm_cpu_flags(&cpu, BASE + P(i)) |= TDM_CPU_SHARED;
+	ctx->may_wait = false;
+	CHECK_EQ(home_pages(BASE, BASE + P(32)), 16);
+	CHECK_EQ(tdmi_mm_count(&mm, TDM_C_UNSHARED), 0);
+	CHECK_EQ(mm.lru.shared.count, 1);
+	check_counters();
+	CHECK_EQ(tdmi_age(ctx, 64), 0);
+	ctx->may_wait = true;
+	CHECK_EQ(tdmi_age(ctx, 64), 16);
+	CHECK_EQ(mm.lru.shared.count, 0);
 	check_counters();
 	get_range(0, 32, 3);
 	finish();
