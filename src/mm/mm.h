@@ -164,6 +164,8 @@ void tdmi_fill_end(struct tdm_ctx *ctx);
 void tdmi_event_read_begin(struct tdm_mm *mm);
 void tdmi_event_read_end(struct tdm_mm *mm, bool event);
 void tdmi_event_done(struct tdm_mm *mm);
+/* With the event lock held, before anything is taken home: has every event that was read been acted upon? Those that can be now, are. */
+bool tdmi_events_taken(struct tdm_ctx *ctx);
 
 /* ---- zap.c: events. The event lock is held. */
 enum tdm_zap {
@@ -174,7 +176,8 @@ enum tdm_zap {
 void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, enum tdm_zap how);
 /* Forget the page at va, unless it is lent. */
 void tdmi_zap_entry(struct tdm_ctx *ctx, u64 va);
-/* [from, from + len) has moved to `to`, with what it was: excluded parts stay excluded. The event of `from` being unmapped comes by itself. */
+/* [from, from + len) has moved to `to`, with what it was: excluded parts stay excluded. Nothing is known of `from` any more: if it is there still (MREMAP_DONTUNMAP), it is
+ * to be found anew. */
 void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len);
 
 /* ---- frozen.c: while the gate is closed and the caller is the only one who looks. Nothing is changed, so that both sides of a fork find the same. */

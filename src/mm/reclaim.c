@@ -192,6 +192,7 @@ static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio)
 			again = unshare(ctx, folio->va, t.busy);
 			plat_mutex_lock(&mm->event_lock);
 			t.busy &= ~again;
+			t.gone = !tdmi_events_taken(ctx);
 			/* One pinned page must not keep the others of its run: by halves until it is alone. */
 			for (u32 part = TDM_BLOCK_PAGES; again && !t.gone && part; part /= 2)
 				again = home_parts(ctx, folio, again, part, &t);
@@ -219,7 +220,7 @@ u64 tdmi_age(struct tdm_ctx *ctx, u64 pages)
 		struct tdm_frame *folio;
 
 		plat_mutex_lock(&mm->event_lock);
-		folio = tdmi_lru_isolate_lent(&mm->lru, ctx->may_wait);
+		folio = tdmi_events_taken(ctx) ? tdmi_lru_isolate_lent(&mm->lru, ctx->may_wait) : NULL;
 		if (folio)
 			taken += home_folio(ctx, folio);
 		plat_mutex_unlock(&mm->event_lock);
@@ -470,7 +471,8 @@ int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 		bool wait;
 
 		plat_mutex_lock(&ctx->mm->event_lock);
-		folio = isolate_at(ctx, &va, end, &wait);
+		wait = !tdmi_events_taken(ctx);
+		folio = wait ? NULL : isolate_at(ctx, &va, end, &wait);
 		if (folio)
 			*pages += home_folio(ctx, folio);
 		plat_mutex_unlock(&ctx->mm->event_lock);

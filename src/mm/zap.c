@@ -238,6 +238,8 @@ void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len)
 	}
 	/* Only now: a stream of zeros next to it must not run into entries that are not there yet. */
 	remap_vmas(ctx->mm, from, to, len);
+	if (tdmi_vma_remove(ctx->mm, from, from + len))
+		plat_abort("tandem: no memory to follow an mremap()\n");
 	/* What was mapped has moved with the mapping. */
 	for (u64 va = to; tdmi_vma_next(ctx->mm, va, &v) && v.start < to + len; va = v.end)
 		if (!(v.flags & TDM_VMA_EXCLUDED))

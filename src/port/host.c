@@ -98,27 +98,6 @@ int tdmi_host_unregister(struct tdm_host *h, u64 start, u64 end)
 	return (int)tdm_sys3(SYS_ioctl, h->uffd, UFFDIO_UNREGISTER, &r);
 }
 
-/* No missing page of anonymous memory can be "continued": the kernel says EINVAL where it finds our registration, ENOENT where not, and EAGAIN, before
- * anything else, while an event waits to be read or whoever caused it has not run on yet. Nothing is changed. */
-static int probe(int uffd, u64 va)
-{
-	struct uffdio_continue c = { .range = { va & TDM_PAGE_MASK, TDM_PAGE_SIZE } };
-
-	return (int)tdm_sys3(SYS_ioctl, uffd, UFFDIO_CONTINUE, &c);
-}
-
-int tdmi_host_registered(int uffd, u64 va)
-{
-	int r = probe(uffd, va);
-
-	return r == -ENOENT || r == -EAGAIN ? r : 0;
-}
-
-bool tdmi_host_changing(struct tdm_host *h)
-{
-	return probe(h->uffd, (u64)(uintptr_t)h->arena) == -EAGAIN;
-}
-
 static int open_files(struct tdm_host *h)
 {
 	h->pagemap = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC, 0);
@@ -317,84 +296,6 @@ static void host_discard(struct tdm_port *p, void *const *slot, const u32 *pages
 		discard_run(host_of(p), (u64)(uintptr_t)slot[i], pages[i]);
 }
 
-/* ---- events ------------------------------------------------------------------------------------------------------- */
-
-int tdmi_host_read_msg(int uffd, struct uffd_msg *msg)
-{
-	long r = tdm_sys3(SYS_read, uffd, msg, sizeof(*msg));
-
-	if (r == -EAGAIN || r == -EINTR)
-		return 0;
-	return r == (long)sizeof(*msg) ? 1 : r < 0 ? (int)r : 0;
-}
-
-/* Read one message with nobody filling meanwhile. */
-static bool read_gated(struct tdm_host *h, struct tdm_ctx *ctx, struct uffd_msg *m)
-{
-	bool got;
-
-	tdmi_event_read_begin(ctx->mm);
-	got = tdmi_host_read_msg(h->uffd, m) > 0;
-	tdmi_event_read_end(ctx->mm, got && m->event != UFFD_EVENT_PAGEFAULT);
-	return got;
-}
-
-/* Act on one message. true: it was a fault, now in *out. */
-static bool dispatch(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_msg *m, struct tdm_host_fault *out)
-{
-	if (m->event == UFFD_EVENT_PAGEFAULT) {
-		*out = (struct tdm_host_fault){ m->arg.pagefault.address & TDM_PAGE_MASK, m->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE,
-						m->arg.pagefault.feat.ptid };
-		return true;
-	}
-	switch (m->event) {
-	case UFFD_EVENT_UNMAP:
-		tdmi_zap(ctx, m->arg.remove.start, m->arg.remove.end, TDM_ZAP_UNMAP);
-		break;
-	case UFFD_EVENT_REMOVE:
-		tdmi_zap(ctx, m->arg.remove.start, m->arg.remove.end, TDM_ZAP_REMOVE);
-		break;
-	case UFFD_EVENT_REMAP:
-		tdmi_remap(ctx, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
-		break;
-	case UFFD_EVENT_FORK:
-		h->forked(h->forked_arg, (int)m->arg.fork.ufd);
-		break;
-	default:
-		TDM_BUG("an unknown userfaultfd event");
-	}
-	tdmi_event_done(ctx->mm);
-	return false;
-}
-
-bool tdmi_host_read(struct tdm_host *h, struct tdm_ctx *ctx, struct tdm_host_fault *out)
-{
-	struct uffd_msg m;
-
-	if (h->pending_head != h->pending_tail) {
-		*out = h->pending[h->pending_head++ % TDM_HOST_PENDING];
-		return true;
-	}
-	while (read_gated(h, ctx, &m))
-		if (dispatch(h, ctx, &m, out))
-			return true;
-	return false;
-}
-
-static void host_drain(struct tdm_port *p, struct tdm_ctx *ctx)
-{
-	struct tdm_host *h = host_of(p);
-	struct tdm_host_fault f;
-	struct uffd_msg m;
-	u64 one = 1;
-
-	while (h->pending_tail - h->pending_head < TDM_HOST_PENDING && read_gated(h, ctx, &m))
-		if (dispatch(h, ctx, &m, &f))
-			h->pending[h->pending_tail++ % TDM_HOST_PENDING] = f;
-	if (h->pending_head != h->pending_tail)
-		tdm_sys3(SYS_write, h->kick_fd, &one, sizeof(one));
-}
-
 static const struct tdm_port_ops host_ops = {
 	.name = "host",
 	.caps = { .shared_table = false, .access = TDM_AF_SOFTWARE, .page_sizes = TDM_PAGE_SIZE | TDM_HUGE_SIZE },
@@ -408,7 +309,7 @@ static const struct tdm_port_ops host_ops = {
 	.next_present = host_next_present,
 	.unshare = host_unshare,
 	.discard = host_discard,
-	.drain = host_drain,
+	.drain = tdmi_host_drain,
 };
 
 static bool kernel_has_poison(void)
@@ -445,6 +346,7 @@ int tdmi_host_after_fork(struct tdm_host *h, int uffd)
 	h->uffd = uffd;
 	plat_mutex_reset(&h->trash_lock);
 	h->pending_head = h->pending_tail = 0;
+	h->nmoved = 0;
 	return open_files(h);
 }
 

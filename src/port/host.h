@@ -23,6 +23,8 @@ struct tdm_host_fault {
 };
 
 #define TDM_HOST_PENDING 512u
+#define TDM_HOST_HELD 256u
+#define TDM_HOST_MOVED 64u
 
 struct tdm_host {
 	struct tdm_port port;
@@ -43,6 +45,11 @@ struct tdm_host {
 	int kick_fd;
 	struct tdm_host_fault pending[TDM_HOST_PENDING];
 	u32 pending_head, pending_tail;
+	/* Order among events: see host_event.c. The event lock. */
+	struct uffd_msg held[TDM_HOST_HELD];
+	u32 nheld;
+	struct { u64 start, end; } moved[TDM_HOST_MOVED]; /* places that something was moved to since it was last quiet */
+	u32 nmoved;
 	/* A fork that nobody announced: called with the event lock held. The descriptor is the callee's. */
 	void (*forked)(void *arg, int child_uffd);
 	void *forked_arg;
@@ -58,6 +65,10 @@ void tdmi_host_close(struct tdm_host *h);
 
 /* The next fault to serve, taking in events on the way. false: nothing to read now. The event lock is held. */
 bool tdmi_host_read(struct tdm_host *h, struct tdm_ctx *ctx, struct tdm_host_fault *out);
+/* Read what there is: events are taken in, faults kept for tdmi_host_read(). The event lock is held. */
+void tdmi_host_drain(struct tdm_port *p, struct tdm_ctx *ctx);
+/* Take in one event that was read raw (no fault, no fork). The event lock is held. */
+void tdmi_host_event(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_msg *m);
 /* One message, raw; for the time of a fork. 1, 0 (nothing), or -errno. */
 int tdmi_host_read_msg(int uffd, struct uffd_msg *msg);
 

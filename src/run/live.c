@@ -243,6 +243,10 @@ static void serve_request(struct tdm_live *l)
 	case TDM_OP_LOCK_ALL:
 		q->result = tdmi_live_lock_all((unsigned)q->a);
 		break;
+	case TDM_OP_FIND:
+		if (tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
+			tdmi_live_find(l);
+		break;
 	case TDM_OP_PUBLISH:
 		measure(l);
 		tdmi_live_publish(l);

@@ -45,6 +45,7 @@ enum tdm_live_op {
 	TDM_OP_IN,
 	TDM_OP_EXCLUDE,
 	TDM_OP_PUBLISH,
+	TDM_OP_FIND,
 	TDM_OP_LOCK_ALL,
 	TDM_OP_NO_RECYCLE,
 	TDM_OP_FORK_PREPARE,
@@ -97,6 +98,7 @@ struct tdm_live {
 	u8 *arena;
 	u64 arena_len;
 	tdm_a32 stop;                /* handlers end */
+	tdm_a32 nready;              /* handlers that have begun */
 	int stop_fd;                 /* an eventfd that they poll besides */
 
 	/* measuring; main's */

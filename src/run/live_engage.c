@@ -55,6 +55,8 @@ static void handler_main(void *p)
 	tdm_sys3(SYS_sched_setaffinity, 0, sizeof(mask), mask);
 	ctx = tdmi_ctx_create(&l->mm);
 	TDM_BUG_ON(!ctx);
+	tdm_a32_add_acqrel(&l->nready, 1);
+	plat_wake(&l->nready, 1);
 	while (!tdm_a32_ld_acquire(&l->stop)) {
 		struct pollfd fds[3] = { { .fd = l->host.uffd, .events = POLLIN },
 					 { .fd = l->host.kick_fd, .events = POLLIN },
@@ -85,6 +87,7 @@ int tdmi_live_start_handlers(struct tdm_live *l)
 
 	tdm_a32_st_relaxed(&l->stop, 0);
 	l->nhandlers = 0;
+	tdm_a32_st_relaxed(&l->nready, 0);
 	l->stop_fd = (int)tdm_sys2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (l->stop_fd < 0)
 		return l->stop_fd;
@@ -104,6 +107,9 @@ int tdmi_live_start_handlers(struct tdm_live *l)
 			return r;
 		l->nhandlers++;
 	}
+	/* One that has yet to enter the mm is not seen by a freeze, and may hold a lock that a fork's child would inherit. */
+	for (u32 n; (n = tdm_a32_ld_acquire(&l->nready)) < l->nhandlers;)
+		plat_wait(&l->nready, n, ~(u64)0);
 	return 0;
 }
 

@@ -17,7 +17,8 @@
  *                                     the child too                           served by the parent
  *   parent: done                                                              child: start main, which receives
  *                                     ...................................     the descriptors, acts on the events,
- *                                     "taken over"                            starts handlers, and says so
+ *                                     "taken over", "all yours"               starts handlers, says so, and waits for
+ *                                                                             the answer
  *   returns from fork                 settle journal and events, thaw
  *
  * So fork() returns in the parent only when the child stands on its own feet: the parent may exit at once. A child that dies before is
@@ -213,7 +214,7 @@ static void send_child(struct tdm_live *l, int sock, int child_uffd, u32 nearly)
  * or is the empty place that an mremap(MREMAP_DONTUNMAP) leaves behind.
  *
  * For a child (its userfaultfd in child, else -1) the order of the fork and of what other threads did to their mappings is not known: see
- * take_events(). A mapping that has a fault to serve is registered, so it was not unmapped before the fork.
+ * take_events(). A mapping that has a fault to serve is registered: an UNMAP of that place is older than what is there now, or a child's parent's.
  */
 static bool translate(const struct tdm_live *l, int child, u64 *va)
 {
@@ -228,7 +229,7 @@ static bool translate(const struct tdm_live *l, int child, u64 *va)
 				*va = *va - to + from;
 			else if (*va - from < len)
 				return false;
-		} else if ((child < 0 || m->event == UFFD_EVENT_REMOVE) && *va >= m->arg.remove.start && *va < m->arg.remove.end) {
+		} else if (m->event == UFFD_EVENT_REMOVE && *va >= m->arg.remove.start && *va < m->arg.remove.end) {
 			return false;
 		}
 	}
@@ -298,17 +299,6 @@ static void read_child(struct tdm_live *l, int child)
 			serve_frozen(l, child, m.arg.pagefault.address & TDM_PAGE_MASK);
 }
 
-static void apply_events(struct tdm_live *l, const struct uffd_msg *m, u32 n)
-{
-	for (u32 i = 0; i < n; i++, m++) {
-		if (m->event == UFFD_EVENT_UNMAP || m->event == UFFD_EVENT_REMOVE)
-			tdmi_zap(l->ctx, m->arg.remove.start, m->arg.remove.end,
-				 m->event == UFFD_EVENT_REMOVE ? TDM_ZAP_REMOVE : TDM_ZAP_UNMAP);
-		else if (m->event == UFFD_EVENT_REMAP)
-			tdmi_remap(l->ctx, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
-	}
-}
-
 /*
  * The child's part of that. The parent's other threads went on changing mappings while the fork event was on its way: an event tells that something
  * happened, not whether before the address space was copied. What is registered in the child tells it: nothing is given to the engine while
@@ -325,8 +315,12 @@ static void take_events(struct tdm_live *l, const struct hand_over *h)
 		if (m->event == UFFD_EVENT_REMAP && !tdmi_host_registered(l->host.uffd, m->arg.remap.to))
 			apply = i < h->nearly || tdmi_host_registered(l->host.uffd, m->arg.remap.from) ||
 				!tdmi_vma_find(&l->mm, m->arg.remap.to, &v);
-		if (apply)
-			apply_events(l, m, 1);
+		if (!apply)
+			continue;
+		if (m->event == UFFD_EVENT_REMAP)
+			tdmi_remap(l->ctx, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
+		else
+			tdmi_zap(l->ctx, m->arg.remove.start, m->arg.remove.end, TDM_ZAP_REMOVE);
 	}
 	tdmi_live_forget_unregistered(l);
 }
@@ -338,7 +332,8 @@ static void settle(struct tdm_live *l, const struct hand_over *child)
 	if (child)
 		take_events(l, child);
 	else
-		apply_events(l, l->event, l->nevents);
+		for (u32 i = 0; i < l->nevents; i++)
+			tdmi_host_event(&l->host, l->ctx, &l->event[i]);
 	for (u32 i = 0; i < l->njournal; i++)
 		tdmi_settle(l->ctx, l->journal[i]);
 	l->njournal = 0;
@@ -353,13 +348,34 @@ static void answer(struct tdm_live *l, int result)
 	plat_wake(&l->req.state, 1);
 }
 
-/* Has the child said that it has taken over, or ended? */
+/* Has the child said that it has taken over, or ended? It is answered: from then on we read no fault of its any more, and it lets its program run.
+ * What we know of its pages is what they were at the fork. */
 static bool child_done(int sock)
 {
 	char c;
 	long r = tdm_sys6(SYS_recvfrom, sock, (long)&c, 1, MSG_DONTWAIT, 0, 0);
 
-	return r != -EAGAIN && r != -EINTR;
+	if (r == -EAGAIN || r == -EINTR)
+		return false;
+	tdm_sys6(SYS_sendto, sock, (long)&c, 1, MSG_NOSIGNAL | MSG_DONTWAIT, 0, 0);
+	return true;
+}
+
+/* Freeze, with no event held back (port/host_event.c). */
+static void freeze_settled(struct tdm_live *l)
+{
+	tdmi_mm_freeze(&l->mm);
+	while (l->host.nheld) {
+		tdmi_mm_thaw(&l->mm);
+		if (tdmi_mm_enter(l->ctx)) {
+			plat_mutex_lock(&l->mm.event_lock);
+			(void)tdmi_events_taken(l->ctx);
+			plat_mutex_unlock(&l->mm.event_lock);
+			tdmi_mm_exit(l->ctx);
+		}
+		plat_yield();
+		tdmi_mm_freeze(&l->mm);
+	}
 }
 
 void tdmi_live_fork_serve(struct tdm_live *l)
@@ -374,7 +390,7 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 		answer(l, sock);
 		return;
 	}
-	tdmi_mm_freeze(&l->mm);
+	freeze_settled(l);
 	l->njournal = 0;
 	l->nevents = 0;
 	l->ndeferred = 0;
@@ -384,8 +400,8 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 	answer(l, 0);
 	while (!parent || (child >= 0 && !done)) {
 		struct pollfd fds[3] = { { .fd = l->host.uffd, .events = POLLIN },
-					 { .fd = child, .events = POLLIN },
-					 { .fd = child >= 0 ? sock : -1, .events = POLLIN } };
+					 { .fd = done ? -1 : child, .events = POLLIN },
+					 { .fd = child >= 0 && !done ? sock : -1, .events = POLLIN } };
 
 		tdm_sys3(SYS_poll, fds, 3, 1);
 		read_frozen(l, &child);
@@ -398,9 +414,9 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 			send_child(l, sock, child, nearly);
 			sent = true;
 		}
-		if (child >= 0) {
+		if (child >= 0 && !done) {
 			read_child(l, child);
-			done = done || child_done(sock);
+			done = child_done(sock);
 		}
 		parent = parent || (tdm_a32_ld_acquire(&l->req.state) == 1 && l->req.op == TDM_OP_FORK_PARENT);
 	}
@@ -469,6 +485,7 @@ void tdmi_live_child_takeover(struct tdm_live *l)
 {
 	struct hand_over *h;
 	int sock = l->fork_peer, r = -ENOMEM;
+	char answered;
 
 	tdm_a32_st_relaxed(&l->wake, 0);
 	if (tdm_a32_ld_acquire(&l->state) != TDM_LIVE_ENGAGED)
@@ -488,6 +505,9 @@ void tdmi_live_child_takeover(struct tdm_live *l)
 		tdm_a32_st_relaxed(&l->control->slot[l->slot].managed, 1);
 	plat_unmap(h, sizeof(*h));
 	tdm_sys6(SYS_sendto, sock, (long)"k", 1, MSG_NOSIGNAL, 0, 0);
+	/* The end of the parent is an answer, too. */
+	while (tdm_sys6(SYS_recvfrom, sock, (long)&answered, 1, 0, 0, 0) == -EINTR)
+		;
 	tdm_sys1(SYS_close, sock);
 	tdm_a32_st_release(&l->child_ready, 1);
 	plat_wake(&l->child_ready, 1);

@@ -5,6 +5,7 @@
  */
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -13,6 +14,8 @@
 #include "base/fmt.h"
 #include "plat/linux/sys.h"
 #include "run/live.h"
+
+#define TDM_MREMAP_DONTUNMAP 4 /* Linux 5.7 */
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -96,6 +99,32 @@ EXPORT int madvise(void *addr, size_t len, int advice)
 		return -1;
 	}
 	return 0;
+}
+
+/*
+ * A mapping that grows, or comes while it is being looked for, is registered in parts for a moment, which mremap() refuses: to the program it is one
+ * mapping. glibc's own realloc() does not come here; it copies if it is refused.
+ */
+EXPORT void *mremap(void *addr, size_t old_len, size_t new_len, int flags, ...)
+{
+	struct tdm_live *l = tdmi_live;
+	va_list ap;
+	void *to;
+	long r;
+
+	va_start(ap, flags);
+	to = flags & (MREMAP_FIXED | TDM_MREMAP_DONTUNMAP) ? va_arg(ap, void *) : NULL;
+	va_end(ap);
+	r = tdm_sys5(SYS_mremap, addr, old_len, new_len, flags, to);
+	for (u32 i = 0; r == -EFAULT && l && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED && i < 3; i++) {
+		(void)tdmi_live_request(l, TDM_OP_FIND, 0, 0, NULL);
+		r = tdm_sys5(SYS_mremap, addr, old_len, new_len, flags, to);
+	}
+	if (r < 0 && r > -4096) {
+		errno = (int)-r;
+		return MAP_FAILED;
+	}
+	return (void *)r;
 }
 
 /* Locking "everything" would populate the engine's reservation as well, which is nearly all of it address space that nobody uses. */

@@ -290,7 +290,7 @@ static void op_move(struct chunk *c, struct rng *r)
 {
 	size_t len = c->pages * PAGE;
 	bool keep = below(r, 3) == 0;
-	char *to, *from = c->base;
+	char *to, *from = c->base, what[100];
 
 	if (below(r, 2)) {
 		/* To a place that we chose: one that held something else until now. */
@@ -303,8 +303,9 @@ static void op_move(struct chunk *c, struct rng *r)
 	}
 	CHECK(to != MAP_FAILED, "mremap that moves %p (%zu bytes, keep %d): %s", (void *)from, len, keep, strerror(errno));
 	c->base = to;
+	snprintf(what, sizeof(what), "after mremap that moves %p to %p, %u pages", (void *)from, (void *)to, c->pages);
 	for (uint32_t i = 0; i < c->pages; i += 1 + (uint32_t)below(r, 16))
-		check_page(c, i, "after mremap that moves");
+		check_page(c, i, what);
 	if (!keep)
 		return;
 	check_zero(from, len, "the old place after MREMAP_DONTUNMAP");
