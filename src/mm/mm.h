@@ -23,6 +23,7 @@
 #include "base/lockrank.h"
 #include "base/rcu.h"
 #include "mm/frame.h"
+#include "mm/keep.h"
 #include "mm/lru.h"
 #include "mm/pgtable.h"
 #include "mm/predict.h"
@@ -81,6 +82,7 @@ struct tdm_mm {
 	struct tdm_vmas vmas;
 	struct tdm_predict predict;
 	struct tdm_swap *swap;
+	struct tdm_keep *keep;    /* or NULL: nothing is kept */
 	struct tdm_port *port;
 	struct plat_mutex event_lock;
 	const u8 *zeros;          /* TDM_BLOCK_SIZE of zeroes; constant */

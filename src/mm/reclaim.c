@@ -84,12 +84,14 @@ static void home_block(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, s
 {
 	struct tdm_mm *mm = ctx->mm;
 	struct tdm_pt *pt;
-	u32 first, mask;
+	u32 first, mask, kept = mm->keep ? tdmi_keep_mask(mm->keep, folio->va) : 0;
 
 	tdmi_rcu_read_lock(ctx->rcu);
 	if (!tdmi_pt_lock(mm, folio->va, false, &pt) && pt) {
 		first = tdm_pt_index(pt, folio->va);
 		mask = pt->level ? 0 : folio_pages(mm, pt, first, folio, true) & only;
+		t->refused |= mask & kept;
+		mask &= ~kept;
 		if (mask & folio->stale)
 			tdmi_homes_discard(mm, folio, mask & folio->stale);
 		if (mask && !(folio->flags & TDM_FRAME_F_WRITEBACK))
@@ -106,16 +108,20 @@ static void home_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, struct home_
 	struct tdm_pt *pmd;
 	struct tdm_pte pte;
 	u32 i, done = 0;
+	bool kept = false;
 	int r;
 
 	*split = false;
+	for (u64 va = folio->va; mm->keep && va < folio->va + TDM_HUGE_SIZE; va += TDM_BLOCK_SIZE)
+		kept = kept || tdmi_keep_mask(mm->keep, va);
 	tdmi_rcu_read_lock(ctx->rcu);
 	if (!tdmi_pt_lock(mm, folio->va, false, &pmd) && pmd) {
 		i = tdm_pt_index(pmd, folio->va);
 		pte = tdm_pt_get(pmd, i);
 		if (pmd->level == 1 && tdm_pte_lent(pte) && tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte)) == folio) {
-			r = mm->port->ops->invalidate(mm->port, (struct tdm_va){ folio->va }, tdm_frame_home(&mm->frames, folio),
-						      TDM_HUGE_PAGES, &done);
+			r = kept ? -EBUSY :
+				   mm->port->ops->invalidate(mm->port, (struct tdm_va){ folio->va }, tdm_frame_home(&mm->frames, folio),
+							     TDM_HUGE_PAGES, &done);
 			if (done == TDM_HUGE_PAGES) {
 				tdmi_page_set(mm, pmd, i, (struct tdm_pte){ pte.v & ~TDM_PTE_ACCESSED });
 				t->taken = done;

@@ -174,6 +174,7 @@ static u64 tick(struct tdm_live *l)
 			l->other_seen = tdm_a64_ld_relaxed(&l->mm.other_bytes);
 		}
 		l->other_seen = TDM_MIN(l->other_seen, tdm_a64_ld_relaxed(&l->mm.other_bytes));
+		tdmi_live_note_threads(l);
 		make_room(l);
 		tdmi_rcu_poll(&l->mm.rcu);
 	}

@@ -101,6 +101,9 @@ struct tdm_live {
 	tdm_a32 nready;              /* handlers that have begun */
 	int stop_fd;                 /* an eventfd that they poll besides */
 
+	struct tdm_keep keep;        /* any thread: mm/keep.h */
+	u64 threads_next_ns;         /* main's: when to look for threads */
+
 	/* measuring; main's */
 	int statm;
 	u64 usage, peak, limit;
@@ -155,6 +158,9 @@ void tdmi_live_main(void *arg);
 int tdmi_live_engage(struct tdm_live *l, char *err, size_t errlen);
 int tdmi_live_start_handlers(struct tdm_live *l);
 int tdmi_live_disengage(struct tdm_live *l);
+/* live_threads.c: the calling thread, and all that there are. */
+void tdmi_live_note_thread(struct tdm_live *l);
+void tdmi_live_note_threads(struct tdm_live *l);
 /* live_find.c */
 void tdmi_live_note_before(struct tdm_live *l);
 void tdmi_live_find(struct tdm_live *l);

@@ -176,6 +176,9 @@ int tdmi_live_engage(struct tdm_live *l, char *err, size_t errlen)
 		goto out_swap;
 	}
 	l->host.mm = &l->mm;
+	l->mm.keep = &l->keep;
+	l->threads_next_ns = 0;
+	tdmi_live_note_threads(l);
 	l->host.forked = tdmi_live_raw_fork;
 	l->host.forked_arg = l;
 	tdm_a32_st_relaxed(&l->mm.strict, l->strict);

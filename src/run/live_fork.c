@@ -469,6 +469,8 @@ static int take_over(struct tdm_live *l, struct hand_over *h, int sock)
 	if (!l->ctx)
 		return -ENOMEM;
 	l->ctx->may_wait = true;
+	l->threads_next_ns = 0;
+	tdmi_live_note_threads(l);
 	r = tdmi_host_after_fork(&l->host, fds[0]);
 	if (r)
 		return r;

@@ -3,6 +3,7 @@
  * preload.c - what happens in a program that `tandem run` starts: attach to the segment, start watching; and the few calls of libc that must be
  * seen before the kernel sees them.
  */
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -20,6 +21,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 static struct tdm_control *control;
+static int (*real_pthread_create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
 static void say(const char *line)
 {
@@ -50,6 +52,7 @@ static __attribute__((constructor)) void attach(void)
 	char err[240] = "", line[300];
 	int r;
 
+	*(void **)&real_pthread_create = dlsym(RTLD_NEXT, "pthread_create");
 	if (!path || !(control = map_control(path)))
 		return;
 	c.budget = control->budget;
@@ -146,6 +149,38 @@ EXPORT int mlockall(int flags)
 		return -1;
 	}
 	return 0;
+}
+
+struct beginning {
+	void *(*fn)(void *);
+	void *arg;
+};
+
+static void *begin(void *p)
+{
+	struct beginning b = *(struct beginning *)p;
+
+	free(p);
+	if (tdmi_live)
+		tdmi_live_note_thread(tdmi_live);
+	return b.fn(b.arg);
+}
+
+/* A thread says where the kernel will write when it ends: see live_threads.c. */
+EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg)
+{
+	struct beginning *b = malloc(sizeof(*b));
+	int r;
+
+	if (!real_pthread_create)
+		*(void **)&real_pthread_create = dlsym(RTLD_NEXT, "pthread_create");
+	if (!b)
+		return EAGAIN;
+	*b = (struct beginning){ fn, arg };
+	r = real_pthread_create(thread, attr, begin, b);
+	if (r)
+		free(b);
+	return r;
 }
 
 /*
