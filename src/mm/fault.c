@@ -484,18 +484,21 @@ static int fault_locked(struct block *b, u64 va)
 	u32 i = tdm_pt_index(b->pt, va), lo, hi, zero;
 	struct tdm_pte pte = tdm_pt_get(b->pt, i);
 	struct tdm_vma vma;
+	u64 zero_end;
 	bool seq;
 	int r;
 
 	if (tdm_pte_lent(pte))
 		return fault_lent(b, i);
 	seq = tdmi_predict(&b->mm->predict, b->pt, i, &lo, &hi);
-	/* Never touched pages next to a never touched one: only what lies in the same mapping, and only in a stream. */
+	/* Never touched pages next to a never touched one: only what lies in the same mapping, only in a stream, and only if the page before it is there:
+	 * who touches every other page leaves holes, and they stay holes. */
 	if (!tdmi_vma_find(b->mm, va, &vma))
 		vma = (struct tdm_vma){ va, va + TDM_PAGE_SIZE, 0 };
 	zero = !tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP);
 	if (zero && (vma.flags & TDM_VMA_EXCLUDED))
 		return fault_excluded(b, va);
+	zero_end = i && !tdm_pte_none(tdm_pt_get(b->pt, i - 1)) ? vma.end : va + TDM_PAGE_SIZE;
 	b->first = i & ~(TDM_BLOCK_PAGES - 1);
 	b->va = tdm_pt_va(b->pt, b->first);
 	for (;;) {
@@ -504,7 +507,7 @@ static int fault_locked(struct block *b, u64 va)
 		for (u32 k = 0; zero && k < TDM_BLOCK_PAGES; k++) {
 			u64 a = b->va + ((u64)k << TDM_PAGE_SHIFT);
 
-			if (a == va || (seq && a > va && a < vma.end && tdm_pte_none(tdm_pt_get(b->pt, b->first + k))))
+			if (a == va || (seq && a > va && a < zero_end && tdm_pte_none(tdm_pt_get(b->pt, b->first + k))))
 				zero_mask |= 1u << k;
 		}
 		r = bring_block(b, mask, zero_mask);

@@ -416,8 +416,8 @@ u64 tdmi_reclaim(struct tdm_ctx *ctx, u64 target, u64 pages)
 		bool none = false;
 		int r;
 
-		/* What one instruction needs at the same time must stay, or nobody gets anywhere. */
-		if (home + tdm_a64_ld_relaxed(&mm->lent) < RESIDENT_MIN)
+		/* What one instruction needs at the same time must stay, or nobody gets anywhere; but when there is no frame, there is none. */
+		if (target && home + tdm_a64_ld_relaxed(&mm->lent) < RESIDENT_MIN)
 			break;
 
 		if (home < wanted + TDM_BLOCK_PAGES)
