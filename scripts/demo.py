@@ -58,7 +58,7 @@ def choose(scale):
     for name in only:
         if name not in [p.name for p in chosen]:
             raise Failed(f"DEMO_ONLY: there is no '{name}', only " + ' '.join(p.name for p in chosen))
-    chosen = [p for p in chosen if not only or p.name in only]
+    chosen = [p for p in chosen if p.name in only or (not only and not p.slow)]
     workloads.check_present(chosen)
     return chosen, (text, part, functions)
 

@@ -54,8 +54,9 @@ class Failed(Exception):
 class Program:
     """name, what it does in a few words, its command in the work directory, optionally files for its input and output."""
 
-    def __init__(self, name, what, argv, package, stdin=None, stdout=None):
+    def __init__(self, name, what, argv, package, stdin=None, stdout=None, slow=False):
         self.name, self.what, self.argv, self.package, self.stdin, self.stdout = name, what, argv, package, stdin, stdout
+        self.slow = slow  # uses all of its memory at random all the time: only on demand
 
 
 def make_text(directory, mib):
@@ -87,14 +88,16 @@ def programs(text_mib, index_mib, part_mib, functions):
     return [
         Program('sort', f'GNU sort of {text_mib:.0f} MiB of text',
                 ['sort', '-S', '4G', '--parallel=2', '-o', OUT, 'text'], 'coreutils'),
-        Program('python3', f'an index of the words of {index_mib:.0f} MiB of text',
-                [PYTHON, HERE + '/wordindex.py', 'text', str(index_mib), OUT], 'python3'),
+        Program('python3', f'{index_mib:.0f} MiB of text in a dictionary, by file',
+                [PYTHON, HERE + '/byfile.py', 'text', str(index_mib), OUT], 'python3'),
         Program('sqlite3', f'loading, indexing, querying {part_mib:.0f} MiB in :memory:',
                 ['sqlite3', '-bail', ':memory:'], 'sqlite3', stdin='load.sql', stdout=OUT),
         Program('zstd', f'zstd -9 --long=28 of {text_mib:.0f} MiB of text',
                 ['zstd', '-q', '-f', '-9', '--long=28', '-T1', 'text', '-o', OUT], 'zstd'),
         Program('g++', f'compiling {functions} functions over the C++ library',
-                ['g++', '-std=c++17', '-O1', '-c', 'many.cc', '-o', OUT], 'g++'),
+                ['g++', '-std=c++17', '-O1', '-c', 'many.cc', '-o', OUT], 'g++', slow=True),
+        Program('words', f'python3: an index of the words of {index_mib:.0f} MiB of text',
+                [PYTHON, HERE + '/wordindex.py', 'text', str(index_mib), OUT], 'python3', slow=True),
     ]
 
 
