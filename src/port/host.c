@@ -346,7 +346,7 @@ int tdmi_host_after_fork(struct tdm_host *h, int uffd)
 	h->uffd = uffd;
 	plat_mutex_reset(&h->trash_lock);
 	h->pending_head = h->pending_tail = 0;
-	h->nmoved = 0;
+	h->nmoved = h->nexpected = 0;
 	return open_files(h);
 }
 

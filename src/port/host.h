@@ -49,7 +49,8 @@ struct tdm_host {
 	struct uffd_msg held[TDM_HOST_HELD];
 	u32 nheld;
 	struct { u64 start, end; } moved[TDM_HOST_MOVED]; /* places that something was moved to since it was last quiet */
-	u32 nmoved;
+	struct { u64 start, end; } expected[TDM_HOST_MOVED]; /* old places, of which the unmapping is to be announced */
+	u32 nmoved, nexpected;
 	/* A fork that nobody announced: called with the event lock held. The descriptor is the callee's. */
 	void (*forked)(void *arg, int child_uffd);
 	void *forked_arg;

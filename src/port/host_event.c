@@ -7,8 +7,9 @@
  * the move, waits for that to be read, and only then announces that the old place is unmapped; meanwhile another thread's mremap() or
  * mmap() may have got that place. Two rules put things right:
  *   - A REMAP to a place that the VMA tree still has was overtaken by the event that frees the place. It is held back until that comes.
- *   - An UNMAP of a place to which something was moved lately may be older than the move, or younger. It is held back until the kernel can be
- *     asked: what is registered now was moved there and stays, the rest is gone.
+ *   - An UNMAP of a place to which something was moved lately may be older than the move, or younger. If it says of the place of a REMAP that it is
+ *     gone, exactly, it is that REMAP's other half, and nothing needs to be done: the old place was forgotten with the move. Any other is
+ *     held back until the kernel can be asked: what is registered now was moved there and stays, the rest is gone.
  * The kernel answers (and allows any filling or moving) only when every change has been read and its thread has run on: "quiet". So what is held
  * back does no harm until then, and is settled then, before anybody fills or moves: the gate (mm/event.c) stays shut as long as
  * anything is held, and taking home asks tdmi_events_taken() first.
@@ -66,6 +67,17 @@ static bool was_moved_to(const struct tdm_host *h, u64 start, u64 end)
 	return false;
 }
 
+/* Is [start, end) the old place of a REMAP, of which the unmapping is still to be announced? If so, not any more. */
+static bool take_expected(struct tdm_host *h, u64 start, u64 end)
+{
+	for (u32 i = 0; i < h->nexpected; i++)
+		if (h->expected[i].start == start && h->expected[i].end == end) {
+			h->expected[i] = h->expected[--h->nexpected];
+			return true;
+		}
+	return false;
+}
+
 /* The REMAPs that are held back and come before held[n]: does one go to [start, end)? */
 static bool is_awaited(const struct tdm_host *h, u32 n, u64 start, u64 end)
 {
@@ -103,6 +115,17 @@ static void note_moved(struct tdm_host *h, u64 start, u64 end)
 	h->moved[h->nmoved++].end = end;
 }
 
+/* An mremap(MREMAP_DONTUNMAP) is not followed by an UNMAP. What is expected in vain goes when it is quiet, or makes room for the next. */
+static void expect_unmap(struct tdm_host *h, u64 start, u64 end)
+{
+	if (h->nexpected == TDM_HOST_MOVED) {
+		h->nexpected--;
+		memmove(&h->expected[0], &h->expected[1], h->nexpected * sizeof(h->expected[0]));
+	}
+	h->expected[h->nexpected].start = start;
+	h->expected[h->nexpected++].end = end;
+}
+
 static void apply(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_msg *m)
 {
 	switch (m->event) {
@@ -115,6 +138,7 @@ static void apply(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_msg
 	case UFFD_EVENT_REMAP:
 		tdmi_remap(ctx, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
 		note_moved(h, m->arg.remap.to, m->arg.remap.to + m->arg.remap.len);
+		expect_unmap(h, m->arg.remap.from, m->arg.remap.from + m->arg.remap.len);
 		break;
 	default:
 		TDM_BUG("an unknown userfaultfd event");
@@ -128,14 +152,43 @@ static void take_held(struct tdm_host *h, u32 i, struct uffd_msg *m)
 	memmove(&h->held[i], &h->held[i + 1], (h->nheld - i) * sizeof(h->held[0]));
 }
 
+/* [start, end) was unmapped, and perhaps mapped again. -EAGAIN: not quiet any more. now: what is mapped will do, if the kernel does not say what is
+ * registered. */
+static int settle_unmap(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end, bool now)
+{
+	while (start < end) {
+		struct tdm_mapping m;
+		u64 stop = end;
+		int r = -ENOENT;
+
+		if (!tdmi_host_mapping(h, start, &m)) {
+			stop = TDM_MIN(end, start < m.start ? m.start : m.end);
+			if (start >= m.start)
+				r = tdmi_host_registered(h->uffd, start);
+		}
+		if (r == -EAGAIN && !now)
+			return r;
+		if (r && r != -EAGAIN)
+			tdmi_zap(ctx, start, stop, TDM_ZAP_UNMAP);
+		start = stop;
+	}
+	return 0;
+}
+
 void tdmi_host_event(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_msg *m)
 {
 	struct uffd_msg next;
+	bool other_half = m->event == UFFD_EVENT_UNMAP && take_expected(h, m->arg.remove.start, m->arg.remove.end);
 
 	if (must_wait(h, m, h->nheld)) {
+		if (other_half)
+			return;
 		if (h->nheld == TDM_HOST_HELD) {
 			take_held(h, 0, &next);
-			apply(h, ctx, &next);
+			if (next.event != UFFD_EVENT_UNMAP)
+				apply(h, ctx, &next);
+			else
+				(void)settle_unmap(h, ctx, next.arg.remove.start, next.arg.remove.end, true);
 		}
 		h->held[h->nheld++] = *m;
 		return;
@@ -149,45 +202,23 @@ void tdmi_host_event(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_
 		}
 }
 
-/* [start, end) was unmapped, and perhaps mapped again. -EAGAIN: not quiet any more. */
-static int settle_unmap(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end)
-{
-	while (start < end) {
-		struct tdm_mapping m;
-		u64 stop = end;
-		int r = -ENOENT;
-
-		if (!tdmi_host_mapping(h, start, &m)) {
-			stop = TDM_MIN(end, start < m.start ? m.start : m.end);
-			if (start >= m.start)
-				r = tdmi_host_registered(h->uffd, start);
-		}
-		if (r == -EAGAIN)
-			return r;
-		if (r)
-			tdmi_zap(ctx, start, stop, TDM_ZAP_UNMAP);
-		start = stop;
-	}
-	return 0;
-}
-
 /* Settle what was held back, if it is quiet. */
 static void settle(struct tdm_host *h, struct tdm_ctx *ctx)
 {
-	if ((!h->nheld && !h->nmoved) || tdmi_host_changing(h))
+	if ((!h->nheld && !h->nmoved && !h->nexpected) || tdmi_host_changing(h))
 		return;
 	while (h->nheld) {
 		struct uffd_msg m = h->held[0];
 
 		if (m.event == UFFD_EVENT_UNMAP) {
-			if (settle_unmap(h, ctx, m.arg.remove.start, m.arg.remove.end))
+			if (settle_unmap(h, ctx, m.arg.remove.start, m.arg.remove.end, false))
 				return;
 		} else {
 			apply(h, ctx, &m);
 		}
 		take_held(h, 0, &m);
 	}
-	h->nmoved = 0;
+	h->nmoved = h->nexpected = 0;
 	tdmi_event_done(ctx->mm);
 }
 

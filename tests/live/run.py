@@ -31,10 +31,10 @@ PROGRAMS = {
 }
 # What the quick set runs managed. The others are run by --long: forks by the hundred and budgets of a few MiB a process take minutes.
 QUICK = {
-    "oracle": [],
+    "oracle": ["lz4"],
     "syscalls": ["lz4+file"],
     "forks": [],
-    "threads": [],
+    "threads": ["lz4"],
     "fds": [],
     "thp": [],
     "remaps": ["lz4", "file"],

@@ -301,7 +301,7 @@ def text_file(d, mb=60):
             left -= len(data)
 
 
-QUICK = ("stress-ng-vm-all-methods", "stress-ng-malloc", "stress-ng-mremap", "stress-ng-madvise")
+QUICK = ("stress-ng-vm-all-methods", "stress-ng-malloc", "stress-ng-mremap", "stress-ng-madvise", "stress-ng-pagemove")
 
 
 def tests():
