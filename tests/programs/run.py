@@ -309,7 +309,7 @@ def tests():
     for name, (args, ram) in STRESS_QUICK.items():
         t.add("stress-ng-" + name, stress(args, ram))
     for name, (args, ram) in STRESS_EVENTS.items():
-        t.add("stress-ng-" + name, stress(args, ram, evicted=False, seconds=3), quick=name in ("mremap", "madvise", "fork", "pthread"))
+        t.add("stress-ng-" + name, stress(args, ram, evicted=False, seconds=3), quick=name in ("mremap", "madvise", "pagemove"))
     for m in PAGE_METHODS:
         t.add("stress-ng-vm-" + m, stress(["--vm", "1", "--vm-bytes", "128M", "--vm-keep", "--vm-method", m], "48M", seconds=8), quick=False)
     t.add("memtester-32M", memtester(32, "14M"), quick=False)
