@@ -42,7 +42,7 @@ static void unlink(struct tdm_lru *l, struct tdm_lru_list *q, struct tdm_frame *
 	q->count--;
 }
 
-static struct tdm_lru_list *list_of(struct tdm_lru *l, struct tdm_frame *d)
+static __attribute__((nonnull)) struct tdm_lru_list *list_of(struct tdm_lru *l, struct tdm_frame *d)
 {
 	if (d->state == TDM_FRAME_LENT)
 		return &l->gen[d->gen];

@@ -47,6 +47,7 @@ static void home_runs(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct td
 		n = single ? 1 : n;
 		r = mm->port->ops->invalidate(mm->port, (struct tdm_va){ tdm_pt_va(pt, first + i) },
 					      home + ((size_t)i << TDM_PAGE_SHIFT), n, &done);
+		TDM_BUG_ON(done > n);
 		for (u32 k = i; k < i + done; k++)
 			tdmi_page_set(mm, pt, first + k, (struct tdm_pte){ tdm_pt_get(pt, first + k).v & ~TDM_PTE_ACCESSED });
 		t->taken += done;

@@ -16,6 +16,10 @@
 #error "tandem knows the system call convention of x86-64 only"
 #endif
 
+#ifdef __clang_analyzer__
+/* So that it knows that the kernel may write wherever an argument points. */
+long tdm_sys6(long nr, long a, long b, long c, long d, long e, long f);
+#else
 static inline long tdm_sys6(long nr, long a, long b, long c, long d, long e, long f)
 {
 	register long r10 __asm__("r10") = d;
@@ -29,6 +33,7 @@ static inline long tdm_sys6(long nr, long a, long b, long c, long d, long e, lon
 			 : "rcx", "r11", "memory");
 	return ret;
 }
+#endif
 
 #define tdm_sys0(nr) tdm_sys6((nr), 0, 0, 0, 0, 0, 0)
 #define tdm_sys1(nr, a) tdm_sys6((nr), (long)(a), 0, 0, 0, 0, 0)
