@@ -70,7 +70,7 @@ static void parse(const char *s, struct tdm_mapping *m)
 
 static int read_text(struct tdm_host *h, u64 addr, struct tdm_mapping *m)
 {
-	char buf[4096], line[256];
+	char buf[4096], line[256] = { 0 };
 	u32 len = 0;
 	u64 off = 0;
 
