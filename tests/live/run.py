@@ -33,10 +33,10 @@ PROGRAMS = {
 QUICK = {
     "oracle": ["lz4"],
     "syscalls": ["lz4+file"],
-    "forks": [],
+    "forks": ["lz4"],
     "threads": ["lz4"],
     "fds": [],
-    "thp": [],
+    "thp": ["lz4+file"],
     "remaps": ["lz4", "file"],
     "budget": [],
 }
