@@ -4,7 +4,7 @@
  *
  * A fill says so in its thread's own word and then looks at the gate; a reader closes the gate and then looks at every thread's word. Both
  * stores are ordered before both loads (seq_cst), so one of the two sees the other. A fill that finds the gate closed for the short
- * time of a read waits, holding its table's lock; the reader waits for no lock meanwhile. One that finds an event being taken in must give way,
+ * time of a read waits, holding its table's lock; the reader waits for no such lock meanwhile. One that finds an event being taken in must give way,
  * since taking it in wants that lock.
  */
 #include "mm/mm.h"
@@ -40,6 +40,8 @@ void tdmi_fill_end(struct tdm_ctx *ctx)
 void tdmi_event_read_begin(struct tdm_mm *mm)
 {
 	tdm_a32_st_seqcst(&mm->event_gate, TDM_EVENTS_READING);
+	/* No thread comes or goes meanwhile. */
+	plat_mutex_lock(&mm->ctx_lock);
 	for (u32 i = 0; i < TDM_CTX_MAX; i++) {
 		struct tdm_ctx *ctx = mm->ctx[i];
 		u32 spins = 0;
@@ -51,6 +53,7 @@ void tdmi_event_read_begin(struct tdm_mm *mm)
 				plat_wait(&ctx->filling, 1, NAP_NS);
 		}
 	}
+	plat_mutex_unlock(&mm->ctx_lock);
 }
 
 void tdmi_event_read_end(struct tdm_mm *mm, bool event)

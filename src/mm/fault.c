@@ -32,53 +32,26 @@ struct block {
 
 /* ---- the port's fills, through the gate (mm.h) ---------------------------------------------------------------------- */
 
-static int fill(struct tdm_ctx *ctx, u64 va, void *slot, u32 n, u32 *done)
+enum fill { FILL_MOVE, FILL_COPY, FILL_ZERO, FILL_POISON };
+
+/* n pages at va from src: a slot to move, bytes to copy, or nothing. */
+static int fill(struct tdm_ctx *ctx, enum fill how, u64 va, const void *src, u32 n, u32 *done)
 {
 	struct tdm_port *port = ctx->mm->port;
+	struct tdm_va at = { va };
 	int r;
 
 	*done = 0;
 	if (!tdmi_fill_begin(ctx))
 		return -EAGAIN;
-	r = port->ops->fill(port, (struct tdm_va){ va }, slot, n, done);
-	tdmi_fill_end(ctx);
-	return r;
-}
-
-static int fill_copy(struct tdm_ctx *ctx, u64 va, const void *src, u32 n, u32 *done)
-{
-	struct tdm_port *port = ctx->mm->port;
-	int r;
-
-	*done = 0;
-	if (!tdmi_fill_begin(ctx))
-		return -EAGAIN;
-	r = port->ops->fill_copy(port, (struct tdm_va){ va }, src, n, done);
-	tdmi_fill_end(ctx);
-	return r;
-}
-
-static int fill_zero(struct tdm_ctx *ctx, u64 va, u32 *done)
-{
-	struct tdm_port *port = ctx->mm->port;
-	int r;
-
-	*done = 0;
-	if (!tdmi_fill_begin(ctx))
-		return -EAGAIN;
-	r = port->ops->fill_zero(port, (struct tdm_va){ va }, 1, done);
-	tdmi_fill_end(ctx);
-	return r;
-}
-
-static int fill_poison(struct tdm_ctx *ctx, u64 va)
-{
-	struct tdm_port *port = ctx->mm->port;
-	int r;
-
-	if (!tdmi_fill_begin(ctx))
-		return -EAGAIN;
-	r = port->ops->fill_poison(port, (struct tdm_va){ va }, 1);
+	if (how == FILL_MOVE)
+		r = port->ops->fill(port, at, (void *)(uintptr_t)src, n, done);
+	else if (how == FILL_COPY)
+		r = port->ops->fill_copy(port, at, src, n, done);
+	else if (how == FILL_ZERO)
+		r = port->ops->fill_zero(port, at, n, done);
+	else
+		r = port->ops->fill_poison(port, at, n);
 	tdmi_fill_end(ctx);
 	return r;
 }
@@ -177,7 +150,7 @@ static int copy_runs(struct block *b, const u8 *src, u32 mask, u32 *done_mask)
 	while (!r && run_next(&run, mask)) {
 		u32 done = 0, i = run.i;
 
-		r = fill_copy(b->ctx, block_va(b, i), src + ((size_t)i << TDM_PAGE_SHIFT), run.n, &done);
+		r = fill(b->ctx, FILL_COPY, block_va(b, i), src + ((size_t)i << TDM_PAGE_SHIFT), run.n, &done);
 		if (r == -EEXIST) {
 			done++;
 			r = 0;
@@ -199,7 +172,7 @@ static int move_runs(struct block *b, struct tdm_frame *folio, u32 mask, u32 *do
 	while (!r && run_next(&run, mask)) {
 		u32 done = 0, i = run.i;
 
-		r = fill(b->ctx, block_va(b, i), home + ((size_t)i << TDM_PAGE_SHIFT), run.n, &done);
+		r = fill(b->ctx, FILL_MOVE, block_va(b, i), home + ((size_t)i << TDM_PAGE_SHIFT), run.n, &done);
 		if (r == -EEXIST) {
 			mark_stale(b->mm, folio, 1u << (i + done));
 			done++;
@@ -239,7 +212,8 @@ static int bring_home(struct block *b, u32 mask)
 /* The bytes of a page cannot be had. The program must find out, and not by reading something else. */
 static int lose_page(struct block *b, u32 i)
 {
-	int r = fill_poison(b->ctx, block_va(b, i));
+	u32 done;
+	int r = fill(b->ctx, FILL_POISON, block_va(b, i), NULL, 1, &done);
 
 	if (r == -EAGAIN)
 		return r;
@@ -348,7 +322,7 @@ static int bring_zero(struct block *b, u32 mask)
 	if (!b->write && __builtin_popcount(mask) == 1) {
 		u32 i = (u32)__builtin_ctz(mask);
 
-		r = fill_zero(b->ctx, block_va(b, i), &n);
+		r = fill(b->ctx, FILL_ZERO, block_va(b, i), NULL, 1, &n);
 		if (r == -EEXIST) {
 			n = 1;
 			r = 0;
@@ -416,7 +390,7 @@ static int bring_huge(struct tdm_ctx *ctx, struct tdm_pt *pmd, u32 i, u32 *soft)
 
 	if (tdm_pte_lent(pte))
 		return 0;
-	r = fill(ctx, tdm_pt_va(pmd, i), tdm_frame_home(&mm->frames, folio), TDM_HUGE_PAGES, &done);
+	r = fill(ctx, FILL_MOVE, tdm_pt_va(pmd, i), tdm_frame_home(&mm->frames, folio), TDM_HUGE_PAGES, &done);
 	if (done == TDM_HUGE_PAGES) {
 		tdmi_page_set(mm, pmd, i, (struct tdm_pte){ pte.v | TDM_PTE_ACCESSED });
 		tdmi_lru_add(&mm->lru, folio, TDM_LRU_TOUCHED);
@@ -461,11 +435,9 @@ static int fault_lent(struct block *b, u32 i)
 
 	if (port->ops->present(port, (struct tdm_va){ tdm_pt_va(b->pt, i) }, 1, &present, &huge) || (present & 1))
 		return 0;
-	r = fill_copy(b->ctx, tdm_pt_va(b->pt, i), b->mm->zeros, 1, &done);
-	if (done) {
+	r = fill(b->ctx, FILL_COPY, tdm_pt_va(b->pt, i), b->mm->zeros, 1, &done);
+	if (done)
 		tdm_count(b->ctx, TDM_C_LOST, 1);
-		plat_log("DEBUG LOST page");
-	}
 	return r == -EEXIST ? 0 : r;
 }
 
@@ -473,7 +445,7 @@ static int fault_lent(struct block *b, u32 i)
 static int fault_excluded(struct block *b, u64 va)
 {
 	u32 done;
-	int r = fill_copy(b->ctx, va, b->mm->zeros, 1, &done);
+	int r = fill(b->ctx, FILL_COPY, va, b->mm->zeros, 1, &done);
 
 	return r == -EAGAIN || r == -ENOMEM ? r : 0;
 }

@@ -71,7 +71,6 @@ struct tdm_ctx {
 };
 
 #define TDM_CTX_MAX 32u
-#define TDM_STALE_BATCH 64u
 
 struct tdm_mm {
 	struct tdm_alloc alloc;
@@ -94,10 +93,8 @@ struct tdm_mm {
 	tdm_a64 other_bytes;
 	tdm_a64 limit_bytes;      /* ~0: no limit */
 	tdm_a64 high_bytes;       /* reclaim in the background starts here */
-	tdm_a32 pressure;         /* a counter to sleep on: bumped when usage passes high */
 	tdm_a64 futile_until;     /* making room has just failed: nobody tries again before this time, in ns */
 	tdm_a32 full;             /* every tier was full at the last try */
-	tdm_a32 strict;
 	/* Threads. Slots are claimed under ctx_lock, never moved. */
 	struct plat_mutex ctx_lock;
 	struct tdm_ctx *ctx[TDM_CTX_MAX];
@@ -178,8 +175,8 @@ enum tdm_zap {
 void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, enum tdm_zap how);
 /* Forget the page at va, unless it is lent. */
 void tdmi_zap_entry(struct tdm_ctx *ctx, u64 va);
-/* [from, from + len) has moved to `to`, with what it was: excluded parts stay excluded. Nothing is known of `from` any more: if it is there still (MREMAP_DONTUNMAP), it is
- * to be found anew. */
+/* [from, from + len) has moved to `to`, with what it was: excluded parts stay excluded. Nothing is known of `from` any more: if it is there
+ * still (MREMAP_DONTUNMAP), it is to be found anew. */
 void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len);
 
 /* ---- frozen.c: while the gate is closed and the caller is the only one who looks. Nothing is changed, so that both sides of a fork find the same. */

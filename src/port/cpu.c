@@ -113,9 +113,9 @@ static int cpu_fill(struct tdm_port *p, struct tdm_va va, void *slot, u32 n, u32
 	return r;
 }
 
-static int cpu_fill_copy(struct tdm_port *p, struct tdm_va va, const void *src, u32 n, u32 *done)
+/* src: NULL for zeros. count: of its kind. */
+static int fill_from(struct tdm_cpu *c, struct tdm_va va, const u8 *src, u32 n, u32 *done, u64 *count)
 {
-	struct tdm_cpu *c = cpu_of(p);
 	u32 page = page_of(c, va.v);
 	int r = range_check(c, page, n, done, false);
 
@@ -124,30 +124,23 @@ static int cpu_fill_copy(struct tdm_port *p, struct tdm_va va, const void *src, 
 
 		if (c->flags[i] & (TDM_CPU_PRESENT | TDM_CPU_POISON))
 			return -EEXIST;
-		memcpy(page_bytes(c, i), (const u8 *)src + ((size_t)*done << TDM_PAGE_SHIFT), TDM_PAGE_SIZE);
+		if (src)
+			memcpy(page_bytes(c, i), src + ((size_t)*done << TDM_PAGE_SHIFT), TDM_PAGE_SIZE);
 		c->flags[i] |= TDM_CPU_PRESENT;
-		c->copies++;
+		(*count)++;
 		(*done)++;
 	}
 	return r;
 }
 
+static int cpu_fill_copy(struct tdm_port *p, struct tdm_va va, const void *src, u32 n, u32 *done)
+{
+	return fill_from(cpu_of(p), va, src, n, done, &cpu_of(p)->copies);
+}
+
 static int cpu_fill_zero(struct tdm_port *p, struct tdm_va va, u32 n, u32 *done)
 {
-	struct tdm_cpu *c = cpu_of(p);
-	u32 page = page_of(c, va.v);
-	int r = range_check(c, page, n, done, false);
-
-	while (!r && *done < n) {
-		u32 i = page + *done;
-
-		if (c->flags[i] & (TDM_CPU_PRESENT | TDM_CPU_POISON))
-			return -EEXIST;
-		c->flags[i] |= TDM_CPU_PRESENT;
-		c->zeros++;
-		(*done)++;
-	}
-	return r;
+	return fill_from(cpu_of(p), va, NULL, n, done, &cpu_of(p)->zeros);
 }
 
 static int cpu_fill_poison(struct tdm_port *p, struct tdm_va va, u32 n)

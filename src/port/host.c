@@ -215,7 +215,7 @@ static int host_unshare(struct tdm_port *p, struct tdm_va va, u32 n)
 
 static int host_present(struct tdm_port *p, struct tdm_va va, u32 n, u64 *present, bool *huge)
 {
-	struct tdm_page_region vec[64] = { 0 };
+	struct tdm_page_region vec[64];
 	u64 pos = va.v, end = va.v + ((u64)n << TDM_PAGE_SHIFT), nhuge = 0;
 
 	while (pos < end) {
@@ -245,7 +245,7 @@ static int host_present(struct tdm_port *p, struct tdm_va va, u32 n, u64 *presen
 
 static u64 host_next_present(struct tdm_port *p, u64 va, u64 end)
 {
-	struct tdm_page_region r = { 0 };
+	struct tdm_page_region r;
 	struct tdm_pm_scan s = { .size = sizeof(s), .start = va, .end = end, .vec = (u64)(uintptr_t)&r, .vec_len = 1, .max_pages = 1,
 				 .category_mask = TDM_PAGE_IS_PRESENT, .return_mask = TDM_PAGE_IS_PRESENT };
 

@@ -181,7 +181,6 @@ int tdmi_live_engage(struct tdm_live *l, char *err, size_t errlen)
 	tdmi_live_note_threads(l);
 	l->host.forked = tdmi_live_raw_fork;
 	l->host.forked_arg = l;
-	tdm_a32_st_relaxed(&l->mm.strict, l->strict);
 	l->mm.frames.warm_max = l->no_recycle ? 0 : 32;
 	l->ctx = tdmi_ctx_create(&l->mm);
 	if (l->ctx)

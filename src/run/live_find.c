@@ -205,6 +205,8 @@ int tdmi_live_exclude(struct tdm_live *l, u64 start, u64 end)
 	if (!r) {
 		(void)tdmi_host_register_events(&l->host, start, end);
 		tdmi_zap(l->ctx, start, end, TDM_ZAP_FORGET);
+	} else {
+		(void)tdmi_vma_insert(&l->mm, start, end, 0); /* as it was */
 	}
 	plat_mutex_unlock(&l->mm.event_lock);
 	tdmi_mm_exit(l->ctx);

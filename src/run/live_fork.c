@@ -405,11 +405,12 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 
 		tdm_sys3(SYS_poll, fds, 3, 1);
 		read_frozen(l, &child);
-		nearly = child < 0 || !quiet_by ? l->nevents : nearly;
 		serve_deferred(l);
 		/* What had happened before the fork may be announced after it. */
-		if (child >= 0 && !quiet_by)
+		if (child >= 0 && !quiet_by) {
 			quiet_by = plat_now_ns() + QUIET_NS;
+			nearly = l->nevents;
+		}
 		if (child >= 0 && !sent && (!tdmi_host_changing(&l->host) || plat_now_ns() > quiet_by)) {
 			send_child(l, sock, child, nearly);
 			sent = true;

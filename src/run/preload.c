@@ -16,12 +16,9 @@
 #include "plat/linux/sys.h"
 #include "run/live.h"
 
-#define TDM_MREMAP_DONTUNMAP 4 /* Linux 5.7 */
-
 #define EXPORT __attribute__((visibility("default")))
 
 static struct tdm_control *control;
-static int (*real_pthread_create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
 static void say(const char *line)
 {
@@ -52,7 +49,6 @@ static __attribute__((constructor)) void attach(void)
 	char err[240] = "", line[300];
 	int r;
 
-	*(void **)&real_pthread_create = dlsym(RTLD_NEXT, "pthread_create");
 	if (!path || !(control = map_control(path)))
 		return;
 	c.budget = control->budget;
@@ -116,7 +112,7 @@ EXPORT void *mremap(void *addr, size_t old_len, size_t new_len, int flags, ...)
 	long r;
 
 	va_start(ap, flags);
-	to = flags & (MREMAP_FIXED | TDM_MREMAP_DONTUNMAP) ? va_arg(ap, void *) : NULL;
+	to = flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) ? va_arg(ap, void *) : NULL;
 	va_end(ap);
 	r = tdm_sys5(SYS_mremap, addr, old_len, new_len, flags, to);
 	for (u32 i = 0; r == -EFAULT && l && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED && i < 3; i++) {
@@ -170,14 +166,16 @@ static void *begin(void *p)
 EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg)
 {
 	struct beginning *b = malloc(sizeof(*b));
+	int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 	int r;
 
-	if (!real_pthread_create)
-		*(void **)&real_pthread_create = dlsym(RTLD_NEXT, "pthread_create");
-	if (!b)
+	*(void **)&real = dlsym(RTLD_NEXT, "pthread_create");
+	if (!b || !real) {
+		free(b);
 		return EAGAIN;
+	}
 	*b = (struct beginning){ fn, arg };
-	r = real_pthread_create(thread, attr, begin, b);
+	r = real(thread, attr, begin, b);
 	if (r)
 		free(b);
 	return r;
