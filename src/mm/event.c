@@ -66,11 +66,11 @@ void tdmi_event_done(struct tdm_mm *mm)
 	tdm_a32_st_release(&mm->event_gate, TDM_EVENTS_NONE);
 }
 
-bool tdmi_events_taken(struct tdm_ctx *ctx)
+bool tdmi_events_settled(struct tdm_ctx *ctx)
 {
 	struct tdm_mm *mm = ctx->mm;
 
-	if (tdm_a32_ld_relaxed(&mm->event_gate) == TDM_EVENTS_TAKING)
+	if (mm->unsettled)
 		mm->port->ops->drain(mm->port, ctx);
-	return tdm_a32_ld_relaxed(&mm->event_gate) != TDM_EVENTS_TAKING;
+	return !mm->unsettled;
 }

@@ -137,9 +137,15 @@ static int run_step(struct run *r, u32 done, int res, bool *refused)
 	return res;
 }
 
+static bool dropping(const struct block *b, u32 i)
+{
+	return tdm_pte_is(tdm_pt_get(b->pt, b->first + i), TDM_PTE_T_REMOVED);
+}
+
 /*
  * Map copies of src (the block's pages at their offsets). *done_mask: pages that are mapped now. A page that the port has already is newer than
- * ours (it was restored while the table could not be written: see frozen.c), and counts as done.
+ * ours (it was restored while the table could not be written: see frozen.c), and counts as done. Unless its entry is REMOVED: then it is what the
+ * program wants dropped, this fault is from before, and the page is not ours to take until it is gone (zap.c).
  */
 static int copy_runs(struct block *b, const u8 *src, u32 mask, u32 *done_mask)
 {
@@ -151,11 +157,13 @@ static int copy_runs(struct block *b, const u8 *src, u32 mask, u32 *done_mask)
 		u32 done = 0, i = run.i;
 
 		r = fill(b->ctx, FILL_COPY, block_va(b, i), src + ((size_t)i << TDM_PAGE_SHIFT), run.n, &done);
+		*done_mask |= ((1u << done) - 1) << i;
 		if (r == -EEXIST) {
+			if (!dropping(b, i + done))
+				*done_mask |= 1u << (i + done);
 			done++;
 			r = 0;
 		}
-		*done_mask |= ((1u << done) - 1) << i;
 		r = run_step(&run, done, r, &refused);
 	}
 	return r;
@@ -324,7 +332,7 @@ static int bring_zero(struct block *b, u32 mask)
 
 		r = fill(b->ctx, FILL_ZERO, block_va(b, i), NULL, 1, &n);
 		if (r == -EEXIST) {
-			n = 1;
+			n = !dropping(b, i);
 			r = 0;
 		}
 		done = n ? mask : 0;

@@ -84,6 +84,7 @@ struct tdm_mm {
 	struct tdm_keep *keep;    /* or NULL: nothing is kept */
 	struct tdm_port *port;
 	struct plat_mutex event_lock;
+	bool unsettled;           /* the port is not sure yet that all we know of is there: see tdmi_events_settled(). The event lock */
 	const u8 *zeros;          /* TDM_BLOCK_SIZE of zeroes; constant */
 	/* Pages, kept by whoever changes an entry. */
 	tdm_a64 lent, home;
@@ -159,12 +160,13 @@ enum tdm_event_gate { TDM_EVENTS_NONE, TDM_EVENTS_READING, TDM_EVENTS_TAKING };
  * the port had said -EAGAIN, and leave out the end. */
 bool tdmi_fill_begin(struct tdm_ctx *ctx);
 void tdmi_fill_end(struct tdm_ctx *ctx);
-/* Around reading one message, with the event lock held. event: it was one, and tdmi_event_done() follows when it has been acted upon. */
+/* Around reading one message, with the event lock held. event: it was one; tdmi_event_done() follows when it has been acted upon, before the lock is
+ * let go of. */
 void tdmi_event_read_begin(struct tdm_mm *mm);
 void tdmi_event_read_end(struct tdm_mm *mm, bool event);
 void tdmi_event_done(struct tdm_mm *mm);
-/* With the event lock held, before anything is taken home: has every event that was read been acted upon? Those that can be now, are. */
-bool tdmi_events_taken(struct tdm_ctx *ctx);
+/* With the event lock held, before anything is taken home: the port settles what it can. false: not now. */
+bool tdmi_events_settled(struct tdm_ctx *ctx);
 
 /* ---- zap.c: events. The event lock is held. */
 enum tdm_zap {
@@ -175,8 +177,12 @@ enum tdm_zap {
 void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, enum tdm_zap how);
 /* Forget the page at va, unless it is lent. */
 void tdmi_zap_entry(struct tdm_ctx *ctx, u64 va);
-/* [from, from + len) has moved to `to`, with what it was: excluded parts stay excluded. Nothing is known of `from` any more: if it is there
- * still (MREMAP_DONTUNMAP), it is to be found anew. */
+/* [from, from + len) is at `to` from now on, where nothing was: entries and VMAs, and nothing is known of `from` any more. What the port has
+ * mapped is forgotten. */
+void tdmi_move(struct tdm_ctx *ctx, u64 from, u64 to, u64 len);
+/* ... and is found again, at the place to which the port has moved it. */
+void tdmi_move_end(struct tdm_ctx *ctx, u64 to, u64 len);
+/* Both, and before them what was at `to` is unmapped. */
 void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len);
 
 /* ---- frozen.c: while the gate is closed and the caller is the only one who looks. Nothing is changed, so that both sides of a fork find the same. */

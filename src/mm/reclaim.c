@@ -199,7 +199,7 @@ static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio)
 			again = unshare(ctx, folio->va, t.busy);
 			plat_mutex_lock(&mm->event_lock);
 			t.busy &= ~again;
-			t.gone = !tdmi_events_taken(ctx);
+			t.gone = !tdmi_events_settled(ctx);
 			/* One pinned page must not keep the others of its run: by halves until it is alone. */
 			for (u32 part = TDM_BLOCK_PAGES; again && !t.gone && part; part /= 2)
 				again = home_parts(ctx, folio, again, part, &t);
@@ -227,7 +227,7 @@ u64 tdmi_age(struct tdm_ctx *ctx, u64 pages)
 		struct tdm_frame *folio;
 
 		plat_mutex_lock(&mm->event_lock);
-		folio = tdmi_events_taken(ctx) ? tdmi_lru_isolate_lent(&mm->lru, ctx->may_wait) : NULL;
+		folio = tdmi_events_settled(ctx) ? tdmi_lru_isolate_lent(&mm->lru, ctx->may_wait) : NULL;
 		if (folio)
 			taken += home_folio(ctx, folio);
 		plat_mutex_unlock(&mm->event_lock);
@@ -478,7 +478,7 @@ int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 		bool wait;
 
 		plat_mutex_lock(&ctx->mm->event_lock);
-		wait = !tdmi_events_taken(ctx);
+		wait = !tdmi_events_settled(ctx);
 		folio = wait ? NULL : isolate_at(ctx, &va, end, &wait);
 		if (folio)
 			*pages += home_folio(ctx, folio);

@@ -7,7 +7,7 @@
  * A removal (MADV_DONTNEED) is announced before the kernel drops the pages. What is home or out is dropped at once: a touch from now on finds
  * zeros, as it should. What is mapped is still there, with the old bytes, for a while that we cannot measure: taking such a page home
  * would save it from being dropped, and the program would read the old bytes where it must read zeros. So those get the marker REMOVED, which
- * reclaim passes over, and which the first fault at the address ends: a fault shows that the page is gone.
+ * reclaim passes over, and which the first fault at the address that finds the page gone ends.
  */
 #include <string.h>
 #include "base/check.h"
@@ -204,24 +204,23 @@ static void remap_put(struct tdm_ctx *ctx, u64 to, struct tdm_pte pte)
 }
 
 /* What of `from` is not known yet (the mapping has grown) is not known at `to` either: it will be found. */
-static void remap_vmas(struct tdm_mm *mm, u64 from, u64 to, u64 len)
+static void move_vmas(struct tdm_mm *mm, u64 from, u64 to, u64 len)
 {
 	struct tdm_vma v;
 	int r = 0;
 
 	for (u64 va = from; !r && tdmi_vma_next(mm, va, &v) && v.start < from + len; va = v.end)
 		r = tdmi_vma_insert(mm, TDM_MAX(v.start, from) - from + to, TDM_MIN(v.end, from + len) - from + to, v.flags);
+	if (!r)
+		r = tdmi_vma_remove(mm, from, from + len);
 	if (r)
 		plat_abort("tandem: no memory to follow an mremap()\n");
 }
 
-void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len)
+void tdmi_move(struct tdm_ctx *ctx, u64 from, u64 to, u64 len)
 {
-	struct tdm_vma v;
 	u64 off = 0;
 
-	/* Nothing of what was at the new place is there any more. */
-	tdmi_zap(ctx, to, to + len, TDM_ZAP_UNMAP);
 	while (off < len) {
 		struct tdm_pte pte;
 
@@ -237,13 +236,23 @@ void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len)
 		tdmi_rcu_read_unlock(ctx->rcu);
 	}
 	/* Only now: a stream of zeros next to it must not run into entries that are not there yet. */
-	remap_vmas(ctx->mm, from, to, len);
-	if (tdmi_vma_remove(ctx->mm, from, from + len))
-		plat_abort("tandem: no memory to follow an mremap()\n");
-	/* What was mapped has moved with the mapping. */
+	move_vmas(ctx->mm, from, to, len);
+}
+
+void tdmi_move_end(struct tdm_ctx *ctx, u64 to, u64 len)
+{
+	struct tdm_vma v;
+
 	for (u64 va = to; tdmi_vma_next(ctx->mm, va, &v) && v.start < to + len; va = v.end)
 		if (!(v.flags & TDM_VMA_EXCLUDED))
 			(void)tdmi_adopt(ctx, TDM_MAX(v.start, to), TDM_MIN(v.end, to + len));
+}
+
+void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len)
+{
+	tdmi_zap(ctx, to, to + len, TDM_ZAP_UNMAP);
+	tdmi_move(ctx, from, to, len);
+	tdmi_move_end(ctx, to, len);
 }
 
 void tdmi_zap_entry(struct tdm_ctx *ctx, u64 va)

@@ -252,6 +252,45 @@ static u64 host_next_present(struct tdm_port *p, u64 va, u64 end)
 	return tdm_sys3(SYS_ioctl, host_of(p)->pagemap, TDM_PAGEMAP_SCAN, &s) == 1 ? r.start : end;
 }
 
+/* ---- messages ---------------------------------------------------------------------------------------------------- */
+
+/* No missing page of anonymous memory can be "continued": the kernel says EINVAL where it finds our registration, ENOENT where not, and EAGAIN, before
+ * anything else, while an event waits to be read or whoever caused it has not run on yet. Nothing is changed. */
+static int probe(int uffd, u64 va)
+{
+	struct uffdio_continue c = { .range = { va & TDM_PAGE_MASK, TDM_PAGE_SIZE } };
+
+	return (int)tdm_sys3(SYS_ioctl, uffd, UFFDIO_CONTINUE, &c);
+}
+
+int tdmi_host_registered(int uffd, u64 va)
+{
+	int r = probe(uffd, va);
+
+	return r == -ENOENT || r == -EAGAIN ? r : 0;
+}
+
+bool tdmi_host_changing(struct tdm_host *h)
+{
+	return probe(h->uffd, (u64)(uintptr_t)h->arena) == -EAGAIN;
+}
+
+int tdmi_host_read_msg(int uffd, struct uffd_msg *msg)
+{
+	long r = tdm_sys3(SYS_read, uffd, msg, sizeof(*msg));
+
+	if (r == -EAGAIN || r == -EINTR)
+		return 0;
+	return r == (long)sizeof(*msg) ? 1 : r < 0 ? (int)r : 0;
+}
+
+void tdmi_host_kick(struct tdm_host *h)
+{
+	u64 one = 1;
+
+	tdm_sys3(SYS_write, h->kick_fd, &one, sizeof(one));
+}
+
 /* ---- giving back --------------------------------------------------------------------------------------------------- */
 
 static void trash_empty(struct tdm_host *h)
@@ -346,7 +385,6 @@ int tdmi_host_after_fork(struct tdm_host *h, int uffd)
 	h->uffd = uffd;
 	plat_mutex_reset(&h->trash_lock);
 	h->pending_head = h->pending_tail = 0;
-	h->nmoved = h->nexpected = 0;
 	return open_files(h);
 }
 

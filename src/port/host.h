@@ -23,8 +23,6 @@ struct tdm_host_fault {
 };
 
 #define TDM_HOST_PENDING 512u
-#define TDM_HOST_HELD 256u
-#define TDM_HOST_MOVED 64u
 
 struct tdm_host {
 	struct tdm_port port;
@@ -45,12 +43,6 @@ struct tdm_host {
 	int kick_fd;
 	struct tdm_host_fault pending[TDM_HOST_PENDING];
 	u32 pending_head, pending_tail;
-	/* Order among events: see host_event.c. The event lock. */
-	struct uffd_msg held[TDM_HOST_HELD];
-	u32 nheld;
-	struct { u64 start, end; } moved[TDM_HOST_MOVED]; /* places that something was moved to since it was last quiet */
-	struct { u64 start, end; } expected[TDM_HOST_MOVED]; /* old places, of which the unmapping is to be announced */
-	u32 nmoved, nexpected;
 	/* A fork that nobody announced: called with the event lock held. The descriptor is the callee's. */
 	void (*forked)(void *arg, int child_uffd);
 	void *forked_arg;
@@ -72,6 +64,9 @@ void tdmi_host_drain(struct tdm_port *p, struct tdm_ctx *ctx);
 void tdmi_host_event(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_msg *m);
 /* One message, raw; for the time of a fork. 1, 0 (nothing), or -errno. */
 int tdmi_host_read_msg(int uffd, struct uffd_msg *msg);
+
+/* Those who serve faults look at what is pending. */
+void tdmi_host_kick(struct tdm_host *h);
 
 /* UFFDIO_COPY through any userfaultfd, and back out of the way. Pages done in *done. */
 int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done);

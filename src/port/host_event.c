@@ -2,224 +2,258 @@
 /*
  * host_event.c - the kernel's messages, and the order in which they mean what they say.
  *
- * A thread that changes a mapping does so under the kernel's mmap_lock, lets go of it, and then queues its event and waits until it is read. Between
- * the two another thread may change the same addresses and queue its own event first. The commonest case is built in: mremap() announces
- * the move, waits for that to be read, and only then announces that the old place is unmapped; meanwhile another thread's mremap() or
- * mmap() may have got that place. Two rules put things right:
- *   - A REMAP to a place that the VMA tree still has was overtaken by the event that frees the place. It is held back until that comes.
- *   - An UNMAP of a place to which something was moved lately may be older than the move, or younger. If it says of the place of a REMAP that it is
- *     gone, exactly, it is that REMAP's other half, and nothing needs to be done: the old place was forgotten with the move. Any other is
- *     held back until the kernel can be asked: what is registered now was moved there and stays, the rest is gone.
- * The kernel answers (and allows any filling or moving) only when every change has been read and its thread has run on: "quiet". So what is held
- * back does no harm until then, and is settled then, before anybody fills or moves: the gate (mm/event.c) stays shut as long as
- * anything is held, and taking home asks tdmi_events_taken() first.
+ * A thread that changes a mapping does so under the kernel's mmap_lock, lets go of it, and then queues its events, one after the other, and waits
+ * until each is read. Between the two another thread may be given the same addresses and queue its own event first. The commonest case is built
+ * in: mremap() announces the move, waits, and only then announces that the old place is unmapped; meanwhile another thread's mremap() may have
+ * got that place.
+ *
+ * What is in order all the same. Call what is mapped at an address from one unmapping to the next its tenant. A tenant comes by a REMAP, or by mmap() or
+ * by the growth of a neighbour, of which nothing is said; it goes by a REMAP, an UNMAP, or a REMAP and the UNMAP that follows it. Its coming is
+ * read before its going, because no thread goes on before its event is read. Its successor's coming may be read before its going, but for
+ * that its going has already happened. So if a REMAP brings a tenant to where one is still known, the old one is on its way out; and the
+ * next going that is read is the old one's.
+ *
+ * Limbo is where the old one waits: the same address with a bit set that no address of a program has. What is there, entries and VMAs, nobody can
+ * touch. The flags of a VMA in limbo tell what is known of the place:
+ *   WAIT    a tenant waits here, who is on his way out: the next going is his
+ *   HALF    a tenant has been moved on, the UNMAP is to come
+ *   OVER    the tenant who is at the place itself came after him
+ *   SEEN    nothing is to come; something was here since it was last quiet
+ * The rules:
+ *   - REMAP(from, to): who is known at `to` goes to limbo: WAIT. Then what is known at `from` goes to `to`: of him who waits in limbo, if there is one,
+ *     else of the place itself. `from` is left with HALF, `to` with OVER.
+ *   - UNMAP ends WAIT and HALF. What is at the place itself goes with it, unless it is OVER one of these.
+ *   - REMOVE is of the tenant who is there.
+ * After mremap(MREMAP_DONTUNMAP) no UNMAP follows. The HALF that it leaves is not OVER, and is not before whoever stays at the place has gone, by the
+ * UNMAP that ends it.
+ *
+ * While any event is on its way, the kernel refuses to fill anything and to move anything; and a fill that was decided upon before cannot
+ * slip in between the reading of an event and its end (mm/event.c). So nobody sees the table in between. When nothing is on its way, every going has
+ * been read: nobody waits any more. Then the kernel is asked about each place that is in limbo. What is not registered has gone; what is,
+ * and is not known, is a tenant of whom nothing was said: the old place of a DONTUNMAP, or what a mapping has grown by. Until this is settled
+ * nothing is taken home (tdmi_events_settled()): a page of a mapping that we do not serve would not be asked for again.
+ *
+ * What remains: two goings from one place on their way at once, of which at least one is a REMAP. It takes a thread that is stopped after its
+ * munmap() or mremap() for as long as another one needs to be given the place by mremap(), have that event read, and unmap or move it
+ * again. And the same with one going, if it is that of a tenant of whom we do not know, a mapping that has grown in place and was not touched there
+ * since.
  *
  * Everything here is under the event lock.
  */
-#include <string.h>
 #include "base/check.h"
-#include "plat/linux/sys.h"
 #include "port/host.h"
-#include "port/uapi.h"
 
-/* No missing page of anonymous memory can be "continued": the kernel says EINVAL where it finds our registration, ENOENT where not, and EAGAIN, before
- * anything else, while an event waits to be read or whoever caused it has not run on yet. Nothing is changed. */
-static int probe(int uffd, u64 va)
+#define LIMBO ((u64)1 << 47)
+#define WAIT ((uintptr_t)1 << 8)
+#define HALF ((uintptr_t)1 << 9)
+#define OVER ((uintptr_t)1 << 10)
+#define SEEN ((uintptr_t)1 << 11)
+#define OURS (WAIT | HALF | OVER | SEEN)
+
+/* ---- limbo ------------------------------------------------------------------------------------------------------------- */
+
+static u64 limbo_end(u64 end)
 {
-	struct uffdio_continue c = { .range = { va & TDM_PAGE_MASK, TDM_PAGE_SIZE } };
-
-	return (int)tdm_sys3(SYS_ioctl, uffd, UFFDIO_CONTINUE, &c);
+	return ((end - 1) | LIMBO) + 1;
 }
 
-int tdmi_host_registered(int uffd, u64 va)
+static void set_flags(struct tdm_host *h, u64 start, u64 end, uintptr_t flags)
 {
-	int r = probe(uffd, va);
-
-	return r == -ENOENT || r == -EAGAIN ? r : 0;
+	if (tdmi_vma_insert(h->mm, start | LIMBO, limbo_end(end), flags))
+		plat_abort("tandem: no memory to follow an mremap()\n");
+	h->mm->unsettled = true;
 }
 
-bool tdmi_host_changing(struct tdm_host *h)
+static void drop(struct tdm_ctx *ctx, u64 start, u64 end)
 {
-	return probe(h->uffd, (u64)(uintptr_t)h->arena) == -EAGAIN;
+	tdmi_zap(ctx, start | LIMBO, limbo_end(end), TDM_ZAP_UNMAP);
 }
 
-int tdmi_host_read_msg(int uffd, struct uffd_msg *msg)
+/* What of [start, end) is alike in limbo, from start on: its end, and its flags. */
+static u64 run(struct tdm_host *h, u64 start, u64 end, uintptr_t *flags)
 {
-	long r = tdm_sys3(SYS_read, uffd, msg, sizeof(*msg));
-
-	if (r == -EAGAIN || r == -EINTR)
-		return 0;
-	return r == (long)sizeof(*msg) ? 1 : r < 0 ? (int)r : 0;
-}
-
-/* ---- order --------------------------------------------------------------------------------------------------------- */
-
-static bool overlap(u64 a, u64 aend, u64 b, u64 bend)
-{
-	return a < bend && b < aend;
-}
-
-static bool was_moved_to(const struct tdm_host *h, u64 start, u64 end)
-{
-	for (u32 i = 0; i < h->nmoved; i++)
-		if (overlap(start, end, h->moved[i].start, h->moved[i].end))
-			return true;
-	return false;
-}
-
-/* Is [start, end) the old place of a REMAP, of which the unmapping is still to be announced? If so, not any more. */
-static bool take_expected(struct tdm_host *h, u64 start, u64 end)
-{
-	for (u32 i = 0; i < h->nexpected; i++)
-		if (h->expected[i].start == start && h->expected[i].end == end) {
-			h->expected[i] = h->expected[--h->nexpected];
-			return true;
-		}
-	return false;
-}
-
-/* The REMAPs that are held back and come before held[n]: does one go to [start, end)? */
-static bool is_awaited(const struct tdm_host *h, u32 n, u64 start, u64 end)
-{
-	for (u32 i = 0; i < n; i++)
-		if (h->held[i].event == UFFD_EVENT_REMAP &&
-		    overlap(start, end, h->held[i].arg.remap.to, h->held[i].arg.remap.to + h->held[i].arg.remap.len))
-			return true;
-	return false;
-}
-
-/* Must m, which stands behind the first n that are held, be held back (still)? */
-static bool must_wait(struct tdm_host *h, const struct uffd_msg *m, u32 n)
-{
-	u64 to = m->arg.remap.to;
 	struct tdm_vma v;
 
-	if (m->event == UFFD_EVENT_UNMAP)
-		return was_moved_to(h, m->arg.remove.start, m->arg.remove.end);
-	if (m->event == UFFD_EVENT_REMOVE)
-		return is_awaited(h, n, m->arg.remove.start, m->arg.remove.end);
-	return tdmi_vma_next(h->mm, to, &v) && v.start < to + m->arg.remap.len;
+	*flags = 0;
+	if (!h->mm->unsettled || !tdmi_vma_next(h->mm, start | LIMBO, &v))
+		return end;
+	if (v.start > (start | LIMBO))
+		return TDM_MIN(end, v.start & ~LIMBO);
+	*flags = v.flags;
+	return TDM_MIN(end, ((v.end - 1) & ~LIMBO) + 1);
 }
 
-static void note_moved(struct tdm_host *h, u64 start, u64 end)
+/* All of the mapping is registered in one way. */
+static void know(struct tdm_host *h, struct tdm_ctx *ctx, const struct tdm_mapping *m, uintptr_t flags)
 {
-	if (h->nmoved == TDM_HOST_MOVED) {
-		/* No room: one range that holds all of them. More is held back than need be. */
-		for (u32 i = 0; i < h->nmoved; i++) {
-			start = TDM_MIN(start, h->moved[i].start);
-			end = TDM_MAX(end, h->moved[i].end);
-		}
-		h->nmoved = 0;
-	}
-	h->moved[h->nmoved].start = start;
-	h->moved[h->nmoved++].end = end;
-}
+	struct tdm_vma v;
 
-/* An mremap(MREMAP_DONTUNMAP) is not followed by an UNMAP. What is expected in vain goes when it is quiet, or makes room for the next. */
-static void expect_unmap(struct tdm_host *h, u64 start, u64 end)
-{
-	if (h->nexpected == TDM_HOST_MOVED) {
-		h->nexpected--;
-		memmove(&h->expected[0], &h->expected[1], h->nexpected * sizeof(h->expected[0]));
-	}
-	h->expected[h->nexpected].start = start;
-	h->expected[h->nexpected++].end = end;
-}
+	for (u64 at = m->start; at < m->end; at = v.end) {
+		u64 end = m->end;
 
-static void apply(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_msg *m)
-{
-	switch (m->event) {
-	case UFFD_EVENT_UNMAP:
-		tdmi_zap(ctx, m->arg.remove.start, m->arg.remove.end, TDM_ZAP_UNMAP);
-		break;
-	case UFFD_EVENT_REMOVE:
-		tdmi_zap(ctx, m->arg.remove.start, m->arg.remove.end, TDM_ZAP_REMOVE);
-		break;
-	case UFFD_EVENT_REMAP:
-		tdmi_remap(ctx, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
-		note_moved(h, m->arg.remap.to, m->arg.remap.to + m->arg.remap.len);
-		expect_unmap(h, m->arg.remap.from, m->arg.remap.from + m->arg.remap.len);
-		break;
-	default:
-		TDM_BUG("an unknown userfaultfd event");
+		if (tdmi_vma_next(h->mm, at, &v) && v.start < end)
+			end = TDM_MAX(v.start, at);
+		else
+			v.end = end;
+		if (at == end)
+			continue;
+		if (tdmi_vma_insert(h->mm, at, end, flags))
+			return; /* it will be found (run/live_find.c) */
+		if (!(flags & TDM_VMA_EXCLUDED))
+			(void)tdmi_adopt(ctx, at, end);
 	}
 }
 
-static void take_held(struct tdm_host *h, u32 i, struct uffd_msg *m)
-{
-	*m = h->held[i];
-	h->nheld--;
-	memmove(&h->held[i], &h->held[i + 1], (h->nheld - i) * sizeof(h->held[0]));
-}
-
-/* [start, end) was unmapped, and perhaps mapped again. -EAGAIN: not quiet any more. now: what is mapped will do, if the kernel does not say what is
- * registered. */
-static int settle_unmap(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end, bool now)
+/* [start, end) was in limbo: is what we know there? -EAGAIN: not quiet any more. */
+static int check(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end, uintptr_t flags)
 {
 	while (start < end) {
 		struct tdm_mapping m;
 		u64 stop = end;
-		int r = -ENOENT;
+		bool there;
+		int r;
 
-		if (!tdmi_host_mapping(h, start, &m)) {
-			stop = TDM_MIN(end, start < m.start ? m.start : m.end);
-			if (start >= m.start)
-				r = tdmi_host_registered(h->uffd, start);
-		}
-		if (r == -EAGAIN && !now)
+		/* First the look, then the proof that nothing has changed since. */
+		r = tdmi_host_mapping(h, start, &m);
+		there = !r && start >= m.start;
+		if (!r)
+			stop = TDM_MIN(end, there ? m.end : m.start);
+		r = there ? tdmi_host_registered(h->uffd, start) : tdmi_host_changing(h) ? -EAGAIN : -ENOENT;
+		if (r == -EAGAIN)
 			return r;
-		if (r && r != -EAGAIN)
+		if (r)
 			tdmi_zap(ctx, start, stop, TDM_ZAP_UNMAP);
+		else
+			know(h, ctx, &m, flags);
 		start = stop;
 	}
 	return 0;
 }
 
-void tdmi_host_event(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_msg *m)
-{
-	struct uffd_msg next;
-	bool other_half = m->event == UFFD_EVENT_UNMAP && take_expected(h, m->arg.remove.start, m->arg.remove.end);
-
-	if (must_wait(h, m, h->nheld)) {
-		if (other_half)
-			return;
-		if (h->nheld == TDM_HOST_HELD) {
-			take_held(h, 0, &next);
-			if (next.event != UFFD_EVENT_UNMAP)
-				apply(h, ctx, &next);
-			else
-				(void)settle_unmap(h, ctx, next.arg.remove.start, next.arg.remove.end, true);
-		}
-		h->held[h->nheld++] = *m;
-		return;
-	}
-	apply(h, ctx, m);
-	for (u32 i = 0; i < h->nheld; i++)
-		if (!must_wait(h, &h->held[i], i)) {
-			take_held(h, i, &next);
-			apply(h, ctx, &next);
-			i = ~0u; /* from the first again */
-		}
-}
-
-/* Settle what was held back, if it is quiet. */
 static void settle(struct tdm_host *h, struct tdm_ctx *ctx)
 {
-	if ((!h->nheld && !h->nmoved && !h->nexpected) || tdmi_host_changing(h))
-		return;
-	while (h->nheld) {
-		struct uffd_msg m = h->held[0];
+	struct tdm_vma v;
 
-		if (m.event == UFFD_EVENT_UNMAP) {
-			if (settle_unmap(h, ctx, m.arg.remove.start, m.arg.remove.end, false))
-				return;
-		} else {
-			apply(h, ctx, &m);
-		}
-		take_held(h, 0, &m);
+	if (!h->mm->unsettled || tdmi_host_changing(h))
+		return;
+	while (tdmi_vma_next(h->mm, LIMBO, &v)) {
+		u64 start = v.start & ~LIMBO, end = start + (v.end - v.start);
+
+		if (check(h, ctx, start, end, v.flags & ~OURS))
+			return;
+		drop(ctx, start, end);
 	}
-	h->nmoved = h->nexpected = 0;
-	tdmi_event_done(ctx->mm);
+	h->mm->unsettled = false;
+}
+
+/* ---- events ------------------------------------------------------------------------------------------------------------ */
+
+static void unmap(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end)
+{
+	for (u64 stop; start < end; start = stop) {
+		uintptr_t flags;
+
+		stop = run(h, start, end, &flags);
+		if (!(flags & OVER) || !(flags & (WAIT | HALF)))
+			tdmi_zap(ctx, start, stop, TDM_ZAP_UNMAP);
+		if (flags & WAIT)
+			drop(ctx, start, stop);
+		if (flags)
+			set_flags(h, start, stop, SEEN | (flags & ~OURS));
+	}
+}
+
+/* What is served because it is registered, but has not been found yet (a mapping has grown), is a tenant, too. */
+static void know_all(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end)
+{
+	struct tdm_vma v;
+	struct tdm_pte pte;
+	u32 i;
+
+	for (u64 va = start; va < end; va += TDM_PAGE_SIZE) {
+		tdmi_rcu_read_lock(ctx->rcu);
+		if (va == start || va % TDM_HUGE_SIZE == 0)
+			va = TDM_MAX(va, tdmi_pt_next(h->mm, va, end));
+		if (va < end)
+			(void)tdmi_pt_walk(h->mm, va, &i, &pte);
+		tdmi_rcu_read_unlock(ctx->rcu);
+		if (va < end && !tdm_pte_none(pte) && !tdmi_vma_find(h->mm, va, &v) &&
+		    tdmi_vma_insert(h->mm, va, va + TDM_PAGE_SIZE, 0))
+			plat_abort("tandem: no memory to follow an mremap()\n");
+	}
+}
+
+/* Somebody new comes to [start, end). */
+static void displace(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end)
+{
+	for (u64 stop, s, e; start < end; start = stop) {
+		uintptr_t flags;
+		struct tdm_vma v;
+
+		stop = run(h, start, end, &flags);
+		set_flags(h, start, stop, flags | OVER);
+		know_all(h, ctx, start, stop);
+		while (tdmi_vma_next(h->mm, start, &v) && v.start < stop) {
+			s = TDM_MAX(v.start, start);
+			e = TDM_MIN(v.end, stop);
+			drop(ctx, s, e);
+			tdmi_move(ctx, s, s | LIMBO, e - s);
+			set_flags(h, s, e, v.flags | WAIT | OVER);
+		}
+		tdmi_zap(ctx, start, stop, TDM_ZAP_UNMAP);
+	}
+}
+
+static void remap(struct tdm_host *h, struct tdm_ctx *ctx, u64 from, u64 to, u64 len)
+{
+	displace(h, ctx, to, to + len);
+	for (u64 at = from, stop; at < from + len; at = stop) {
+		u64 there = at - from + to;
+		struct tdm_vma v = { 0 };
+		uintptr_t flags;
+
+		stop = run(h, at, from + len, &flags);
+		if (flags & WAIT) {
+			tdmi_move(ctx, at | LIMBO, there, stop - at);
+			if (tdmi_vma_insert(h->mm, there, there + (stop - at), flags & ~OURS))
+				plat_abort("tandem: no memory to follow an mremap()\n");
+			set_flags(h, at, stop, HALF | (flags & ~(WAIT | SEEN)));
+			continue;
+		}
+		/* A mapping is excluded as a whole. */
+		if (tdmi_vma_next(h->mm, at, &v) && v.start >= stop)
+			v.flags = 0;
+		tdmi_move(ctx, at, there, stop - at);
+		set_flags(h, at, stop, HALF | v.flags);
+	}
+	tdmi_move_end(ctx, to, len);
+}
+
+static bool unknown(struct tdm_host *h, u64 start, u64 end)
+{
+	struct tdm_vma v;
+
+	return !tdmi_vma_find(h->mm, start, &v) || v.end < end;
+}
+
+void tdmi_host_event(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_msg *m)
+{
+	switch (m->event) {
+	case UFFD_EVENT_UNMAP:
+		unmap(h, ctx, m->arg.remove.start, m->arg.remove.end);
+		break;
+	case UFFD_EVENT_REMOVE:
+		/* What has not been found yet must not be found between here and the dropping: it would be saved from it (mm/zap.c). */
+		if (unknown(h, m->arg.remove.start, m->arg.remove.end))
+			(void)tdmi_adopt(ctx, m->arg.remove.start, m->arg.remove.end);
+		tdmi_zap(ctx, m->arg.remove.start, m->arg.remove.end, TDM_ZAP_REMOVE);
+		break;
+	case UFFD_EVENT_REMAP:
+		remap(h, ctx, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
+		break;
+	default:
+		TDM_BUG("an unknown userfaultfd event");
+	}
 }
 
 /* ---- reading ----------------------------------------------------------------------------------------------------------- */
@@ -234,7 +268,7 @@ static bool next_fault(struct tdm_host *h, struct tdm_ctx *ctx, struct tdm_host_
 		settle(h, ctx);
 		tdmi_event_read_begin(ctx->mm);
 		got = tdmi_host_read_msg(h->uffd, &m) > 0;
-		tdmi_event_read_end(ctx->mm, h->nheld || (got && m.event != UFFD_EVENT_PAGEFAULT));
+		tdmi_event_read_end(ctx->mm, got && m.event != UFFD_EVENT_PAGEFAULT);
 		if (!got)
 			return false;
 		if (m.event == UFFD_EVENT_PAGEFAULT) {
@@ -246,8 +280,7 @@ static bool next_fault(struct tdm_host *h, struct tdm_ctx *ctx, struct tdm_host_
 			h->forked(h->forked_arg, (int)m.arg.fork.ufd);
 		else
 			tdmi_host_event(h, ctx, &m);
-		if (!h->nheld)
-			tdmi_event_done(ctx->mm);
+		tdmi_event_done(ctx->mm);
 	}
 }
 
@@ -264,10 +297,9 @@ void tdmi_host_drain(struct tdm_port *p, struct tdm_ctx *ctx)
 {
 	struct tdm_host *h = tdm_container_of(p, struct tdm_host, port);
 	struct tdm_host_fault f;
-	u64 one = 1;
 
 	while (h->pending_tail - h->pending_head < TDM_HOST_PENDING && next_fault(h, ctx, &f))
 		h->pending[h->pending_tail++ % TDM_HOST_PENDING] = f;
 	if (h->pending_head != h->pending_tail)
-		tdm_sys3(SYS_write, h->kick_fd, &one, sizeof(one));
+		tdmi_host_kick(h);
 }

@@ -63,7 +63,7 @@ static bool take(struct tdm_live *l, u64 start, u64 end, uintptr_t flags)
 	bool taken = false;
 
 	plat_mutex_lock(&l->mm.event_lock);
-	if (tdmi_events_taken(l->ctx) && !(excluded ? tdmi_host_register_events(&l->host, start, end) : tdmi_host_register(&l->host, start, end)))
+	if (!(excluded ? tdmi_host_register_events(&l->host, start, end) : tdmi_host_register(&l->host, start, end)))
 		for (u64 at = start; at < end; at = m.end) {
 			int r = registered_at(l, at, &m);
 			u64 s = TDM_MAX(at, m.start), e = TDM_MIN(end, m.end);
@@ -197,8 +197,6 @@ int tdmi_live_exclude(struct tdm_live *l, u64 start, u64 end)
 	/* Nothing is taken home while we hold the event lock, so what has been brought stays. A fault that is being served finds the VMA excluded, or
 	 * is done with its table before the table forgets the range. */
 	plat_mutex_lock(&l->mm.event_lock);
-	while (!tdmi_events_taken(l->ctx))
-		plat_yield();
 	r = tdmi_vma_insert(&l->mm, start, end, TDM_VMA_EXCLUDED);
 	if (!r)
 		r = tdmi_bring_locked(l->ctx, start, end);

@@ -361,15 +361,15 @@ static bool child_done(int sock)
 	return true;
 }
 
-/* Freeze, with no event held back (port/host_event.c). */
+/* Freeze, with nothing in limbo (port/host_event.c): a child would not know what becomes of it. */
 static void freeze_settled(struct tdm_live *l)
 {
 	tdmi_mm_freeze(&l->mm);
-	while (l->host.nheld) {
+	while (l->mm.unsettled) {
 		tdmi_mm_thaw(&l->mm);
 		if (tdmi_mm_enter(l->ctx)) {
 			plat_mutex_lock(&l->mm.event_lock);
-			(void)tdmi_events_taken(l->ctx);
+			(void)tdmi_events_settled(l->ctx);
 			plat_mutex_unlock(&l->mm.event_lock);
 			tdmi_mm_exit(l->ctx);
 		}

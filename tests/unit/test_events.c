@@ -1,0 +1,889 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The order of events (port/host_event.c), what is found (run/live_find.c), and the engine below them, over a model of the kernel.
+ *
+ * The model has an address space of a few dozen pages and a few threads of a program that map, unmap, move, drop, read and write it. A system call
+ * changes the address space at once, and then announces what it did, one event after the other, as the kernel does: each is queued
+ * some time later, is read some time after that, and only some time after that its thread goes on. Faults are read before events. As long as
+ * anything is on its way the kernel refuses to fill and to move (-EAGAIN). Everything that the engine asks of the kernel gives the program's threads
+ * a chance to go on first; who goes on, and how far, comes from the seed. So every order of things comes up, and each can be had again.
+ *
+ * What the program reads must be what it wrote. TDM_TRACE=1 shows the way there.
+ */
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include "mm/mm.h"
+#include "plat/sim.h"
+#include "pool/codec.h"
+#include "port/host.h"
+#include "run/live.h"
+#include "runner/t.h"
+
+#define PAGES 96u
+/* The space straddles the border of two tables. */
+#define BASE (((u64)1 << 40) + TDM_HUGE_SIZE - 48 * TDM_PAGE_SIZE)
+#define THREADS 4u
+#define AREAS 9u
+#define AREA_MAX 14u
+#define FRAMES (64u * TDM_BLOCK_PAGES)
+#define ARENA ((size_t)64 << 20)
+
+enum { REG_NONE, REG_MISSING, REG_EVENTS };
+
+struct page {
+	bool mapped, present;
+	u8 reg;
+	u32 token;     /* what it holds, if it is present */
+	u32 expected;  /* what the program must find */
+};
+
+struct area {
+	u32 first, n;
+};
+
+enum state { RUNNING, FAULTING, ANNOUNCING };
+
+struct thread {
+	enum state state;
+	u32 fault;               /* page that it waits for */
+	bool fault_read, fault_write;
+	struct area area[AREAS];
+	/* Events of the system call that it is in. */
+	struct uffd_msg event[4];
+	u32 nevents, at;
+	enum { TO_QUEUE, QUEUED, READ } phase;
+	struct area drop;        /* after them: MADV_DONTNEED drops this */
+};
+
+static struct page page[PAGES];
+static u32 dropping[PAGES];      /* MADV_DONTNEED calls that are under way here: the bytes may be old or zero */
+static bool unknown[PAGES];      /* a mapping has grown in place by this, and nobody has been here since */
+static u32 going[PAGES];         /* events on their way which say that somebody has left */
+static struct thread thread[THREADS];
+static u32 changing;             /* the kernel's mmap_changing */
+static u64 rnd;
+static u32 next_token;
+static u64 run_seed;
+static struct tdm_live live;
+static u8 *arena;
+static bool resting;             /* nobody begins anything new */
+static bool in_program;          /* a step of the program is not interrupted by another */
+
+static struct { u32 thread; u32 page; } fault_queue[4 * THREADS];
+static u32 nfaults;
+static u32 event_queue[THREADS]; /* threads, oldest first */
+static u32 nqueued;
+
+static void trace(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static void trace(const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!getenv("TDM_TRACE"))
+		return;
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+}
+
+static u32 below(u32 n)
+{
+	return (u32)(t_rand(&rnd) % n);
+}
+
+static u64 va_of(u32 p)
+{
+	return BASE + ((u64)p << TDM_PAGE_SHIFT);
+}
+
+static u32 page_at(u64 va)
+{
+	CHECK(va >= BASE && va - BASE < (u64)PAGES << TDM_PAGE_SHIFT);
+	return (u32)((va - BASE) >> TDM_PAGE_SHIFT);
+}
+
+/* ---- the program ------------------------------------------------------------------------------------------------------ */
+
+static struct area *free_area(struct thread *t)
+{
+	for (u32 i = 0; i < AREAS; i++)
+		if (!t->area[i].n)
+			return &t->area[i];
+	return NULL;
+}
+
+static u32 free_areas(const struct thread *t)
+{
+	u32 n = 0;
+
+	for (u32 i = 0; i < AREAS; i++)
+		n += !t->area[i].n;
+	return n;
+}
+
+static struct area *some_area(struct thread *t)
+{
+	u32 i = below(AREAS);
+
+	for (u32 k = 0; k < AREAS; k++)
+		if (t->area[(i + k) % AREAS].n)
+			return &t->area[(i + k) % AREAS];
+	return NULL;
+}
+
+/* What the top of host_event.c says of two goings from one place at once. */
+static bool unclear(struct area a)
+{
+	for (u32 p = a.first; p < a.first + a.n; p++)
+		if (going[p])
+			return true;
+	return false;
+}
+
+static struct area part_of(const struct area *a)
+{
+	u32 off = below(3) ? 0 : below(a->n), n = below(2) ? a->n - off : 1 + below(a->n - off);
+
+	return (struct area){ a->first + off, n };
+}
+
+/* n free pages, the lowest or any; PAGES: there are none. */
+static u32 room(u32 n)
+{
+	u32 from = below(2) ? 0 : below(PAGES), run = 0;
+
+	for (u32 k = 0; k < 2 * PAGES; k++) {
+		u32 p = (from + k) % PAGES;
+
+		run = p && run ? run : 0;
+		run = page[p].mapped || (going[p] && unknown[p]) ? 0 : run + 1;
+		if (run == n)
+			return p + 1 - n;
+	}
+	return PAGES;
+}
+
+static void announce(struct thread *t, u32 event, u32 a, u32 b, u32 n)
+{
+	struct uffd_msg *m = &t->event[t->nevents++];
+
+	CHECK(t->nevents <= 4);
+	memset(m, 0, sizeof(*m));
+	m->event = (u8)event;
+	if (event == UFFD_EVENT_REMAP) {
+		m->arg.remap.from = va_of(a);
+		m->arg.remap.to = va_of(b);
+		m->arg.remap.len = (u64)n << TDM_PAGE_SHIFT;
+	} else {
+		m->arg.remove.start = va_of(a);
+		m->arg.remove.end = va_of(a) + ((u64)n << TDM_PAGE_SHIFT);
+	}
+	for (u32 p = a; event != UFFD_EVENT_REMOVE && p < a + n; p++)
+		going[p]++;
+	changing++;
+	t->state = ANNOUNCING;
+	t->phase = TO_QUEUE;
+	t->at = 0;
+}
+
+static bool any_registered(u32 first, u32 n)
+{
+	for (u32 p = first; p < first + n; p++)
+		if (page[p].reg)
+			return true;
+	return false;
+}
+
+static void unmap_pages(struct thread *t, u32 first, u32 n)
+{
+	bool tell = any_registered(first, n);
+
+	for (u32 p = first; p < first + n; p++)
+		page[p] = (struct page){ 0 };
+	if (tell)
+		announce(t, UFFD_EVENT_UNMAP, first, 0, n);
+}
+
+/* The area loses `part`; what lies behind it becomes an area of its own. false: there is no room to write that down. */
+static bool cut(struct thread *t, struct area *a, struct area part)
+{
+	struct area behind = { part.first + part.n, a->first + a->n - part.first - part.n };
+	struct area *second = behind.n ? free_area(t) : NULL;
+
+	if (behind.n && !second && part.first > a->first)
+		return false;
+	if (part.first > a->first) {
+		a->n = part.first - a->first;
+		if (behind.n)
+			*second = behind;
+	} else {
+		*a = behind;
+	}
+	return true;
+}
+
+static void do_map(struct thread *t)
+{
+	struct area *a = free_area(t);
+	u32 n = 1 + below(AREA_MAX), first = a ? room(n) : PAGES;
+
+	if (first == PAGES)
+		return;
+	*a = (struct area){ first, n };
+	memset(unknown + first, 0, n);
+	for (u32 p = first; p < first + n; p++)
+		page[p] = (struct page){ .mapped = true };
+	trace("%ld: map %u+%u", (long)(t - thread), first, n);
+}
+
+static void do_unmap(struct thread *t)
+{
+	struct area *a = some_area(t), part;
+
+	if (!a)
+		return;
+	part = part_of(a);
+	if (unclear(part) || !cut(t, a, part))
+		return;
+	trace("%ld: unmap %u+%u", (long)(t - thread), part.first, part.n);
+	unmap_pages(t, part.first, part.n);
+}
+
+static void drop_now(struct thread *t)
+{
+	for (u32 p = t->drop.first; p < t->drop.first + t->drop.n; p++) {
+		dropping[p]--;
+		page[p].present = false;
+		page[p].token = page[p].expected = 0;
+	}
+	trace("%ld: dropped %u+%u", (long)(t - thread), t->drop.first, t->drop.n);
+	t->drop.n = 0;
+}
+
+static void do_drop(struct thread *t)
+{
+	struct area *a = some_area(t), part;
+	u8 reg;
+
+	if (!a)
+		return;
+	part = part_of(a);
+	if (unclear(part))
+		return;
+	reg = page[part.first].reg;
+	for (u32 p = part.first; p < part.first + part.n; p++)
+		if (page[p].reg != reg)
+			return;
+	trace("%ld: drop %u+%u", (long)(t - thread), part.first, part.n);
+	t->drop = part;
+	for (u32 p = part.first; p < part.first + part.n; p++)
+		dropping[p]++;
+	/* With nobody to tell it is done before the lock is let go of. */
+	if (reg)
+		announce(t, UFFD_EVENT_REMOVE, part.first, 0, part.n);
+	else
+		drop_now(t);
+}
+
+/* mremap() wants all of the old place to be one mapping. */
+static bool one_mapping(struct area a)
+{
+	for (u32 p = a.first; p < a.first + a.n; p++)
+		if (page[p].reg != page[a.first].reg)
+			return false;
+	return true;
+}
+
+static bool grow_in_place(struct thread *t, struct area *a)
+{
+	u32 end = a->first + a->n, by = 1 + below(4);
+
+	for (u32 p = end; p < end + by; p++)
+		if (p >= PAGES || page[p].mapped)
+			return false;
+	for (u32 p = end; p < end + by; p++)
+		unknown[p] = page[a->first].reg != REG_NONE;
+	for (u32 p = end; p < end + by; p++)
+		page[p] = (struct page){ .mapped = true, .reg = page[a->first].reg };
+	a->n += by;
+	trace("%ld: grow in place by %u: %u+%u", (long)(t - thread), by, a->first, a->n);
+	return true;
+}
+
+static void do_remap(struct thread *t)
+{
+	struct area *a = some_area(t), from, *dest = NULL;
+	u32 to, len, kind = below(4);
+	bool keep_old = kind == 0, fixed = kind == 1;
+	u8 reg;
+
+	/* Two areas may be cut in two, and there is a new one. */
+	if (!a || free_areas(t) < 3)
+		return;
+	if (below(8) == 0 && one_mapping(*a) && grow_in_place(t, a))
+		return;
+	from = part_of(a);
+	if (!one_mapping(from) || unclear(from))
+		return;
+	len = keep_old || below(2) ? from.n : 1 + below(AREA_MAX);
+	/* Onto an area of our own, which goes, or to a free place. */
+	if (fixed) {
+		dest = some_area(t);
+		if (!dest || dest == a || dest->n < len)
+			return;
+		to = dest->first + below(dest->n - len + 1);
+		if (unclear((struct area){ to, len }))
+			return;
+	} else {
+		to = room(len);
+		if (to == PAGES)
+			return;
+	}
+	reg = page[from.first].reg;
+	if (!keep_old)
+		cut(t, a, from);
+	trace("%ld: remap %u+%u to %u+%u%s%s", (long)(t - thread), from.first, from.n, to, len, keep_old ? ", keep" : "", fixed ? ", fixed" : "");
+	if (dest) {
+		cut(t, dest, (struct area){ to, len });
+		unmap_pages(t, to, len);
+	}
+	/* What is cut off at the end goes first, but is announced afterwards. */
+	u32 tail = from.n > len ? from.n - len : 0, moved = from.n - tail;
+	bool tell_tail = tail && any_registered(from.first + moved, tail);
+
+	for (u32 p = from.first + moved; p < from.first + from.n; p++)
+		page[p] = (struct page){ 0 };
+	memset(unknown + to, 0, len);
+	for (u32 k = 0; k < len; k++) {
+		struct page *d = &page[to + k], *s = &page[from.first + k];
+
+		*d = (struct page){ .mapped = true, .reg = reg };
+		if (k < moved) {
+			d->present = s->present;
+			d->token = s->token;
+			d->expected = s->expected;
+			*s = (struct page){ .mapped = keep_old, .reg = keep_old ? reg : REG_NONE };
+		}
+	}
+	*free_area(t) = (struct area){ to, len };
+	if (!reg)
+		return;
+	announce(t, UFFD_EVENT_REMAP, from.first, to, moved);
+	if (tell_tail)
+		announce(t, UFFD_EVENT_UNMAP, from.first + moved, 0, tail);
+	if (!keep_old)
+		announce(t, UFFD_EVENT_UNMAP, from.first, 0, moved);
+}
+
+/* true: done, or there is nothing there any more. */
+static bool touch(struct thread *t, u32 p, bool write)
+{
+	struct page *g = &page[p];
+
+	if (!g->mapped)
+		return true;
+	if (!g->present && g->reg == REG_MISSING) {
+		t->state = FAULTING;
+		t->fault = p;
+		t->fault_read = false;
+		t->fault_write = write;
+		fault_queue[nfaults].thread = (u32)(t - thread);
+		fault_queue[nfaults++].page = p;
+		trace("%ld: fault at %u", (long)(t - thread), p);
+		return false;
+	}
+	if (!g->present) {
+		g->present = true;
+		g->token = 0;
+	}
+	if (!dropping[p] && g->token != g->expected)
+		t_fail(__FILE__, __LINE__, "page %u holds %u, must be %u (seed %llu)", p, g->token, g->expected, (unsigned long long)run_seed);
+	if (write) {
+		g->token = g->expected = ++next_token;
+		trace("%ld: write %u at %u", (long)(t - thread), g->token, p);
+	}
+	return true;
+}
+
+static void do_touch(struct thread *t)
+{
+	struct area *a = below(8) ? some_area(t) : some_area(&thread[below(THREADS)]);
+	bool write = below(3);
+
+	if (a)
+		for (u32 n = 1 + below(3), p = a->first + below(a->n); n && p < a->first + a->n && touch(t, p, write); n--, p++)
+			;
+}
+
+static void announce_step(struct thread *t)
+{
+	if (t->phase == TO_QUEUE) {
+		event_queue[nqueued++] = (u32)(t - thread);
+		t->phase = QUEUED;
+		return;
+	}
+	if (t->phase != READ)
+		return;
+	changing--;
+	t->phase = TO_QUEUE;
+	if (++t->at < t->nevents)
+		return;
+	t->nevents = 0;
+	t->state = RUNNING;
+}
+
+/* Nothing is done to pages that are just being dropped: what they hold is anybody's guess. */
+static bool dropping_any(const struct thread *t)
+{
+	for (u32 i = 0; i < AREAS; i++)
+		for (u32 p = t->area[i].first; p < t->area[i].first + t->area[i].n; p++)
+			if (dropping[p])
+				return true;
+	return false;
+}
+
+static void program_step(void)
+{
+	struct thread *t = &thread[below(THREADS)];
+
+	in_program = true;
+	if (t->state == ANNOUNCING) {
+		announce_step(t);
+	} else if (t->state == RUNNING && t->drop.n) {
+		drop_now(t);
+	} else if (t->state == RUNNING && !resting) {
+		u32 what = below(20);
+
+		if (what < 12 || dropping_any(t))
+			do_touch(t);
+		else if (what < 14)
+			do_map(t);
+		else if (what < 16)
+			do_unmap(t);
+		else if (what < 17)
+			do_drop(t);
+		else
+			do_remap(t);
+	}
+	in_program = false;
+}
+
+/* Whatever is asked of the kernel, the program was faster. */
+static void meanwhile(void)
+{
+	if (in_program || below(3))
+		return;
+	for (u32 n = 1 + below(6); n; n--)
+		program_step();
+}
+
+/* ---- the kernel's answers --------------------------------------------------------------------------------------------- */
+
+int tdmi_host_registered(int uffd, u64 va)
+{
+	(void)uffd;
+	meanwhile();
+	if (changing)
+		return -EAGAIN;
+	return page[page_at(va)].reg ? 0 : -ENOENT;
+}
+
+bool tdmi_host_changing(struct tdm_host *h)
+{
+	(void)h;
+	meanwhile();
+	return changing != 0;
+}
+
+static void gone(const struct uffd_msg *m)
+{
+	bool moved = m->event == UFFD_EVENT_REMAP;
+	u64 start = moved ? m->arg.remap.from : m->arg.remove.start;
+	u64 end = moved ? start + m->arg.remap.len : m->arg.remove.end;
+
+	for (u64 va = start; m->event != UFFD_EVENT_REMOVE && va < end; va += TDM_PAGE_SIZE)
+		going[page_at(va)]--;
+}
+
+int tdmi_host_read_msg(int uffd, struct uffd_msg *m)
+{
+	struct thread *t;
+
+	(void)uffd;
+	meanwhile();
+	if (nfaults) {
+		memset(m, 0, sizeof(*m));
+		m->event = UFFD_EVENT_PAGEFAULT;
+		m->arg.pagefault.address = va_of(fault_queue[0].page);
+		t = &thread[fault_queue[0].thread];
+		m->arg.pagefault.flags = t->fault_write ? UFFD_PAGEFAULT_FLAG_WRITE : 0;
+		t->fault_read = true;
+		memmove(fault_queue, fault_queue + 1, --nfaults * sizeof(fault_queue[0]));
+		trace("read fault at %u", page_at(m->arg.pagefault.address));
+		return 1;
+	}
+	if (!nqueued)
+		return 0;
+	t = &thread[event_queue[0]];
+	memmove(event_queue, event_queue + 1, --nqueued * sizeof(event_queue[0]));
+	*m = t->event[t->at];
+	t->phase = READ;
+	gone(m);
+	if (m->event == UFFD_EVENT_REMAP)
+		trace("read remap %u to %u, %u", page_at(m->arg.remap.from), page_at(m->arg.remap.to), (u32)(m->arg.remap.len >> TDM_PAGE_SHIFT));
+	else
+		trace("read %s %u+%u", m->event == UFFD_EVENT_UNMAP ? "unmap" : "remove", page_at(m->arg.remove.start),
+		      (u32)((m->arg.remove.end - m->arg.remove.start) >> TDM_PAGE_SHIFT));
+	return 1;
+}
+
+void tdmi_host_kick(struct tdm_host *h)
+{
+	(void)h;
+}
+
+static void set_reg(u64 start, u64 end, u8 reg)
+{
+	for (u64 va = start; va < end; va += TDM_PAGE_SIZE)
+		if (page[page_at(va)].mapped)
+			page[page_at(va)].reg = reg;
+	trace("register %u..%u as %u", page_at(start), page_at(end - 1), reg);
+}
+
+/* The range must begin and end in mappings, and may have holes. */
+static int reg_call(u64 start, u64 end, u8 reg)
+{
+	bool any = false;
+
+	meanwhile();
+	for (u64 va = start; va < end; va += TDM_PAGE_SIZE)
+		any = any || page[page_at(va)].mapped;
+	if (!any)
+		return -EINVAL;
+	set_reg(start, end, reg);
+	return 0;
+}
+
+int tdmi_host_register(struct tdm_host *h, u64 start, u64 end)
+{
+	(void)h;
+	return reg_call(start, end, REG_MISSING);
+}
+
+int tdmi_host_register_events(struct tdm_host *h, u64 start, u64 end)
+{
+	(void)h;
+	return reg_call(start, end, REG_EVENTS);
+}
+
+int tdmi_host_unregister(struct tdm_host *h, u64 start, u64 end)
+{
+	(void)h;
+	return reg_call(start, end, REG_NONE);
+}
+
+int tdmi_host_mapping(struct tdm_host *h, u64 addr, struct tdm_mapping *m)
+{
+	u32 p = addr <= BASE ? 0 : (u32)((addr - BASE) >> TDM_PAGE_SHIFT), e;
+
+	(void)h;
+	meanwhile();
+	while (p < PAGES && !page[p].mapped)
+		p++;
+	if (p >= PAGES)
+		return -ENOENT;
+	for (e = p; e < PAGES && page[e].mapped && page[e].reg == page[p].reg; e++)
+		;
+	for (; p && page[p - 1].mapped && page[p - 1].reg == page[p].reg; p--)
+		;
+	*m = (struct tdm_mapping){ .start = va_of(p), .end = va_of(e), .readable = true, .writable = true };
+	return 0;
+}
+
+bool tdmi_linux_mem_own(u64 start, u64 end)
+{
+	(void)start;
+	(void)end;
+	return false;
+}
+
+/* ---- the port ---------------------------------------------------------------------------------------------------------- */
+
+static void wake(u32 p)
+{
+	for (u32 i = 0; i < THREADS; i++)
+		if (thread[i].state == FAULTING && thread[i].fault == p && thread[i].fault_read)
+			thread[i].state = RUNNING;
+}
+
+static int put(u64 va, u32 *tokens, u32 n, u32 *done)
+{
+	*done = 0;
+	meanwhile();
+	while (*done < n) {
+		u32 p = page_at(va) + *done;
+
+		if (changing)
+			return -EAGAIN;
+		if (!page[p].mapped || !page[p].reg || page[p].reg != page[page_at(va)].reg)
+			return -ENOENT;
+		if (page[p].present)
+			return -EEXIST;
+		page[p].present = true;
+		page[p].token = tokens[*done];
+		trace("fill %u with %u", p, page[p].token);
+		wake(p);
+		(*done)++;
+	}
+	return 0;
+}
+
+static int k_fill_copy(struct tdm_port *port, struct tdm_va va, const void *src, u32 n, u32 *done)
+{
+	u32 tokens[TDM_HUGE_PAGES];
+
+	(void)port;
+	for (u32 k = 0; k < n; k++)
+		memcpy(&tokens[k], (const u8 *)src + k * TDM_PAGE_SIZE, sizeof(u32));
+	return put(va.v, tokens, n, done);
+}
+
+static int k_fill(struct tdm_port *port, struct tdm_va va, void *slot, u32 n, u32 *done)
+{
+	int r = k_fill_copy(port, va, slot, n, done);
+
+	memset(slot, 0, *done * TDM_PAGE_SIZE);
+	return r;
+}
+
+static int k_fill_zero(struct tdm_port *port, struct tdm_va va, u32 n, u32 *done)
+{
+	u32 tokens[TDM_HUGE_PAGES] = { 0 };
+
+	(void)port;
+	return put(va.v, tokens, n, done);
+}
+
+static int k_poison(struct tdm_port *port, struct tdm_va va, u32 n)
+{
+	(void)port;
+	(void)va;
+	(void)n;
+	t_fail(__FILE__, __LINE__, "a page was lost");
+}
+
+static int k_invalidate(struct tdm_port *port, struct tdm_va va, void *slot, u32 n, u32 *done)
+{
+	(void)port;
+	*done = 0;
+	meanwhile();
+	while (*done < n) {
+		u32 p = page_at(va.v) + *done;
+		u8 *at = (u8 *)slot + *done * TDM_PAGE_SIZE;
+
+		if (changing)
+			return -EAGAIN;
+		if (!page[p].mapped || page[p].reg != page[page_at(va.v)].reg)
+			return -ENOENT;
+		memset(at, 0, TDM_PAGE_SIZE);
+		if (page[p].present)
+			memcpy(at, &page[p].token, sizeof(u32));
+		trace("take %u (%u)", p, page[p].present ? page[p].token : 0);
+		page[p].present = false;
+		(*done)++;
+	}
+	return 0;
+}
+
+static void k_wake(struct tdm_port *port, struct tdm_va va, u32 n)
+{
+	(void)port;
+	for (u32 k = 0; k < n; k++)
+		wake(page_at(va.v) + k);
+}
+
+static int k_present(struct tdm_port *port, struct tdm_va va, u32 n, u64 *present, bool *huge)
+{
+	(void)port;
+	*huge = false;
+	meanwhile();
+	for (u32 k = 0; k < n; k++) {
+		u64 at = va.v + ((u64)k << TDM_PAGE_SHIFT);
+
+		if (at >= BASE && at < va_of(PAGES) && page[page_at(at)].present)
+			present[k / 64] |= (u64)1 << (k % 64);
+	}
+	return 0;
+}
+
+static u64 k_next_present(struct tdm_port *port, u64 va, u64 end)
+{
+	(void)port;
+	for (; va < end; va += TDM_PAGE_SIZE)
+		if (page[page_at(va)].present)
+			return va;
+	return end;
+}
+
+static int k_unshare(struct tdm_port *port, struct tdm_va va, u32 n)
+{
+	(void)port;
+	(void)va;
+	(void)n;
+	return 0;
+}
+
+static void k_discard(struct tdm_port *port, void *const *slot, const u32 *pages, u32 n)
+{
+	(void)port;
+	for (u32 i = 0; i < n; i++)
+		memset(slot[i], 0, (size_t)pages[i] << TDM_PAGE_SHIFT);
+}
+
+static const struct tdm_port_ops model_ops = {
+	.name = "model",
+	.caps = { .access = TDM_AF_SOFTWARE, .page_sizes = TDM_PAGE_SIZE },
+	.fill = k_fill,
+	.fill_copy = k_fill_copy,
+	.fill_zero = k_fill_zero,
+	.fill_poison = k_poison,
+	.invalidate = k_invalidate,
+	.wake = k_wake,
+	.present = k_present,
+	.next_present = k_next_present,
+	.unshare = k_unshare,
+	.discard = k_discard,
+	.drain = tdmi_host_drain,
+};
+
+/* ---- the engine's steps -------------------------------------------------------------------------------------------------- */
+
+static bool serve(void)
+{
+	struct tdm_host_fault f;
+	bool got;
+
+	plat_mutex_lock(&live.mm.event_lock);
+	got = tdmi_host_read(&live.host, live.ctx, &f);
+	plat_mutex_unlock(&live.mm.event_lock);
+	if (got)
+		tdmi_fault(live.ctx, (struct tdm_va){ f.va }, f.write);
+	return got;
+}
+
+static void engine_step(void)
+{
+	u64 pages;
+
+	meanwhile();
+	switch (below(8)) {
+	case 0:
+		tdmi_live_find(&live);
+		break;
+	case 1:
+		tdmi_age(live.ctx, 1 + below(64));
+		break;
+	case 2:
+		tdmi_reclaim(live.ctx, 0, 1 + below(32));
+		break;
+	case 3:
+		(void)tdmi_range_out(live.ctx, va_of(0), va_of(PAGES), &pages);
+		break;
+	default:
+		serve();
+	}
+}
+
+static void start(u64 seed)
+{
+	struct tdm_tier *tier;
+	struct tdm_swap *swap;
+
+	tdm_sim_init(arena, ARENA);
+	memset(page, 0, sizeof(page));
+	memset(dropping, 0, sizeof(dropping));
+	memset(going, 0, sizeof(going));
+	memset(unknown, 0, sizeof(unknown));
+	memset(thread, 0, sizeof(thread));
+	memset(&live, 0, sizeof(live));
+	changing = nfaults = nqueued = next_token = 0;
+	rnd = run_seed = seed;
+	tdmi_tiers_init(NULL);
+	CHECK_EQ(tdmi_tier_mem_create(TDM_CODEC_LZ4, 0, &tier), 0);
+	CHECK_EQ(tdmi_swap_create(&tier, 1, &swap), 0);
+	live.host.port.ops = &model_ops;
+	live.host.mm = &live.mm;
+	live.arena = plat_map(FRAMES * TDM_PAGE_SIZE);
+	CHECK(live.arena != NULL);
+	CHECK_EQ(tdmi_mm_init(&live.mm, &live.host.port, live.arena, FRAMES, swap), 0);
+	tdm_a64_st_relaxed(&live.mm.limit_bytes, ~(u64)0);
+	tdm_a64_st_relaxed(&live.mm.high_bytes, ~(u64)0);
+	live.ctx = tdmi_ctx_create(&live.mm);
+	CHECK(live.ctx != NULL);
+	live.ctx->may_wait = true;
+}
+
+/* Every thread out of its system call, with the engine serving. */
+static void come_to_rest(void)
+{
+	resting = true;
+	for (u32 tries = 0; tries < 100000; tries++) {
+		bool busy = changing != 0;
+
+		for (u32 i = 0; i < THREADS; i++) {
+			struct thread *t = &thread[i];
+
+			busy = busy || t->state != RUNNING || t->drop.n;
+			if (t->state == ANNOUNCING)
+				announce_step(t);
+			else if (t->state == RUNNING && t->drop.n)
+				drop_now(t);
+		}
+		if (!busy) {
+			resting = false;
+			return;
+		}
+		serve();
+	}
+	t_fail(__FILE__, __LINE__, "the program hangs (seed %llu)", (unsigned long long)run_seed);
+}
+
+static void look_at_everything(void)
+{
+	for (u32 p = 0; p < PAGES; p++)
+		while (page[p].mapped && !touch(&thread[0], p, false))
+			come_to_rest();
+}
+
+static void run(u64 seed, u32 steps)
+{
+	start(seed);
+	for (u32 i = 0; i < steps; i++) {
+		if (below(2))
+			program_step();
+		else
+			engine_step();
+		if (i % 512 == 511) {
+			come_to_rest();
+			look_at_everything();
+		}
+	}
+	come_to_rest();
+	look_at_everything();
+	tdmi_ctx_destroy(live.ctx);
+	tdmi_mm_destroy(&live.mm);
+}
+
+TEST(what_is_read_was_written, .seconds = 120)
+{
+	u32 runs = t_slow() ? 100 : 1000;
+	u64 seed = t_seed();
+
+	arena = aligned_alloc(TDM_HUGE_SIZE, ARENA);
+	CHECK(arena != NULL);
+	for (u32 i = 0; i < (getenv("TDM_TRACE") ? 1 : runs); i++)
+		run(seed + i, 4000);
+	free(arena);
+}
