@@ -58,7 +58,7 @@ struct thread {
 
 static struct page page[PAGES];
 static u32 dropping[PAGES];      /* MADV_DONTNEED calls that are under way here: the bytes may be old or zero */
-static bool unknown[PAGES];      /* a mapping has grown in place by this, and nobody has been here since */
+static bool unknown[PAGES];      /* registered, and the engine cannot know: grown in place, or being registered */
 static u32 going[PAGES];         /* events on their way which say that somebody has left */
 static struct thread thread[THREADS];
 static u32 changing;             /* the kernel's mmap_changing */
@@ -487,6 +487,8 @@ int tdmi_host_registered(int uffd, u64 va)
 	meanwhile();
 	if (changing)
 		return -EAGAIN;
+	for (u32 p = page_at(va); p < PAGES && page[p].reg == page[page_at(va)].reg; p++)
+		unknown[p] = false;
 	return page[page_at(va)].reg ? 0 : -ENOENT;
 }
 
@@ -547,8 +549,10 @@ void tdmi_host_kick(struct tdm_host *h)
 static void set_reg(u64 start, u64 end, u8 reg)
 {
 	for (u64 va = start; va < end; va += TDM_PAGE_SIZE)
-		if (page[page_at(va)].mapped)
+		if (page[page_at(va)].mapped) {
+			unknown[page_at(va)] = unknown[page_at(va)] || !page[page_at(va)].reg;
 			page[page_at(va)].reg = reg;
+		}
 	trace("register %u..%u as %u", page_at(start), page_at(end - 1), reg);
 }
 
