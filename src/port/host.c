@@ -10,6 +10,7 @@
 #include "plat/linux/sys.h"
 #include "port/uapi.h"
 
+#define FDS_NEEDED 64u /* with so many allowed the engine has enough */
 #define TRASH_PAGES (2 * TDM_HUGE_PAGES) /* the first half for 2 MiB pages, the second for small ones */
 
 #define FEATURES                                                                                                        \
@@ -275,10 +276,42 @@ bool tdmi_host_changing(struct tdm_host *h)
 	return probe(h->uffd, (u64)(uintptr_t)h->arena) == -EAGAIN;
 }
 
+void tdmi_host_fds_raise(struct rlimit *was)
+{
+	struct rlimit more;
+
+	if (tdm_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, was) || was->rlim_cur >= FDS_NEEDED) {
+		was->rlim_cur = FDS_NEEDED;
+		return;
+	}
+	more = (struct rlimit){ FDS_NEEDED, TDM_MAX(was->rlim_max, FDS_NEEDED) };
+	if (!tdm_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, &more, NULL))
+		return;
+	/* No right to raise the hard limit: as far as it goes. */
+	more = (struct rlimit){ was->rlim_max, was->rlim_max };
+	tdm_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, &more, NULL);
+}
+
+void tdmi_host_fds_restore(const struct rlimit *was)
+{
+	if (was->rlim_cur < FDS_NEEDED)
+		tdm_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, was, NULL);
+}
+
 int tdmi_host_read_msg(int uffd, struct uffd_msg *msg)
 {
 	long r = tdm_sys3(SYS_read, uffd, msg, sizeof(*msg));
 
+	if (r == -EMFILE) {
+		/* A fork's message comes with a descriptor. */
+		struct rlimit was;
+
+		tdmi_host_fds_raise(&was);
+		r = tdm_sys3(SYS_read, uffd, msg, sizeof(*msg));
+		tdmi_host_fds_restore(&was);
+		if (r == -EMFILE)
+			plat_abort("tandem: a process forks that has no descriptor left, and no right to have more: raise its limit (ulimit -Hn)\n");
+	}
 	if (r == -EAGAIN || r == -EINTR)
 		return 0;
 	return r == (long)sizeof(*msg) ? 1 : r < 0 ? (int)r : 0;

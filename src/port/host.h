@@ -13,6 +13,7 @@
 #define TDM_PORT_HOST_H
 
 #include <linux/userfaultfd.h>
+#include <sys/resource.h>
 #include "mm/mm.h"
 #include "port/port.h"
 
@@ -67,6 +68,13 @@ int tdmi_host_read_msg(int uffd, struct uffd_msg *msg);
 
 /* Those who serve faults look at what is pending. */
 void tdmi_host_kick(struct tdm_host *h);
+
+/*
+ * A program may have allowed itself a handful of descriptors. Ours have a table of their own, but the limit is on numbers, and the process's: raise
+ * it for a moment. Another thread of the program's could see that if it looked.
+ */
+void tdmi_host_fds_raise(struct rlimit *was);
+void tdmi_host_fds_restore(const struct rlimit *was);
 
 /* UFFDIO_COPY through any userfaultfd, and back out of the way. Pages done in *done. */
 int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done);

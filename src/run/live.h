@@ -24,7 +24,6 @@
 #define TDM_LIVE_HANDLERS 16u
 #define TDM_LIVE_BEFORE 512u
 #define TDM_LIVE_JOURNAL 8192u
-#define TDM_LIVE_EVENTS 1024u
 #define TDM_LIVE_DEFERRED 4096u
 
 enum tdm_live_state {
@@ -64,6 +63,24 @@ struct tdm_request {
 
 struct tdm_range {
 	u64 start, end;
+};
+
+/* An event that came while the engine stood still. */
+struct tdm_frozen_event {
+	struct uffd_msg msg;
+	bool in_child;                 /* it happened before the child was copied */
+};
+
+/* See live_frozen.c. Main's. */
+struct tdm_frozen {
+	struct tdm_frozen_event *event;
+	u32 n, max;
+	u32 nearly;                    /* events that were read before the fork's */
+	u32 judged;                    /* in_child is known, given that there are so many */
+	u32 njournal;
+	u64 journal[TDM_LIVE_JOURNAL]; /* pages restored without a change of the table */
+	u32 ndeferred;
+	u64 deferred[TDM_LIVE_DEFERRED]; /* faults that cannot be served before a pending event is read */
 };
 
 struct tdm_live {
@@ -119,13 +136,9 @@ struct tdm_live {
 	bool fork_announced;         /* frozen for it; req_lock */
 	int fork_sock;               /* main's end, in the program's descriptor table */
 	int fork_peer;               /* the child's end, likewise */
+	struct rlimit fork_fds;      /* the program's limit of descriptors, raised for that time */
 	tdm_a32 child_ready;         /* in the child: taken over */
-	u32 njournal;
-	u64 journal[TDM_LIVE_JOURNAL]; /* pages restored without a change of the table */
-	u32 ndeferred;
-	u64 deferred[TDM_LIVE_DEFERRED]; /* faults that cannot be served before a pending event is read */
-	u32 nevents;
-	struct uffd_msg event[TDM_LIVE_EVENTS]; /* read while frozen, to be acted upon */
+	struct tdm_frozen frozen;
 	u32 nraw;                      /* forks that nobody announced; the event lock */
 	int raw_fork[16];              /* their userfaultfds */
 	tdm_a64 forks;
@@ -176,6 +189,16 @@ void tdmi_live_fork_serve(struct tdm_live *l);
 void tdmi_live_raw_fork(void *arg, int child_uffd);
 void tdmi_live_raw_fork_finish(struct tdm_live *l);
 void tdmi_live_child_takeover(struct tdm_live *l);
+/* live_frozen.c: the engine stands still from begin to end. */
+void tdmi_frozen_begin(struct tdm_live *l);
+/* Serve and note what there is to read. A fork's userfaultfd goes to *child. 0 or -errno of the read (-EMFILE). */
+int tdmi_frozen_read(struct tdm_live *l, int *child);
+void tdmi_frozen_read_child(struct tdm_live *l, int child);
+/* Which of the events happened in the child. */
+void tdmi_frozen_judge(struct tdm_live *l, int child);
+void tdmi_frozen_end(struct tdm_live *l);
+/* In the child, of its parent's events: those that happened in it. */
+void tdmi_frozen_take(struct tdm_live *l, const struct tdm_frozen_event *event, u32 n);
 /* live_stats.c */
 u64 tdmi_live_rss(struct tdm_live *l);
 void tdmi_live_publish(struct tdm_live *l);

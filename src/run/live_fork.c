@@ -32,6 +32,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include "base/check.h"
 #include "base/fmt.h"
@@ -41,10 +42,9 @@
 #define FDS_MAX 64u
 #define QUIET_NS ((u64)50000000)
 
-/* What the child is told beside its descriptors. */
+/* What the child is told. Its descriptors: the userfaultfd, a file of events if there are any, the tiers' files. */
 struct hand_over {
-	u32 nevents, nearly; /* nearly: of them were read before the fork's */
-	struct uffd_msg event[TDM_LIVE_EVENTS];
+	u32 nevents;
 };
 
 /* ---- the forking thread -------------------------------------------------------------------------------------------- */
@@ -77,15 +77,18 @@ void tdmi_live_fork_prepare(void)
 			break;
 		plat_yield();
 	}
+	tdmi_host_fds_raise(&l->fork_fds);
 	if (tdm_sys4(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
-		return; /* then it is a fork that nobody announced */
+		goto out; /* then it is a fork that nobody announced */
 	l->fork_sock = pair[0];
 	l->fork_peer = pair[1];
 	l->fork_announced = tdmi_live_request_locked(l, TDM_OP_FORK_PREPARE, 0, 0, NULL) == 0;
-	if (!l->fork_announced) {
-		tdm_sys1(SYS_close, pair[0]);
-		tdm_sys1(SYS_close, pair[1]);
-	}
+	if (l->fork_announced)
+		return;
+	tdm_sys1(SYS_close, pair[0]);
+	tdm_sys1(SYS_close, pair[1]);
+out:
+	tdmi_host_fds_restore(&l->fork_fds);
 }
 
 void tdmi_live_fork_parent(void)
@@ -100,6 +103,7 @@ void tdmi_live_fork_parent(void)
 		tdm_sys1(SYS_close, l->fork_sock);
 		tdm_sys1(SYS_close, l->fork_peer);
 		tdmi_live_request_locked(l, TDM_OP_FORK_PARENT, 0, 0, NULL);
+		tdmi_host_fds_restore(&l->fork_fds);
 		l->fork_announced = false;
 	} else {
 		tdm_a32_cas_acqrel(&l->state, &state, TDM_LIVE_WATCHING);
@@ -157,6 +161,7 @@ void tdmi_live_fork_child(void)
 		/* The program might end or exec at once, and take the thread with it that is about to take over. */
 		while (keep >= 0 && !tdm_a32_ld_acquire(&l->child_ready))
 			plat_wait(&l->child_ready, 0, ~(u64)0);
+		tdmi_host_fds_restore(&l->fork_fds);
 	}
 }
 
@@ -174,10 +179,10 @@ static int fetch_fd(u32 pid, int fd)
 	return (int)r;
 }
 
-static int send_fds(int sock, const struct hand_over *h, size_t len, const int *fds, u32 n)
+static int send_fds(int sock, const struct hand_over *h, const int *fds, u32 n)
 {
 	char buf[CMSG_SPACE(FDS_MAX * sizeof(int))] __attribute__((aligned(8)));
-	struct iovec iov = { (void *)(uintptr_t)h, len };
+	struct iovec iov = { (void *)(uintptr_t)h, sizeof(*h) };
 	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = buf, .msg_controllen = CMSG_SPACE(n * sizeof(int)) };
 	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
 	long r;
@@ -191,154 +196,38 @@ static int send_fds(int sock, const struct hand_over *h, size_t len, const int *
 	return r < 0 ? (int)r : 0;
 }
 
-static void send_child(struct tdm_live *l, int sock, int child_uffd, u32 nearly)
+/* A file of the events. Its descriptor or -errno. */
+static int events_file(const struct tdm_frozen *f)
 {
-	struct hand_over *h = plat_map(sizeof(*h));
-	int fds[FDS_MAX] = { child_uffd };
-	u32 n = 1 + tdmi_swap_files(l->swap, fds + 1, FDS_MAX - 1);
-	int r = -ENOMEM;
+	size_t len = f->n * sizeof(f->event[0]);
+	long fd = tdm_sys2(SYS_memfd_create, "tandem-events", MFD_CLOEXEC);
 
-	if (h) {
-		h->nevents = l->nevents;
-		h->nearly = nearly;
-		memcpy(h->event, l->event, l->nevents * sizeof(h->event[0]));
-		r = send_fds(sock, h, offsetof(struct hand_over, event) + l->nevents * sizeof(h->event[0]), fds, n);
-		plat_unmap(h, sizeof(*h));
+	if (fd >= 0 && tdm_sys4(SYS_pwrite64, fd, f->event, len, 0) != (long)len) {
+		tdm_sys1(SYS_close, fd);
+		return -ENOMEM;
 	}
+	return (int)fd;
+}
+
+static void send_child(struct tdm_live *l, int sock, int child_uffd)
+{
+	struct hand_over h = { l->frozen.n };
+	int fds[FDS_MAX] = { child_uffd }, r = 0;
+	u32 n = 1;
+
+	tdmi_frozen_judge(l, child_uffd);
+	if (h.nevents) {
+		fds[n] = events_file(&l->frozen);
+		r = TDM_MIN(fds[n], 0);
+		n++;
+	}
+	n += tdmi_swap_files(l->swap, fds + n, FDS_MAX - n);
+	if (!r)
+		r = send_fds(sock, &h, fds, n);
+	if (h.nevents && fds[1] >= 0)
+		tdm_sys1(SYS_close, fds[1]);
 	if (r)
 		plat_log("the child of a fork could not be given its memory, and will be ended");
-}
-
-/*
- * Where the page now at *va was when the table was last told, going back through the events that it was not told of. false: it was dropped since,
- * or is the empty place that an mremap(MREMAP_DONTUNMAP) leaves behind.
- *
- * For a child (its userfaultfd in child, else -1) the order of the fork and of what other threads did to their mappings is not known: see
- * take_events(). A mapping that has a fault to serve is registered: an UNMAP of that place is older than what is there now, or a child's parent's.
- */
-static bool translate(const struct tdm_live *l, int child, u64 *va)
-{
-	for (u32 i = l->nevents; i-- > 0;) {
-		const struct uffd_msg *m = &l->event[i];
-		u64 from = m->arg.remap.from, to = m->arg.remap.to, len = m->arg.remap.len;
-
-		if (m->event == UFFD_EVENT_REMAP) {
-			if (child >= 0 && tdmi_host_registered(child, to))
-				continue;
-			if (*va - to < len)
-				*va = *va - to + from;
-			else if (*va - from < len)
-				return false;
-		} else if (m->event == UFFD_EVENT_REMOVE && *va >= m->arg.remove.start && *va < m->arg.remove.end) {
-			return false;
-		}
-	}
-	return true;
-}
-
-/* Serve a fault of the parent's (uffd is ours) or of the child's. */
-static void serve_frozen(struct tdm_live *l, int uffd, u64 va)
-{
-	const void *bytes = l->mm.zeros;
-	u64 was = va;
-	u32 done;
-	int r = 0;
-
-	if (translate(l, uffd == l->host.uffd ? -1 : uffd, &was))
-		r = tdmi_frozen_page(l->ctx, was, &bytes);
-	if (r)
-		plat_abort("tandem: a page could not be read back from its tier during a fork\n");
-	if (bytes) {
-		r = tdmi_host_copy(uffd, va, bytes, 1, &done);
-		/* An event is pending. Faults are read before events: were the thread woken now, it would fault again, and with enough of
-		 * them the event would never be read. */
-		if (r == -EAGAIN && uffd == l->host.uffd && l->ndeferred < TDM_LIVE_DEFERRED) {
-			l->deferred[l->ndeferred++] = va;
-			return;
-		}
-		if (uffd == l->host.uffd && l->njournal < TDM_LIVE_JOURNAL)
-			l->journal[l->njournal++] = va;
-	}
-	tdmi_host_wake(uffd, va, TDM_PAGE_SIZE);
-}
-
-/* Read what there is from the parent's userfaultfd. A fork event's descriptor goes to *child. */
-static void read_frozen(struct tdm_live *l, int *child)
-{
-	struct uffd_msg m;
-
-	while (l->nevents < TDM_LIVE_EVENTS && tdmi_host_read_msg(l->host.uffd, &m) > 0) {
-		if (m.event == UFFD_EVENT_PAGEFAULT)
-			serve_frozen(l, l->host.uffd, m.arg.pagefault.address & TDM_PAGE_MASK);
-		else if (m.event == UFFD_EVENT_FORK) {
-			*child = (int)m.arg.fork.ufd;
-			return;
-		} else {
-			l->event[l->nevents++] = m;
-		}
-	}
-}
-
-static void serve_deferred(struct tdm_live *l)
-{
-	u32 n = l->ndeferred;
-
-	l->ndeferred = 0;
-	/* What must wait again goes to a place that has been looked at. */
-	for (u32 i = 0; i < n; i++)
-		serve_frozen(l, l->host.uffd, l->deferred[i]);
-}
-
-static void read_child(struct tdm_live *l, int child)
-{
-	struct uffd_msg m;
-
-	/* Only faults: while it has not started its engine it changes no mapping of its own that we must know of. */
-	while (tdmi_host_read_msg(child, &m) > 0)
-		if (m.event == UFFD_EVENT_PAGEFAULT)
-			serve_frozen(l, child, m.arg.pagefault.address & TDM_PAGE_MASK);
-}
-
-/*
- * The child's part of that. The parent's other threads went on changing mappings while the fork event was on its way: an event tells that something
- * happened, not whether before the address space was copied. What is registered in the child tells it: nothing is given to the engine while
- * it is frozen, so a registered mapping is where it was, or was moved there. Only an mremap() onto something that was managed before
- * leaves a doubt; it happened before the fork if its event came before the fork's.
- */
-static void take_events(struct tdm_live *l, const struct hand_over *h)
-{
-	for (u32 i = 0; i < h->nevents; i++) {
-		const struct uffd_msg *m = &h->event[i];
-		bool apply = m->event == UFFD_EVENT_REMOVE;
-		struct tdm_vma v;
-
-		if (m->event == UFFD_EVENT_REMAP && !tdmi_host_registered(l->host.uffd, m->arg.remap.to))
-			apply = i < h->nearly || tdmi_host_registered(l->host.uffd, m->arg.remap.from) ||
-				!tdmi_vma_find(&l->mm, m->arg.remap.to, &v);
-		if (!apply)
-			continue;
-		if (m->event == UFFD_EVENT_REMAP)
-			tdmi_remap(l->ctx, m->arg.remap.from, m->arg.remap.to, m->arg.remap.len);
-		else
-			tdmi_zap(l->ctx, m->arg.remove.start, m->arg.remove.end, TDM_ZAP_REMOVE);
-	}
-	tdmi_live_forget_unregistered(l);
-}
-
-/* The table learns what happened while it was frozen. */
-static void settle(struct tdm_live *l, const struct hand_over *child)
-{
-	plat_mutex_lock(&l->mm.event_lock);
-	if (child)
-		take_events(l, child);
-	else
-		for (u32 i = 0; i < l->nevents; i++)
-			tdmi_host_event(&l->host, l->ctx, &l->event[i]);
-	for (u32 i = 0; i < l->njournal; i++)
-		tdmi_settle(l->ctx, l->journal[i]);
-	l->njournal = 0;
-	l->nevents = 0;
-	plat_mutex_unlock(&l->mm.event_lock);
 }
 
 static void answer(struct tdm_live *l, int result)
@@ -383,7 +272,6 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 	int sock, child = -1;
 	bool sent = false, parent = false, done = false;
 	u64 quiet_by = 0;
-	u32 nearly = 0;
 
 	sock = fetch_fd(l->pid, l->fork_sock);
 	if (sock < 0) {
@@ -391,12 +279,7 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 		return;
 	}
 	freeze_settled(l);
-	l->njournal = 0;
-	l->nevents = 0;
-	l->ndeferred = 0;
-	/* Faults that were read and not yet served: by whoever reads them now. */
-	while (l->host.pending_head != l->host.pending_tail)
-		serve_frozen(l, l->host.uffd, l->host.pending[l->host.pending_head++ % TDM_HOST_PENDING].va);
+	tdmi_frozen_begin(l);
 	answer(l, 0);
 	while (!parent || (child >= 0 && !done)) {
 		struct pollfd fds[3] = { { .fd = l->host.uffd, .events = POLLIN },
@@ -404,19 +287,16 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 					 { .fd = child >= 0 && !done ? sock : -1, .events = POLLIN } };
 
 		tdm_sys3(SYS_poll, fds, 3, 1);
-		read_frozen(l, &child);
-		serve_deferred(l);
+		(void)tdmi_frozen_read(l, &child);
 		/* What had happened before the fork may be announced after it. */
-		if (child >= 0 && !quiet_by) {
+		if (child >= 0 && !quiet_by)
 			quiet_by = plat_now_ns() + QUIET_NS;
-			nearly = l->nevents;
-		}
 		if (child >= 0 && !sent && (!tdmi_host_changing(&l->host) || plat_now_ns() > quiet_by)) {
-			send_child(l, sock, child, nearly);
+			send_child(l, sock, child);
 			sent = true;
 		}
 		if (child >= 0 && !done) {
-			read_child(l, child);
+			tdmi_frozen_read_child(l, child);
 			done = child_done(sock);
 		}
 		parent = parent || (tdm_a32_ld_acquire(&l->req.state) == 1 && l->req.op == TDM_OP_FORK_PARENT);
@@ -428,11 +308,8 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 			plat_abort("tandem: the tiers could not be shared with the child of a fork\n");
 		tdm_sys1(SYS_close, child);
 	}
-	settle(l, NULL);
+	tdmi_frozen_end(l);
 	tdm_sys1(SYS_close, sock);
-	/* Whoever still waits finds its fault served by the handlers. */
-	for (u32 i = 0; i < l->ndeferred; i++)
-		tdmi_host_wake(l->host.uffd, l->deferred[i], TDM_PAGE_SIZE);
 	tdmi_mm_thaw(&l->mm);
 	answer(l, 0);
 }
@@ -455,11 +332,29 @@ static int receive_fds(int sock, struct hand_over *h, int *fds, u32 *n)
 	return 0;
 }
 
-static int take_over(struct tdm_live *l, struct hand_over *h, int sock)
+/* What the parent's other threads did meanwhile. 0 or -errno. */
+static int take_events(struct tdm_live *l, int file, u32 n)
 {
+	size_t len = n * sizeof(struct tdm_frozen_event);
+	struct tdm_frozen_event *e = plat_map(len);
+	int r = -ENOMEM;
+
+	if (e && tdm_sys4(SYS_pread64, file, e, len, 0) == (long)len) {
+		tdmi_frozen_take(l, e, n);
+		r = 0;
+	}
+	if (e)
+		plat_unmap(e, len);
+	tdm_sys1(SYS_close, file);
+	return r;
+}
+
+static int take_over(struct tdm_live *l, int sock)
+{
+	struct hand_over h = { 0 };
 	int fds[FDS_MAX];
-	u32 n = 0;
-	int r = receive_fds(sock, h, fds, &n);
+	u32 n = 0, files;
+	int r = receive_fds(sock, &h, fds, &n);
 
 	if (r)
 		return r;
@@ -475,28 +370,28 @@ static int take_over(struct tdm_live *l, struct hand_over *h, int sock)
 	r = tdmi_host_after_fork(&l->host, fds[0]);
 	if (r)
 		return r;
-	tdmi_swap_set_files(l->swap, fds + 1, n - 1);
+	files = 1 + (h.nevents != 0);
+	tdmi_swap_set_files(l->swap, fds + files, n - files);
 	r = tdmi_swap_forked(l->swap, true);
+	if (!r && h.nevents)
+		r = take_events(l, fds[1], h.nevents);
+	else if (!r)
+		tdmi_frozen_take(l, NULL, 0);
 	if (r)
 		return r;
-	settle(l, h);
 	tdmi_mm_thaw(&l->mm);
 	return tdmi_live_start_handlers(l);
 }
 
 void tdmi_live_child_takeover(struct tdm_live *l)
 {
-	struct hand_over *h;
-	int sock = l->fork_peer, r = -ENOMEM;
+	int sock = l->fork_peer, r;
 	char answered;
 
 	tdm_a32_st_relaxed(&l->wake, 0);
 	if (tdm_a32_ld_acquire(&l->state) != TDM_LIVE_ENGAGED)
 		return;
-	l->nevents = 0;
-	h = plat_map(sizeof(*h));
-	if (h)
-		r = take_over(l, h, sock);
+	r = take_over(l, sock);
 	/* Memory that is out would read as zeros from here on: nobody must run with that. */
 	if (r) {
 		char line[120];
@@ -506,7 +401,6 @@ void tdmi_live_child_takeover(struct tdm_live *l)
 	}
 	if (l->control && l->slot >= 0)
 		tdm_a32_st_relaxed(&l->control->slot[l->slot].managed, 1);
-	plat_unmap(h, sizeof(*h));
 	tdm_sys6(SYS_sendto, sock, (long)"k", 1, MSG_NOSIGNAL, 0, 0);
 	/* The end of the parent is an answer, too. */
 	while (tdm_sys6(SYS_recvfrom, sock, (long)&answered, 1, 0, 0, 0) == -EINTR)

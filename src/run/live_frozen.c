@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * live_frozen.c - the time of a fork, in which the engine stands still and the program does not.
+ *
+ * Nobody changes the table (mm/frozen.c), so that the child inherits a state in which nothing is half done. Faults are served from it all the same: the
+ * forking thread waits in libc for locks whose holders wait for pages. What is restored is noted in a journal, what the program's other
+ * threads do to their mappings in a list, and the table learns of both when it is over.
+ *
+ * Until then a page may have been moved, and the table still has it under its old address. Where it came from is found in the list, by the rules of
+ * port/host_event.c, for one page at a time: who came to a place, who waits to leave it.
+ *
+ * The child gets the same list. But an event tells that something happened, not whether before the address space was copied: threads change mappings
+ * while the fork event is on its way, and announce afterwards what they did before. What is registered in the child tells it (judge()). A thread
+ * whose call is under way while another one forks cannot know which of the two comes first, so either will do; but what one thread did in order must be
+ * there in order, and bytes must be where their mapping is.
+ *
+ * All of it on the main thread, with every other thread of the engine outside.
+ */
+#include <string.h>
+#include "base/check.h"
+#include "run/live.h"
+
+#define MAP_MIN 64u /* events */
+
+/* ---- the list ---------------------------------------------------------------------------------------------------------- */
+
+static void note_event(struct tdm_frozen *f, const struct uffd_msg *m)
+{
+	if (f->n == f->max) {
+		u32 max = TDM_MAX(2 * f->max, MAP_MIN);
+		struct tdm_frozen_event *e = plat_map(max * sizeof(*e));
+
+		if (!e)
+			plat_abort("tandem: no memory to remember what happens during a fork\n");
+		if (f->n)
+			memcpy(e, f->event, f->n * sizeof(*e));
+		if (f->max)
+			plat_unmap(f->event, f->max * sizeof(*e));
+		f->event = e;
+		f->max = max;
+	}
+	f->event[f->n++] = (struct tdm_frozen_event){ *m, false };
+}
+
+static void forget_events(struct tdm_frozen *f)
+{
+	if (f->max)
+		plat_unmap(f->event, f->max * sizeof(f->event[0]));
+	f->event = NULL;
+	f->n = f->max = f->judged = f->njournal = f->ndeferred = 0;
+}
+
+/* ---- who is where -------------------------------------------------------------------------------------------------------- */
+
+/* Tenants: the REMAP that brought one, or: */
+enum { FIRST = -1, NOBODY = -2, DROPPED = -3 };
+
+struct place {
+	s32 tenant, waiting; /* who is there; who has gone, of which we are still to be told */
+	bool half;           /* only the UNMAP of somebody who was moved on is to come */
+	bool over;           /* the tenant came after that one */
+};
+
+static bool within(u64 va, u64 start, u64 len)
+{
+	return va - start < len;
+}
+
+static bool known(struct tdm_live *l, u64 va)
+{
+	struct tdm_pte pte;
+	struct tdm_vma v;
+	bool known;
+	u32 i;
+
+	tdmi_rcu_read_lock(l->ctx->rcu);
+	(void)tdmi_pt_walk(&l->mm, va, &i, &pte);
+	known = !tdm_pte_none(pte) || tdmi_vma_find(&l->mm, va, &v);
+	tdmi_rcu_read_unlock(l->ctx->rcu);
+	return known;
+}
+
+static void unmapped(struct place *p)
+{
+	if ((p->waiting == NOBODY && !p->half) || !p->over)
+		p->tenant = NOBODY;
+	p->waiting = NOBODY;
+	p->half = p->over = false;
+}
+
+static void came(struct place *p, s32 who)
+{
+	if (p->tenant != NOBODY) {
+		p->waiting = p->tenant;
+		p->half = false;
+	}
+	p->tenant = who;
+	p->over = true;
+}
+
+static void moved_on(struct place *p)
+{
+	if (p->waiting == NOBODY) {
+		p->tenant = NOBODY;
+		p->over = false;
+	}
+	p->waiting = NOBODY;
+	p->half = true;
+}
+
+/* The place at va after the first n events; the child's, if child. */
+static struct place place_at(struct tdm_live *l, bool child, u64 va, u32 n)
+{
+	struct place p = { known(l, va) ? FIRST : NOBODY, NOBODY, false, false };
+
+	for (u32 i = 0; i < n; i++) {
+		const struct uffd_msg *m = &l->frozen.event[i].msg;
+		u64 start = m->arg.remove.start, len = m->arg.remove.end - start;
+
+		if (child && !l->frozen.event[i].in_child)
+			continue;
+		if (m->event == UFFD_EVENT_REMAP) {
+			if (within(va, m->arg.remap.to, m->arg.remap.len))
+				came(&p, (s32)i);
+			if (within(va, m->arg.remap.from, m->arg.remap.len))
+				moved_on(&p);
+		} else if (within(va, start, len)) {
+			if (m->event == UFFD_EVENT_UNMAP)
+				unmapped(&p);
+			else if (p.tenant != NOBODY)
+				p.tenant = DROPPED;
+		}
+	}
+	return p;
+}
+
+/* Where the table has the page that is now at *va. false: nowhere; it is new, or was dropped. */
+static bool origin(struct tdm_live *l, bool child, u64 *va)
+{
+	struct place p = place_at(l, child, *va, l->frozen.n);
+	s32 who = p.tenant;
+
+	while (who >= 0) {
+		const struct uffd_msg *m = &l->frozen.event[who].msg;
+
+		*va = *va - m->arg.remap.to + m->arg.remap.from;
+		p = place_at(l, child, *va, (u32)who);
+		who = p.waiting != NOBODY ? p.waiting : p.tenant;
+	}
+	return who == FIRST;
+}
+
+/* ---- which of it the child has --------------------------------------------------------------------------------------------- */
+
+/* Is there somebody at va in the child who is not explained by a later REMAP? Then who was there before event i is there still. */
+static bool stays(struct tdm_live *l, int child, u64 va, u32 i)
+{
+	if (tdmi_host_registered(child, va))
+		return false;
+	for (i++; i < l->frozen.n; i++) {
+		const struct uffd_msg *m = &l->frozen.event[i].msg;
+
+		if (m->event == UFFD_EVENT_REMAP && within(va, m->arg.remap.to, m->arg.remap.len))
+			return false;
+	}
+	return true;
+}
+
+/* Did somebody come to va, before event i, who is not there in the child? */
+static bool came_too_late(struct tdm_live *l, u64 va, u32 i)
+{
+	while (i-- > 0) {
+		const struct uffd_msg *m = &l->frozen.event[i].msg;
+
+		if (m->event == UFFD_EVENT_REMAP && within(va, m->arg.remap.to, m->arg.remap.len))
+			return !l->frozen.event[i].in_child;
+	}
+	return false;
+}
+
+static bool in_child(struct tdm_live *l, int child, u32 i)
+{
+	const struct uffd_msg *m = &l->frozen.event[i].msg;
+	u64 from = m->arg.remap.from, to = m->arg.remap.to;
+	struct place p;
+
+	if (m->event == UFFD_EVENT_REMOVE)
+		return true;
+	if (m->event == UFFD_EVENT_UNMAP) {
+		p = place_at(l, true, m->arg.remove.start, i);
+		return p.waiting != NOBODY || p.half || !stays(l, child, m->arg.remove.start, i);
+	}
+	if (came_too_late(l, from, i))
+		return false;
+	/* After mremap(MREMAP_DONTUNMAP) there is something at both places. */
+	return !stays(l, child, from, i) ||
+	       (!tdmi_host_registered(child, to) && (i < l->frozen.nearly || place_at(l, true, to, i).tenant == NOBODY));
+}
+
+void tdmi_frozen_judge(struct tdm_live *l, int child)
+{
+	if (l->frozen.judged == l->frozen.n)
+		return;
+	for (u32 i = 0; i < l->frozen.n; i++)
+		l->frozen.event[i].in_child = in_child(l, child, i);
+	l->frozen.judged = l->frozen.n;
+}
+
+/* ---- serving ------------------------------------------------------------------------------------------------------------------ */
+
+/* Serve a fault of the parent's (uffd is ours) or of the child's. */
+static void serve(struct tdm_live *l, int uffd, u64 va)
+{
+	struct tdm_frozen *f = &l->frozen;
+	bool ours = uffd == l->host.uffd;
+	const void *bytes = l->mm.zeros;
+	u64 was = va;
+	u32 done;
+	int r = 0;
+
+	if (!ours)
+		tdmi_frozen_judge(l, uffd);
+	if (origin(l, !ours, &was))
+		r = tdmi_frozen_page(l->ctx, was, &bytes);
+	if (r)
+		plat_abort("tandem: a page could not be read back from its tier during a fork\n");
+	if (bytes) {
+		r = tdmi_host_copy(uffd, va, bytes, 1, &done);
+		/* An event is pending. Faults are read before events: were the thread woken now, it would fault again, and with enough of
+		 * them the event would never be read. */
+		if (r == -EAGAIN && ours && f->ndeferred < TDM_LIVE_DEFERRED) {
+			f->deferred[f->ndeferred++] = va;
+			return;
+		}
+		if (ours && f->njournal < TDM_LIVE_JOURNAL)
+			f->journal[f->njournal++] = va;
+	}
+	tdmi_host_wake(uffd, va, TDM_PAGE_SIZE);
+}
+
+void tdmi_frozen_begin(struct tdm_live *l)
+{
+	struct tdm_host *h = &l->host;
+
+	forget_events(&l->frozen);
+	/* Faults that were read and not yet served: by whoever reads them now. */
+	while (h->pending_head != h->pending_tail)
+		serve(l, h->uffd, h->pending[h->pending_head++ % TDM_HOST_PENDING].va);
+}
+
+int tdmi_frozen_read(struct tdm_live *l, int *child)
+{
+	struct tdm_frozen *f = &l->frozen;
+	struct uffd_msg m;
+	u32 n;
+	int r;
+
+	while ((r = tdmi_host_read_msg(l->host.uffd, &m)) > 0) {
+		if (m.event == UFFD_EVENT_PAGEFAULT) {
+			serve(l, l->host.uffd, m.arg.pagefault.address & TDM_PAGE_MASK);
+		} else if (m.event == UFFD_EVENT_FORK) {
+			*child = (int)m.arg.fork.ufd;
+			f->nearly = f->n;
+			break;
+		} else {
+			note_event(f, &m);
+		}
+	}
+	n = f->ndeferred;
+	f->ndeferred = 0;
+	/* What must wait again goes to a place that has been looked at. */
+	for (u32 i = 0; i < n; i++)
+		serve(l, l->host.uffd, f->deferred[i]);
+	return r < 0 ? r : 0;
+}
+
+void tdmi_frozen_read_child(struct tdm_live *l, int child)
+{
+	struct uffd_msg m;
+
+	/* Only faults: while it has not started its engine it changes no mapping of its own that we must know of. */
+	while (tdmi_host_read_msg(child, &m) > 0)
+		if (m.event == UFFD_EVENT_PAGEFAULT)
+			serve(l, child, m.arg.pagefault.address & TDM_PAGE_MASK);
+}
+
+/* ---- afterwards ---------------------------------------------------------------------------------------------------------------- */
+
+void tdmi_frozen_end(struct tdm_live *l)
+{
+	struct tdm_frozen *f = &l->frozen;
+
+	plat_mutex_lock(&l->mm.event_lock);
+	for (u32 i = 0; i < f->n; i++)
+		tdmi_host_event(&l->host, l->ctx, &f->event[i].msg);
+	for (u32 i = 0; i < f->njournal; i++)
+		tdmi_settle(l->ctx, f->journal[i]);
+	plat_mutex_unlock(&l->mm.event_lock);
+	/* Whoever still waits finds its fault served by the handlers. */
+	for (u32 i = 0; i < f->ndeferred; i++)
+		tdmi_host_wake(l->host.uffd, f->deferred[i], TDM_PAGE_SIZE);
+	forget_events(f);
+}
+
+void tdmi_frozen_take(struct tdm_live *l, const struct tdm_frozen_event *event, u32 n)
+{
+	plat_mutex_lock(&l->mm.event_lock);
+	for (u32 i = 0; i < n; i++)
+		if (event[i].in_child)
+			tdmi_host_event(&l->host, l->ctx, &event[i].msg);
+	tdmi_live_forget_unregistered(l);
+	l->mm.unsettled = false;
+	plat_mutex_unlock(&l->mm.event_lock);
+	/* What the parent had noted when we were copied. */
+	forget_events(&l->frozen);
+}
