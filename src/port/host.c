@@ -57,7 +57,7 @@ static int uffd_open(u64 features)
 		tdm_sys1(SYS_close, fd);
 		return (int)r;
 	}
-	return fd;
+	return tdmi_linux_fd_keep(fd);
 }
 
 int tdmi_host_open_uffd(char *err, size_t errlen)
@@ -101,10 +101,10 @@ int tdmi_host_unregister(struct tdm_host *h, u64 start, u64 end)
 
 static int open_files(struct tdm_host *h)
 {
-	h->pagemap = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC, 0);
-	h->maps = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/maps", O_RDONLY | O_CLOEXEC, 0);
+	h->pagemap = tdmi_linux_fd_keep(tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC, 0));
+	h->maps = tdmi_linux_fd_keep(tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/maps", O_RDONLY | O_CLOEXEC, 0));
 	h->trash_uffd = uffd_open(0);
-	h->kick_fd = (int)tdm_sys2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
+	h->kick_fd = tdmi_linux_fd_keep(tdm_sys2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK));
 	if (h->kick_fd < 0)
 		return h->kick_fd;
 	if (h->pagemap < 0)
@@ -415,7 +415,7 @@ int tdmi_host_init(struct tdm_host *h, int uffd, void *arena, u64 arena_len)
 
 int tdmi_host_after_fork(struct tdm_host *h, int uffd)
 {
-	h->uffd = uffd;
+	h->uffd = tdmi_linux_fd_keep(uffd);
 	plat_mutex_reset(&h->trash_lock);
 	h->pending_head = h->pending_tail = 0;
 	return open_files(h);

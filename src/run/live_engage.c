@@ -88,7 +88,7 @@ int tdmi_live_start_handlers(struct tdm_live *l)
 	tdm_a32_st_relaxed(&l->stop, 0);
 	l->nhandlers = 0;
 	tdm_a32_st_relaxed(&l->nready, 0);
-	l->stop_fd = (int)tdm_sys2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK);
+	l->stop_fd = tdmi_linux_fd_keep(tdm_sys2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK));
 	if (l->stop_fd < 0)
 		return l->stop_fd;
 	tdm_sys3(SYS_sched_getaffinity, 0, sizeof(mask), mask);

@@ -371,6 +371,8 @@ static int take_over(struct tdm_live *l, int sock)
 	if (r)
 		return r;
 	files = 1 + (h.nevents != 0);
+	for (u32 i = files; i < n; i++)
+		fds[i] = tdmi_linux_fd_keep(fds[i]);
 	tdmi_swap_set_files(l->swap, fds + files, n - files);
 	r = tdmi_swap_forked(l->swap, true);
 	if (!r && h.nevents)

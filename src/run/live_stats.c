@@ -63,7 +63,7 @@ u64 tdmi_live_rss(struct tdm_live *l)
 	long n;
 
 	if (l->statm < 0)
-		l->statm = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/statm", O_RDONLY | O_CLOEXEC, 0);
+		l->statm = tdmi_linux_fd_keep(tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/statm", O_RDONLY | O_CLOEXEC, 0));
 	n = tdm_sys4(SYS_pread64, l->statm, buf, sizeof(buf) - 1, 0);
 	if (n <= 0)
 		return l->usage;

@@ -70,7 +70,7 @@ int plat_file_create(const char *dir, int *file, bool *direct)
 		fd = create(dir, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return fd;
-	*file = fd;
+	*file = tdmi_linux_fd_keep(fd);
 	return 0;
 }
 
@@ -157,7 +157,7 @@ static int ring_setup(struct plat_ioq *q, u32 depth)
 	array = (u32 *)(void *)(rings + p.sq_off.array);
 	for (u32 i = 0; i < p.sq_entries; i++)
 		array[i] = i;
-	return (int)fd;
+	return tdmi_linux_fd_keep(fd);
 }
 
 int plat_ioq_create(struct plat_ioq **out, u32 depth)

@@ -33,6 +33,9 @@ void tdmi_linux_mem_range(u64 *start, u64 *end);
 int tdmi_linux_thread_start_private(struct plat_thread **t, void (*fn)(void *), void *arg, const char *name, int keep_fd);
 /* In the child of fork(2): the thread does not exist here. Frees its memory. */
 void tdmi_linux_thread_forget(struct plat_thread *t);
+/* fd (or -errno, which is passed through) will be open for long: move it to a high number. The low ones stay free for what comes and goes: a program
+ * may limit itself to a handful, and the limit is on numbers, in our table too. */
+int tdmi_linux_fd_keep(long fd);
 /* The kernel's id of the calling thread. */
 int tdmi_linux_gettid(void);
 

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* misc.c - clock, randomness, messages, the end. */
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <time.h>
 #include "plat/linux/linux.h"
 #include "plat/linux/sys.h"
+
+#define FD_HIGH 64
 
 static void (*log_sink)(const char *line); /* written once, before engine threads run */
 
@@ -14,6 +17,16 @@ u64 plat_now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts); /* the vDSO: no libc state */
 	return (u64)ts.tv_sec * 1000000000u + (u64)ts.tv_nsec;
+}
+
+int tdmi_linux_fd_keep(long fd)
+{
+	long high = fd < 0 || fd >= FD_HIGH ? -1 : tdm_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, FD_HIGH);
+
+	if (high < 0)
+		return (int)fd;
+	tdm_sys1(SYS_close, fd);
+	return (int)high;
 }
 
 int plat_random(void *buf, size_t len)
