@@ -229,6 +229,12 @@ static void remap(struct tdm_host *h, struct tdm_ctx *ctx, u64 from, u64 to, u64
 	tdmi_move_end(ctx, to, len);
 }
 
+void tdmi_host_forget_limbo(struct tdm_host *h, struct tdm_ctx *ctx)
+{
+	drop(ctx, 0, LIMBO);
+	h->mm->unsettled = false;
+}
+
 static bool unknown(struct tdm_host *h, u64 start, u64 end)
 {
 	struct tdm_vma v;

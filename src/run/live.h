@@ -69,6 +69,7 @@ struct tdm_range {
 struct tdm_frozen_event {
 	struct uffd_msg msg;
 	bool in_child;                 /* it happened before the child was copied */
+	bool judged;                   /* while that is being found out */
 };
 
 /* See live_frozen.c. Main's. */

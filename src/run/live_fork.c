@@ -295,7 +295,8 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 			send_child(l, sock, child);
 			sent = true;
 		}
-		if (child >= 0 && !done) {
+		/* Nor can its faults be served before that: a page may have been moved, and we not know of it. */
+		if (sent && !done) {
 			tdmi_frozen_read_child(l, child);
 			done = child_done(sock);
 		}
@@ -336,7 +337,7 @@ static int receive_fds(int sock, struct hand_over *h, int *fds, u32 *n)
 static int take_events(struct tdm_live *l, int file, u32 n)
 {
 	size_t len = n * sizeof(struct tdm_frozen_event);
-	struct tdm_frozen_event *e = plat_map(len);
+	struct tdm_frozen_event *e = plat_map(TDM_ALIGN_UP(len, TDM_PAGE_SIZE));
 	int r = -ENOMEM;
 
 	if (e && tdm_sys4(SYS_pread64, file, e, len, 0) == (long)len) {
@@ -344,7 +345,7 @@ static int take_events(struct tdm_live *l, int file, u32 n)
 		r = 0;
 	}
 	if (e)
-		plat_unmap(e, len);
+		plat_unmap(e, TDM_ALIGN_UP(len, TDM_PAGE_SIZE));
 	tdm_sys1(SYS_close, file);
 	return r;
 }

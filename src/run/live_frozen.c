@@ -24,28 +24,33 @@
 
 /* ---- the list ---------------------------------------------------------------------------------------------------------- */
 
+static size_t map_size(u32 n)
+{
+	return TDM_ALIGN_UP(n * sizeof(struct tdm_frozen_event), TDM_PAGE_SIZE);
+}
+
 static void note_event(struct tdm_frozen *f, const struct uffd_msg *m)
 {
 	if (f->n == f->max) {
 		u32 max = TDM_MAX(2 * f->max, MAP_MIN);
-		struct tdm_frozen_event *e = plat_map(max * sizeof(*e));
+		struct tdm_frozen_event *e = plat_map(map_size(max));
 
 		if (!e)
 			plat_abort("tandem: no memory to remember what happens during a fork\n");
 		if (f->n)
 			memcpy(e, f->event, f->n * sizeof(*e));
 		if (f->max)
-			plat_unmap(f->event, f->max * sizeof(*e));
+			plat_unmap(f->event, map_size(f->max));
 		f->event = e;
 		f->max = max;
 	}
-	f->event[f->n++] = (struct tdm_frozen_event){ *m, false };
+	f->event[f->n++] = (struct tdm_frozen_event){ .msg = *m };
 }
 
 static void forget_events(struct tdm_frozen *f)
 {
 	if (f->max)
-		plat_unmap(f->event, f->max * sizeof(f->event[0]));
+		plat_unmap(f->event, map_size(f->max));
 	f->event = NULL;
 	f->n = f->max = f->judged = f->njournal = f->ndeferred = 0;
 }
@@ -152,58 +157,92 @@ static bool origin(struct tdm_live *l, bool child, u64 *va)
 
 /* ---- which of it the child has --------------------------------------------------------------------------------------------- */
 
-/* Is there somebody at va in the child who is not explained by a later REMAP? Then who was there before event i is there still. */
+static bool happened(struct tdm_live *l, int child, u32 i);
+
+static bool arrives(const struct tdm_frozen_event *e, u64 va)
+{
+	return e->msg.event == UFFD_EVENT_REMAP && within(va, e->msg.arg.remap.to, e->msg.arg.remap.len);
+}
+
+/* Is whoever was at va before event i there in the child? If somebody is there, and is not one who came later. */
 static bool stays(struct tdm_live *l, int child, u64 va, u32 i)
 {
 	if (tdmi_host_registered(child, va))
 		return false;
-	for (i++; i < l->frozen.n; i++) {
-		const struct uffd_msg *m = &l->frozen.event[i].msg;
-
-		if (m->event == UFFD_EVENT_REMAP && within(va, m->arg.remap.to, m->arg.remap.len))
+	for (u32 k = i + 1; k < l->frozen.n; k++)
+		if (arrives(&l->frozen.event[k], va) && happened(l, child, k))
 			return false;
-	}
 	return true;
 }
 
 /* Did somebody come to va, before event i, who is not there in the child? */
-static bool came_too_late(struct tdm_live *l, u64 va, u32 i)
+static bool came_too_late(struct tdm_live *l, int child, u64 va, u32 i)
 {
-	while (i-- > 0) {
-		const struct uffd_msg *m = &l->frozen.event[i].msg;
+	while (i-- > 0)
+		if (arrives(&l->frozen.event[i], va))
+			return !happened(l, child, i);
+	return false;
+}
 
-		if (m->event == UFFD_EVENT_REMAP && within(va, m->arg.remap.to, m->arg.remap.len))
-			return !l->frozen.event[i].in_child;
+/* Is what was moved by event i said to be unmapped at its old place? If not, the move was an mremap(MREMAP_DONTUNMAP). */
+static bool is_left(struct tdm_live *l, u32 i)
+{
+	u64 from = l->frozen.event[i].msg.arg.remap.from, len = l->frozen.event[i].msg.arg.remap.len;
+
+	for (u32 k = i + 1; k < l->frozen.n; k++) {
+		const struct uffd_msg *m = &l->frozen.event[k].msg;
+
+		if (m->event == UFFD_EVENT_UNMAP && m->arg.remove.start == from && m->arg.remove.end == from + len)
+			return true;
 	}
 	return false;
 }
 
-static bool in_child(struct tdm_live *l, int child, u32 i)
+/* Did the REMAP i happen before the fork? There may be a circle: somebody moved to and fro. Then all is where it was, and none of it need have
+ * happened. */
+static bool happened(struct tdm_live *l, int child, u32 i)
 {
-	const struct uffd_msg *m = &l->frozen.event[i].msg;
-	u64 from = m->arg.remap.from, to = m->arg.remap.to;
-	struct place p;
+	struct tdm_frozen_event *e = &l->frozen.event[i];
+	u64 from = e->msg.arg.remap.from, to = e->msg.arg.remap.to;
 
-	if (m->event == UFFD_EVENT_REMOVE)
-		return true;
-	if (m->event == UFFD_EVENT_UNMAP) {
-		p = place_at(l, true, m->arg.remove.start, i);
-		return p.waiting != NOBODY || p.half || !stays(l, child, m->arg.remove.start, i);
-	}
-	if (came_too_late(l, from, i))
+	if (e->judged)
+		return e->in_child;
+	e->judged = true;
+	e->in_child = false;
+	if (came_too_late(l, child, from, i))
 		return false;
-	/* After mremap(MREMAP_DONTUNMAP) there is something at both places. */
-	return !stays(l, child, from, i) ||
-	       (!tdmi_host_registered(child, to) && (i < l->frozen.nearly || place_at(l, true, to, i).tenant == NOBODY));
+	if (!stays(l, child, from, i))
+		e->in_child = true;
+	/* Something is at both places: after mremap(MREMAP_DONTUNMAP), or because the move came after the fork, onto something that was there. */
+	else if (!tdmi_host_registered(child, to))
+		e->in_child = i < l->frozen.nearly || (!is_left(l, i) && !known(l, to));
+	return e->in_child;
 }
 
 void tdmi_frozen_judge(struct tdm_live *l, int child)
 {
-	if (l->frozen.judged == l->frozen.n)
+	struct tdm_frozen *f = &l->frozen;
+
+	if (f->judged == f->n)
 		return;
-	for (u32 i = 0; i < l->frozen.n; i++)
-		l->frozen.event[i].in_child = in_child(l, child, i);
-	l->frozen.judged = l->frozen.n;
+	for (u32 i = 0; i < f->n; i++)
+		f->event[i].judged = false;
+	for (u32 i = 0; i < f->n; i++)
+		if (f->event[i].msg.event == UFFD_EVENT_REMAP)
+			(void)happened(l, child, i);
+	for (u32 i = 0; i < f->n; i++) {
+		u64 start = f->event[i].msg.arg.remove.start;
+		struct place p;
+
+		/* Pages are dropped after this is read. If it was not before the fork, they are there in the child; what is out is as well. */
+		if (f->event[i].msg.event == UFFD_EVENT_REMOVE)
+			f->event[i].in_child = i < f->nearly;
+		if (f->event[i].msg.event != UFFD_EVENT_UNMAP)
+			continue;
+		p = place_at(l, true, start, i);
+		f->event[i].in_child = p.waiting != NOBODY || p.half || !stays(l, child, start, i);
+	}
+	f->judged = f->n;
 }
 
 /* ---- serving ------------------------------------------------------------------------------------------------------------------ */
@@ -289,12 +328,15 @@ void tdmi_frozen_read_child(struct tdm_live *l, int child)
 void tdmi_frozen_end(struct tdm_live *l)
 {
 	struct tdm_frozen *f = &l->frozen;
+	struct tdm_vma v;
 
 	plat_mutex_lock(&l->mm.event_lock);
 	for (u32 i = 0; i < f->n; i++)
 		tdmi_host_event(&l->host, l->ctx, &f->event[i].msg);
+	/* What has been unmapped since may have been mapped anew, and be nobody's to take. */
 	for (u32 i = 0; i < f->njournal; i++)
-		tdmi_settle(l->ctx, f->journal[i]);
+		if (tdmi_vma_find(&l->mm, f->journal[i], &v))
+			tdmi_settle(l->ctx, f->journal[i]);
 	plat_mutex_unlock(&l->mm.event_lock);
 	/* Whoever still waits finds its fault served by the handlers. */
 	for (u32 i = 0; i < f->ndeferred; i++)
@@ -308,8 +350,8 @@ void tdmi_frozen_take(struct tdm_live *l, const struct tdm_frozen_event *event, 
 	for (u32 i = 0; i < n; i++)
 		if (event[i].in_child)
 			tdmi_host_event(&l->host, l->ctx, &event[i].msg);
+	tdmi_host_forget_limbo(&l->host, l->ctx);
 	tdmi_live_forget_unregistered(l);
-	l->mm.unsettled = false;
 	plat_mutex_unlock(&l->mm.event_lock);
 	/* What the parent had noted when we were copied. */
 	forget_events(&l->frozen);

@@ -13,6 +13,8 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include "mm/mm.h"
 #include "plat/sim.h"
 #include "pool/codec.h"
@@ -67,12 +69,13 @@ static u32 next_token;
 static u64 run_seed;
 static struct tdm_live live;
 static u8 *arena;
+static bool forks;               /* the program forks */
 static bool resting;             /* nobody begins anything new */
 static bool in_program;          /* a step of the program is not interrupted by another */
 
 static struct { u32 thread; u32 page; } fault_queue[4 * THREADS];
 static u32 nfaults;
-static u32 event_queue[THREADS]; /* threads, oldest first */
+static u32 event_queue[THREADS + 1]; /* threads, oldest first */
 static u32 nqueued;
 
 static void trace(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -103,6 +106,15 @@ static u32 page_at(u64 va)
 	CHECK(va >= BASE && va - BASE < (u64)PAGES << TDM_PAGE_SHIFT);
 	return (u32)((va - BASE) >> TDM_PAGE_SHIFT);
 }
+
+/* The child of a fork: what it has, from the moment of the fork on. */
+#define CHILD 2
+static struct {
+	struct page page[PAGES];
+	u32 dropping[PAGES];
+	struct thread thread[THREADS];
+} child;
+static enum { FORK_NONE, FORK_QUEUED, FORK_READ } fork_phase;
 
 /* ---- the program ------------------------------------------------------------------------------------------------------ */
 
@@ -278,8 +290,9 @@ static void do_drop(struct thread *t)
 			return;
 	trace("%ld: drop %u+%u", (long)(t - thread), part.first, part.n);
 	t->drop = part;
-	for (u32 p = part.first; p < part.first + part.n; p++)
+	for (u32 p = part.first; p < part.first + part.n; p++) {
 		dropping[p]++;
+	}
 	/* With nobody to tell it is done before the lock is let go of. */
 	if (reg)
 		announce(t, UFFD_EVENT_REMOVE, part.first, 0, part.n);
@@ -444,11 +457,34 @@ static bool dropping_any(const struct thread *t)
 	return false;
 }
 
+/* The thread that forks: copies the address space, announces it, and goes on when that has been read. */
+static void fork_step(void)
+{
+	if (fork_phase == FORK_READ) {
+		changing--;
+		fork_phase = FORK_NONE;
+	}
+}
+
+static void fork_now(void)
+{
+	memcpy(child.page, page, sizeof(page));
+	memcpy(child.dropping, dropping, sizeof(dropping));
+	memcpy(child.thread, thread, sizeof(thread));
+	changing++;
+	/* Who gets in between the copying and this is a matter of microseconds, and the engine could not tell it. */
+	event_queue[nqueued++] = THREADS;
+	fork_phase = FORK_QUEUED;
+	trace("fork");
+}
+
 static void program_step(void)
 {
 	struct thread *t = &thread[below(THREADS)];
 
 	in_program = true;
+	if (fork_phase && below(THREADS) == 0)
+		fork_step();
 	if (t->state == ANNOUNCING) {
 		announce_step(t);
 	} else if (t->state == RUNNING && t->drop.n) {
@@ -483,7 +519,8 @@ static void meanwhile(void)
 
 int tdmi_host_registered(int uffd, u64 va)
 {
-	(void)uffd;
+	if (uffd == CHILD)
+		return child.page[page_at(va)].reg ? 0 : -ENOENT;
 	meanwhile();
 	if (changing)
 		return -EAGAIN;
@@ -497,6 +534,19 @@ bool tdmi_host_changing(struct tdm_host *h)
 	(void)h;
 	meanwhile();
 	return changing != 0;
+}
+
+/* Somebody in the child touches a page that it has not got. */
+static int child_fault(struct uffd_msg *m)
+{
+	u32 p = below(PAGES);
+
+	if (below(4) == 0 || !child.page[p].mapped || child.page[p].reg != REG_MISSING || child.page[p].present)
+		return 0;
+	memset(m, 0, sizeof(*m));
+	m->event = UFFD_EVENT_PAGEFAULT;
+	m->arg.pagefault.address = va_of(p);
+	return 1;
 }
 
 static void gone(const struct uffd_msg *m)
@@ -513,7 +563,8 @@ int tdmi_host_read_msg(int uffd, struct uffd_msg *m)
 {
 	struct thread *t;
 
-	(void)uffd;
+	if (uffd == CHILD)
+		return child_fault(m);
 	meanwhile();
 	if (nfaults) {
 		memset(m, 0, sizeof(*m));
@@ -528,8 +579,16 @@ int tdmi_host_read_msg(int uffd, struct uffd_msg *m)
 	}
 	if (!nqueued)
 		return 0;
-	t = &thread[event_queue[0]];
+	t = event_queue[0] == THREADS ? NULL : &thread[event_queue[0]];
 	memmove(event_queue, event_queue + 1, --nqueued * sizeof(event_queue[0]));
+	if (!t) {
+		memset(m, 0, sizeof(*m));
+		m->event = UFFD_EVENT_FORK;
+		m->arg.fork.ufd = CHILD;
+		fork_phase = FORK_READ;
+		trace("read fork");
+		return 1;
+	}
 	*m = t->event[t->at];
 	t->phase = READ;
 	gone(m);
@@ -611,6 +670,35 @@ bool tdmi_linux_mem_own(u64 start, u64 end)
 	(void)start;
 	(void)end;
 	return false;
+}
+
+static void wake(u32 p);
+static int put(u64 va, u32 *tokens, u32 n, u32 *done);
+
+int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done)
+{
+	u32 p = page_at(va), token;
+
+	CHECK_EQ(n, 1);
+	memcpy(&token, src, sizeof(token));
+	if (uffd != CHILD)
+		return put(va, &token, n, done);
+	trace("fill %u of the child with %u", p, token);
+	if (!child.dropping[p] && token != child.page[p].expected)
+		t_fail(__FILE__, __LINE__, "the child's page %u is given %u, must be %u (seed %llu)", p, token, child.page[p].expected,
+		       (unsigned long long)run_seed);
+	child.page[p].present = true;
+	child.page[p].token = token;
+	*done = 1;
+	return 0;
+}
+
+int tdmi_host_wake(int uffd, u64 va, u64 len)
+{
+	if (uffd != CHILD)
+		for (u64 off = 0; off < len; off += TDM_PAGE_SIZE)
+			wake(page_at(va + off));
+	return 0;
 }
 
 /* ---- the port ---------------------------------------------------------------------------------------------------------- */
@@ -777,11 +865,101 @@ static bool serve(void)
 	return got;
 }
 
+static void come_to_rest(void);
+static void look_at_everything(void);
+static void run_steps(u32 steps);
+
+/* In a process of its own: what the engine knows is what it knew when it stopped, as in a real child. */
+static void live_as_child(void)
+{
+	u32 n = live.frozen.n;
+	struct tdm_frozen_event *e = calloc(n + 1, sizeof(*e));
+
+	CHECK(e != NULL);
+	tdmi_frozen_judge(&live, CHILD);
+	for (u32 i = 0; i < n; i++)
+		e[i] = live.frozen.event[i];
+	memcpy(page, child.page, sizeof(page));
+	memcpy(thread, child.thread, sizeof(thread));
+	memset(unknown, 0, sizeof(unknown));
+	memset(going, 0, sizeof(going));
+	changing = nfaults = nqueued = 0;
+	fork_phase = FORK_NONE;
+	for (u32 i = 0; i < THREADS; i++) {
+		thread[i].state = RUNNING;
+		thread[i].nevents = thread[i].drop.n = 0;
+	}
+	trace("the child begins");
+	forks = false;
+	/* Its program does not run before it has taken over. */
+	in_program = true;
+	tdmi_frozen_take(&live, e, n);
+	/* What was being dropped is the one or the other, and stays it. */
+	for (u32 p = 0; p < PAGES; p++)
+		while (child.dropping[p] && page[p].mapped) {
+			dropping[p] = 1;
+			if (touch(&thread[0], p, false)) {
+				page[p].expected = page[p].token;
+				break;
+			}
+			come_to_rest();
+		}
+	memset(dropping, 0, sizeof(dropping));
+	in_program = false;
+	look_at_everything();
+	run_steps(300);
+	look_at_everything();
+	_exit(0);
+}
+
+/* The engine stands still, and the program forks. */
+static void fork_it(void)
+{
+	int uffd = -1, status;
+	pid_t pid;
+	bool settled;
+
+	plat_mutex_lock(&live.mm.event_lock);
+	settled = tdmi_events_settled(live.ctx);
+	plat_mutex_unlock(&live.mm.event_lock);
+	if (!settled || fork_phase)
+		return;
+	trace("still");
+	tdmi_frozen_begin(&live);
+	for (u32 n = below(6); n; n--)
+		CHECK_EQ(tdmi_frozen_read(&live, &uffd), 0);
+	fork_now();
+	while (uffd < 0 || changing) {
+		resting = uffd >= 0 && below(2);
+		meanwhile();
+		CHECK_EQ(tdmi_frozen_read(&live, &uffd), 0);
+	}
+	resting = false;
+	for (u32 n = below(8); n; n--) {
+		meanwhile();
+		CHECK_EQ(tdmi_frozen_read(&live, &uffd), 0);
+		tdmi_frozen_read_child(&live, uffd);
+	}
+	fflush(NULL);
+	pid = fork();
+	CHECK(pid >= 0);
+	if (pid == 0)
+		live_as_child();
+	CHECK_EQ(waitpid(pid, &status, 0), pid);
+	CHECK_EQ(status, 0);
+	trace("goes on");
+	tdmi_frozen_end(&live);
+}
+
 static void engine_step(void)
 {
 	u64 pages;
 
 	meanwhile();
+	if (below(forks ? 200 : ~0u) == 0) {
+		fork_it();
+		return;
+	}
 	switch (below(8)) {
 	case 0:
 		tdmi_live_find(&live);
@@ -813,6 +991,8 @@ static void start(u64 seed)
 	memset(thread, 0, sizeof(thread));
 	memset(&live, 0, sizeof(live));
 	changing = nfaults = nqueued = next_token = 0;
+	fork_phase = FORK_NONE;
+	live.host.uffd = 1;
 	rnd = run_seed = seed;
 	tdmi_tiers_init(NULL);
 	CHECK_EQ(tdmi_tier_mem_create(TDM_CODEC_LZ4, 0, &tier), 0);
@@ -861,9 +1041,8 @@ static void look_at_everything(void)
 			come_to_rest();
 }
 
-static void run(u64 seed, u32 steps)
+static void run_steps(u32 steps)
 {
-	start(seed);
 	for (u32 i = 0; i < steps; i++) {
 		if (below(2))
 			program_step();
@@ -875,19 +1054,35 @@ static void run(u64 seed, u32 steps)
 		}
 	}
 	come_to_rest();
+}
+
+static void run(u64 seed, u32 steps)
+{
+	start(seed);
+	run_steps(steps);
 	look_at_everything();
 	tdmi_ctx_destroy(live.ctx);
 	tdmi_mm_destroy(&live.mm);
 }
 
-TEST(what_is_read_was_written, .seconds = 120)
+static void runs(u32 n)
 {
-	u32 runs = t_slow() ? 100 : 1000;
 	u64 seed = t_seed();
 
 	arena = aligned_alloc(TDM_HUGE_SIZE, ARENA);
 	CHECK(arena != NULL);
-	for (u32 i = 0; i < (getenv("TDM_TRACE") ? 1 : runs); i++)
+	for (u32 i = 0; i < (getenv("TDM_TRACE") ? 1 : n); i++)
 		run(seed + i, 4000);
 	free(arena);
+}
+
+TEST(what_is_read_was_written, .seconds = 120)
+{
+	runs(t_slow() ? 50 : 1000);
+}
+
+TEST(what_a_child_reads_was_written, .seconds = 120)
+{
+	forks = true;
+	runs(t_slow() ? 10 : 200);
 }

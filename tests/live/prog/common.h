@@ -57,6 +57,7 @@ struct opts {
 	uint64_t seed;
 	unsigned hard;    /* percent of pages that do not compress */
 	const char *only; /* run this part only */
+	const char *without; /* words: what the program is not to do (oracle) */
 	const char *dir;  /* where to put scratch files */
 	bool managed;     /* need_out() insists */
 };
@@ -64,6 +65,7 @@ struct opts {
 static struct opts opt = { .mb = 96, .seconds = 2, .seed = 1, .hard = 5, .dir = "/var/tmp" };
 static const char *prog_name = "?";
 static char **prog_argv;
+static pid_t first_pid;
 static _Atomic bool *fail_flag; /* tells relatives */
 
 /* Print one line and end. No stdio, no allocation: may be called from anywhere. */
@@ -71,7 +73,8 @@ __attribute__((noreturn, format(printf, 1, 2))) static inline void fail(const ch
 {
 	char line[700];
 	va_list ap;
-	int n = snprintf(line, sizeof(line), "%s: FAILED (seed %" PRIu64 ", pid %d): ", prog_name, opt.seed, (int)getpid());
+	int n = snprintf(line, sizeof(line), "%s: FAILED (seed %" PRIu64 ", pid %d%s): ", prog_name, opt.seed, (int)getpid(),
+			 getpid() == first_pid ? "" : ", a descendant");
 
 	va_start(ap, fmt);
 	n += vsnprintf(line + n, sizeof(line) - (size_t)n - 1, fmt, ap);
@@ -382,6 +385,7 @@ static inline void parse(int argc, char **argv)
 
 	prog_name = slash ? slash + 1 : argv[0];
 	prog_argv = argv;
+	first_pid = getpid();
 	opt.managed = getenv("TANDEM_TEST_MANAGED") != NULL;
 	for (int i = 1; i < argc; i++) {
 		const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : "";
@@ -396,13 +400,21 @@ static inline void parse(int argc, char **argv)
 			opt.hard = (unsigned)number(v), i++;
 		else if (!strcmp(a, "--only"))
 			opt.only = v, i++;
+		else if (!strcmp(a, "--without"))
+			opt.without = v, i++;
 		else if (!strcmp(a, "--dir"))
 			opt.dir = v, i++;
 		else {
-			fprintf(stderr, "usage: %s [--mb N] [--seconds N] [--seed N] [--hard PERCENT] [--only PART] [--dir DIR]\n", prog_name);
+			fprintf(stderr, "usage: %s [--mb N] [--seconds N] [--seed N] [--hard PERCENT] [--only PART] [--without WORDS] [--dir DIR]\n", prog_name);
 			exit(2);
 		}
 	}
+}
+
+/* To find what a failure needs: --without fork,remap */
+static inline bool without(const char *what)
+{
+	return opt.without && strstr(opt.without, what);
 }
 
 /* Run the parts, each named on stdout when it has passed. */

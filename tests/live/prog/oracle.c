@@ -237,8 +237,9 @@ static void op_create(struct chunk *c, struct rng *r)
 			write_page(c, i, r);
 }
 
-static void op_destroy(struct chunk *c)
+static void op_destroy(struct chunk *c, struct rng *r)
 {
+	(void)r;
 	CHECK_SYS(munmap(c->base, c->pages * PAGE));
 	c->pages = 0;
 }
@@ -311,6 +312,16 @@ static void op_move(struct chunk *c, struct rng *r)
 	check_zero(from, len, "the old place after MREMAP_DONTUNMAP");
 	memset(from, 0x33, len < 64 * KiB ? len : 64 * KiB);
 	CHECK_SYS(munmap(from, len));
+}
+
+static void op_remap(struct chunk *c, struct rng *r)
+{
+	if (!c->whole)
+		op_copy(c);
+	if (below(r, 2))
+		op_move(c, r);
+	else
+		op_grow(c, r);
 }
 
 /* Take the middle out, and put new memory there if nobody was faster. */
@@ -446,24 +457,19 @@ static void op_change(struct rng *r)
 	if (!c->pages) {
 		op_create(c, r);
 	} else {
-		switch (below(r, 16)) {
-		case 0: op_destroy(c); break;
-		case 1: case 2: case 3: case 4:
-			if (!c->whole)
-				op_copy(c);
-			if (below(r, 2))
-				op_move(c, r);
-			else
-				op_grow(c, r);
-			break;
-		case 5: op_shrink(c, r); break;
-		case 6: op_punch(c, r); break;
-		case 7: op_overmap(c, r); break;
-		case 8: case 9: case 10: op_protect(c, r); break;
-		case 11: case 12: op_discard(c, r); break;
-		case 13: op_lock(c, r); break;
-		default: op_advise(c, r); break;
-		}
+		static const struct {
+			const char *name;
+			void (*op)(struct chunk *, struct rng *);
+		} ops[16] = {
+			{ "destroy", op_destroy }, { "remap", op_remap }, { "remap", op_remap }, { "remap", op_remap },
+			{ "remap", op_remap }, { "shrink", op_shrink }, { "punch", op_punch }, { "overmap", op_overmap },
+			{ "protect", op_protect }, { "protect", op_protect }, { "protect", op_protect }, { "discard", op_discard },
+			{ "discard", op_discard }, { "lock", op_lock }, { "advise", op_advise }, { "advise", op_advise },
+		};
+		uint64_t k = below(r, 16);
+
+		if (!without(ops[k].name))
+			ops[k].op(c, r);
 	}
 	pthread_rwlock_unlock(&c->lock);
 }
@@ -656,11 +662,11 @@ static void *worker(void *arg)
 		atomic_fetch_add_explicit(&com->ops, 1, memory_order_relaxed);
 		if (what < 700)
 			op_access(&r);
-		else if (what < 900)
+		else if (what < 900 && !without("malloc"))
 			op_malloc(blocks, &r);
 		else
 			op_change(&r);
-		if (now_ns() > next_fork) {
+		if (now_ns() > next_fork && !without("fork")) {
 			if (me == 0)
 				stop_and_fork(&r);
 			else
