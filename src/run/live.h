@@ -77,7 +77,7 @@ struct tdm_frozen {
 	struct tdm_frozen_event *event;
 	u32 n, max;
 	u32 nearly;                    /* events that were read before the fork's */
-	u32 judged;                    /* in_child is known, given that there are so many */
+	u32 judged;                    /* so many can have happened in the child: those that came by the time that it was told */
 	u32 njournal;
 	u64 journal[TDM_LIVE_JOURNAL]; /* pages restored without a change of the table */
 	u32 ndeferred;
@@ -195,7 +195,7 @@ void tdmi_frozen_begin(struct tdm_live *l);
 /* Serve and note what there is to read. A fork's userfaultfd goes to *child. 0 or -errno of the read (-EMFILE). */
 int tdmi_frozen_read(struct tdm_live *l, int *child);
 void tdmi_frozen_read_child(struct tdm_live *l, int child);
-/* Which of the events happened in the child. */
+/* Nothing is on its way any more: which of the events so far happened in the child? Before its faults are read. */
 void tdmi_frozen_judge(struct tdm_live *l, int child);
 void tdmi_frozen_end(struct tdm_live *l);
 /* In the child, of its parent's events: those that happened in it. */

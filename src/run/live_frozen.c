@@ -142,7 +142,7 @@ static struct place place_at(struct tdm_live *l, bool child, u64 va, u32 n)
 /* Where the table has the page that is now at *va. false: nowhere; it is new, or was dropped. */
 static bool origin(struct tdm_live *l, bool child, u64 *va)
 {
-	struct place p = place_at(l, child, *va, l->frozen.n);
+	struct place p = place_at(l, child, *va, child ? l->frozen.judged : l->frozen.n);
 	s32 who = p.tenant;
 
 	while (who >= 0) {
@@ -169,7 +169,7 @@ static bool stays(struct tdm_live *l, int child, u64 va, u32 i)
 {
 	if (tdmi_host_registered(child, va))
 		return false;
-	for (u32 k = i + 1; k < l->frozen.n; k++)
+	for (u32 k = i + 1; k < l->frozen.judged; k++)
 		if (arrives(&l->frozen.event[k], va) && happened(l, child, k))
 			return false;
 	return true;
@@ -189,7 +189,7 @@ static bool is_left(struct tdm_live *l, u32 i)
 {
 	u64 from = l->frozen.event[i].msg.arg.remap.from, len = l->frozen.event[i].msg.arg.remap.len;
 
-	for (u32 k = i + 1; k < l->frozen.n; k++) {
+	for (u32 k = i + 1; k < l->frozen.judged; k++) {
 		const struct uffd_msg *m = &l->frozen.event[k].msg;
 
 		if (m->event == UFFD_EVENT_UNMAP && m->arg.remove.start == from && m->arg.remove.end == from + len)
@@ -198,7 +198,7 @@ static bool is_left(struct tdm_live *l, u32 i)
 	return false;
 }
 
-/* Did the REMAP i happen before the fork? There may be a circle: somebody moved to and fro. Then all is where it was, and none of it need have
+/* Did the REMAP i, announced after the fork, happen before it? There may be a circle: somebody moved to and fro. Then all is where it was, and none of it need have
  * happened. */
 static bool happened(struct tdm_live *l, int child, u32 i)
 {
@@ -208,14 +208,13 @@ static bool happened(struct tdm_live *l, int child, u32 i)
 	if (e->judged)
 		return e->in_child;
 	e->judged = true;
-	e->in_child = false;
 	if (came_too_late(l, child, from, i))
 		return false;
 	if (!stays(l, child, from, i))
 		e->in_child = true;
 	/* Something is at both places: after mremap(MREMAP_DONTUNMAP), or because the move came after the fork, onto something that was there. */
 	else if (!tdmi_host_registered(child, to))
-		e->in_child = i < l->frozen.nearly || (!is_left(l, i) && !known(l, to));
+		e->in_child = !is_left(l, i) && place_at(l, true, to, l->frozen.nearly).tenant == NOBODY;
 	return e->in_child;
 }
 
@@ -223,26 +222,24 @@ void tdmi_frozen_judge(struct tdm_live *l, int child)
 {
 	struct tdm_frozen *f = &l->frozen;
 
-	if (f->judged == f->n)
-		return;
-	for (u32 i = 0; i < f->n; i++)
-		f->event[i].judged = false;
-	for (u32 i = 0; i < f->n; i++)
+	f->judged = f->n;
+	for (u32 i = 0; i < f->n; i++) {
+		f->event[i].in_child = i < f->nearly;
+		f->event[i].judged = i < f->nearly;
+	}
+	for (u32 i = f->nearly; i < f->n; i++)
 		if (f->event[i].msg.event == UFFD_EVENT_REMAP)
 			(void)happened(l, child, i);
-	for (u32 i = 0; i < f->n; i++) {
+	for (u32 i = f->nearly; i < f->n; i++) {
 		u64 start = f->event[i].msg.arg.remove.start;
 		struct place p;
 
-		/* Pages are dropped after this is read. If it was not before the fork, they are there in the child; what is out is as well. */
-		if (f->event[i].msg.event == UFFD_EVENT_REMOVE)
-			f->event[i].in_child = i < f->nearly;
+		/* Pages are dropped after a REMOVE is read: in the child they are there; what is out is as well. */
 		if (f->event[i].msg.event != UFFD_EVENT_UNMAP)
 			continue;
 		p = place_at(l, true, start, i);
 		f->event[i].in_child = p.waiting != NOBODY || p.half || !stays(l, child, start, i);
 	}
-	f->judged = f->n;
 }
 
 /* ---- serving ------------------------------------------------------------------------------------------------------------------ */
@@ -257,8 +254,6 @@ static void serve(struct tdm_live *l, int uffd, u64 va)
 	u32 done;
 	int r = 0;
 
-	if (!ours)
-		tdmi_frozen_judge(l, uffd);
 	if (origin(l, !ours, &was))
 		r = tdmi_frozen_page(l->ctx, was, &bytes);
 	if (r)

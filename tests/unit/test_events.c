@@ -368,7 +368,8 @@ static void do_remap(struct thread *t)
 
 	for (u32 p = from.first + moved; p < from.first + from.n; p++)
 		page[p] = (struct page){ 0 };
-	memset(unknown + to, 0, len);
+	for (u32 k = 0; k < len; k++)
+		unknown[to + k] = reg != REG_NONE && (k >= moved || unknown[from.first + k]);
 	for (u32 k = 0; k < len; k++) {
 		struct page *d = &page[to + k], *s = &page[from.first + k];
 
@@ -872,11 +873,10 @@ static void run_steps(u32 steps);
 /* In a process of its own: what the engine knows is what it knew when it stopped, as in a real child. */
 static void live_as_child(void)
 {
-	u32 n = live.frozen.n;
+	u32 n = live.frozen.judged;
 	struct tdm_frozen_event *e = calloc(n + 1, sizeof(*e));
 
 	CHECK(e != NULL);
-	tdmi_frozen_judge(&live, CHILD);
 	for (u32 i = 0; i < n; i++)
 		e[i] = live.frozen.event[i];
 	memcpy(page, child.page, sizeof(page));
@@ -935,6 +935,7 @@ static void fork_it(void)
 		CHECK_EQ(tdmi_frozen_read(&live, &uffd), 0);
 	}
 	resting = false;
+	tdmi_frozen_judge(&live, uffd);
 	for (u32 n = below(8); n; n--) {
 		meanwhile();
 		CHECK_EQ(tdmi_frozen_read(&live, &uffd), 0);
