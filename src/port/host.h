@@ -63,6 +63,8 @@ bool tdmi_host_read(struct tdm_host *h, struct tdm_ctx *ctx, struct tdm_host_fau
 void tdmi_host_drain(struct tdm_port *p, struct tdm_ctx *ctx);
 /* Take in one event that was read raw (no fault, no fork). The event lock is held. */
 void tdmi_host_event(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_msg *m);
+/* An UNMAP of which only that is known to be true here which was expected. The event lock is held. */
+void tdmi_host_left(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end);
 /* Whoever waits to leave has left. The event lock is held. */
 void tdmi_host_forget_limbo(struct tdm_host *h, struct tdm_ctx *ctx);
 /* One message, raw; for the time of a fork. 1, 0 (nothing), or -errno. */

@@ -148,12 +148,15 @@ static void settle(struct tdm_host *h, struct tdm_ctx *ctx)
 
 /* ---- events ------------------------------------------------------------------------------------------------------------ */
 
-static void unmap(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end)
+/* all: else only of those who were expected to go. */
+static void unmap(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end, bool all)
 {
 	for (u64 stop; start < end; start = stop) {
 		uintptr_t flags;
 
 		stop = run(h, start, end, &flags);
+		if (!(flags & (WAIT | HALF)) && !all)
+			continue;
 		if (!(flags & OVER) || !(flags & (WAIT | HALF)))
 			tdmi_zap(ctx, start, stop, TDM_ZAP_UNMAP);
 		if (flags & WAIT)
@@ -229,6 +232,11 @@ static void remap(struct tdm_host *h, struct tdm_ctx *ctx, u64 from, u64 to, u64
 	tdmi_move_end(ctx, to, len);
 }
 
+void tdmi_host_left(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end)
+{
+	unmap(h, ctx, start, end, false);
+}
+
 void tdmi_host_forget_limbo(struct tdm_host *h, struct tdm_ctx *ctx)
 {
 	drop(ctx, 0, LIMBO);
@@ -246,7 +254,7 @@ void tdmi_host_event(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_
 {
 	switch (m->event) {
 	case UFFD_EVENT_UNMAP:
-		unmap(h, ctx, m->arg.remove.start, m->arg.remove.end);
+		unmap(h, ctx, m->arg.remove.start, m->arg.remove.end, true);
 		break;
 	case UFFD_EVENT_REMOVE:
 		/* What has not been found yet must not be found between here and the dropping: it would be saved from it (mm/zap.c). */

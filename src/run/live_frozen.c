@@ -122,7 +122,7 @@ static struct place place_at(struct tdm_live *l, bool child, u64 va, u32 n)
 		const struct uffd_msg *m = &l->frozen.event[i].msg;
 		u64 start = m->arg.remove.start, len = m->arg.remove.end - start;
 
-		if (child && !l->frozen.event[i].in_child)
+		if (child && !l->frozen.event[i].in_child && (m->event != UFFD_EVENT_UNMAP || (p.waiting == NOBODY && !p.half)))
 			continue;
 		if (m->event == UFFD_EVENT_REMAP) {
 			if (within(va, m->arg.remap.to, m->arg.remap.len))
@@ -184,20 +184,6 @@ static bool came_too_late(struct tdm_live *l, int child, u64 va, u32 i)
 	return false;
 }
 
-/* Is what was moved by event i said to be unmapped at its old place? If not, the move was an mremap(MREMAP_DONTUNMAP). */
-static bool is_left(struct tdm_live *l, u32 i)
-{
-	u64 from = l->frozen.event[i].msg.arg.remap.from, len = l->frozen.event[i].msg.arg.remap.len;
-
-	for (u32 k = i + 1; k < l->frozen.judged; k++) {
-		const struct uffd_msg *m = &l->frozen.event[k].msg;
-
-		if (m->event == UFFD_EVENT_UNMAP && m->arg.remove.start == from && m->arg.remove.end == from + len)
-			return true;
-	}
-	return false;
-}
-
 /* Did the REMAP i, announced after the fork, happen before it? There may be a circle: somebody moved to and fro. Then all is where it was, and none of it need have
  * happened. */
 static bool happened(struct tdm_live *l, int child, u32 i)
@@ -214,7 +200,7 @@ static bool happened(struct tdm_live *l, int child, u32 i)
 		e->in_child = true;
 	/* Something is at both places: after mremap(MREMAP_DONTUNMAP), or because the move came after the fork, onto something that was there. */
 	else if (!tdmi_host_registered(child, to))
-		e->in_child = !is_left(l, i) && place_at(l, true, to, l->frozen.nearly).tenant == NOBODY;
+		e->in_child = place_at(l, true, to, l->frozen.nearly).tenant == NOBODY;
 	return e->in_child;
 }
 
@@ -230,16 +216,8 @@ void tdmi_frozen_judge(struct tdm_live *l, int child)
 	for (u32 i = f->nearly; i < f->n; i++)
 		if (f->event[i].msg.event == UFFD_EVENT_REMAP)
 			(void)happened(l, child, i);
-	for (u32 i = f->nearly; i < f->n; i++) {
-		u64 start = f->event[i].msg.arg.remove.start;
-		struct place p;
-
-		/* Pages are dropped after a REMOVE is read: in the child they are there; what is out is as well. */
-		if (f->event[i].msg.event != UFFD_EVENT_UNMAP)
-			continue;
-		p = place_at(l, true, start, i);
-		f->event[i].in_child = p.waiting != NOBODY || p.half || !stays(l, child, start, i);
-	}
+	/* Of the rest only this matters: an UNMAP ends the waiting of somebody who was moved, or displaced, before the fork. What it unmapped is not
+	 * registered in the child. What a REMOVE announced had not been dropped yet. */
 }
 
 /* ---- serving ------------------------------------------------------------------------------------------------------------------ */
@@ -345,6 +323,8 @@ void tdmi_frozen_take(struct tdm_live *l, const struct tdm_frozen_event *event, 
 	for (u32 i = 0; i < n; i++)
 		if (event[i].in_child)
 			tdmi_host_event(&l->host, l->ctx, &event[i].msg);
+		else if (event[i].msg.event == UFFD_EVENT_UNMAP)
+			tdmi_host_left(&l->host, l->ctx, event[i].msg.arg.remove.start, event[i].msg.arg.remove.end);
 	tdmi_host_forget_limbo(&l->host, l->ctx);
 	tdmi_live_forget_unregistered(l);
 	plat_mutex_unlock(&l->mm.event_lock);
