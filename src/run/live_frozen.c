@@ -175,12 +175,20 @@ static bool stays(struct tdm_live *l, int child, u64 va, u32 i)
 	return true;
 }
 
-/* Did somebody come to va, before event i, who is not there in the child? */
-static bool came_too_late(struct tdm_live *l, int child, u64 va, u32 i)
+/* Did the one whom event i moves come after the fork? */
+static bool came_too_late(struct tdm_live *l, int child, u32 i)
 {
-	while (i-- > 0)
-		if (arrives(&l->frozen.event[i], va))
-			return !happened(l, child, i);
+	struct place p = place_at(l, false, l->frozen.event[i].msg.arg.remap.from, i);
+	s32 who = p.waiting != NOBODY ? p.waiting : p.tenant;
+
+	return who >= 0 && !happened(l, child, (u32)who);
+}
+
+static bool another_came(struct tdm_live *l, int child, u64 va, u32 i)
+{
+	for (u32 k = l->frozen.nearly; k < l->frozen.judged; k++)
+		if (k != i && arrives(&l->frozen.event[k], va) && happened(l, child, k))
+			return true;
 	return false;
 }
 
@@ -194,13 +202,13 @@ static bool happened(struct tdm_live *l, int child, u32 i)
 	if (e->judged)
 		return e->in_child;
 	e->judged = true;
-	if (came_too_late(l, child, from, i))
+	if (came_too_late(l, child, i))
 		return false;
 	if (!stays(l, child, from, i))
 		e->in_child = true;
 	/* Something is at both places: after mremap(MREMAP_DONTUNMAP), or because the move came after the fork, onto something that was there. */
-	else if (!tdmi_host_registered(child, to))
-		e->in_child = place_at(l, true, to, l->frozen.nearly).tenant == NOBODY;
+	else if (!tdmi_host_registered(child, to) && place_at(l, true, to, l->frozen.nearly).tenant == NOBODY)
+		e->in_child = !another_came(l, child, to, i);
 	return e->in_child;
 }
 
@@ -216,8 +224,16 @@ void tdmi_frozen_judge(struct tdm_live *l, int child)
 	for (u32 i = f->nearly; i < f->n; i++)
 		if (f->event[i].msg.event == UFFD_EVENT_REMAP)
 			(void)happened(l, child, i);
-	/* Of the rest only this matters: an UNMAP ends the waiting of somebody who was moved, or displaced, before the fork. What it unmapped is not
-	 * registered in the child. What a REMOVE announced had not been dropped yet. */
+	/* An UNMAP that made room for such a move. Of the others only this matters: they end the waiting of somebody who was moved, or displaced,
+	 * before the fork. What they unmapped is not registered in the child; what a REMOVE announced had not been dropped yet. */
+	for (u32 i = f->nearly; i < f->n; i++) {
+		const struct uffd_msg *m = &f->event[i].msg;
+
+		for (u32 k = i + 1; m->event == UFFD_EVENT_UNMAP && k < f->n; k++)
+			if (f->event[k].msg.event == UFFD_EVENT_REMAP && f->event[k].in_child &&
+			    within(f->event[k].msg.arg.remap.to, m->arg.remove.start, m->arg.remove.end - m->arg.remove.start))
+				f->event[i].in_child = true;
+	}
 }
 
 /* ---- serving ------------------------------------------------------------------------------------------------------------------ */
