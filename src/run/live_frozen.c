@@ -192,6 +192,18 @@ static bool another_came(struct tdm_live *l, int child, u64 va, u32 i)
 	return false;
 }
 
+/* Was whoever was at va moved on at the time of the fork? */
+static bool moved_away(struct tdm_live *l, int child, u64 va)
+{
+	for (u32 k = l->frozen.nearly; k < l->frozen.judged; k++) {
+		const struct uffd_msg *m = &l->frozen.event[k].msg;
+
+		if (m->event == UFFD_EVENT_REMAP && within(va, m->arg.remap.from, m->arg.remap.len) && happened(l, child, k))
+			return true;
+	}
+	return false;
+}
+
 /* Did the REMAP i, announced after the fork, happen before it? There may be a circle: somebody moved to and fro. Then all is where it was, and none of it need have
  * happened. */
 static bool happened(struct tdm_live *l, int child, u32 i)
@@ -207,7 +219,8 @@ static bool happened(struct tdm_live *l, int child, u32 i)
 	if (!stays(l, child, from, i))
 		e->in_child = true;
 	/* Something is at both places: after mremap(MREMAP_DONTUNMAP), or because the move came after the fork, onto something that was there. */
-	else if (!tdmi_host_registered(child, to) && place_at(l, true, to, l->frozen.nearly).tenant == NOBODY)
+	else if (!tdmi_host_registered(child, to) &&
+		 (place_at(l, true, to, l->frozen.nearly).tenant == NOBODY || moved_away(l, child, to)))
 		e->in_child = !another_came(l, child, to, i);
 	return e->in_child;
 }
