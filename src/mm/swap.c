@@ -667,8 +667,15 @@ int tdmi_swap_forked(struct tdm_swap *s, bool child)
 {
 	int r = 0;
 
-	if (child)
+	if (child) {
+		/* What has been done, the parent did; what there is, the child has, too. */
+		tdm_a64 *done[] = { &s->same_filled, &s->incompressible, &s->out_pages, &s->out_packed, &s->in_pages, &s->dropped_pages,
+				    &s->demoted, &s->full };
+
 		plat_mutex_reset(&s->lock);
+		for (u32 i = 0; i < TDM_ARRAY_SIZE(done); i++)
+			tdm_a64_st_relaxed(done[i], 0);
+	}
 	for (u32 i = 0; i < s->ntiers; i++) {
 		int k = s->tier[i]->ops->forked(s->tier[i], child);
 

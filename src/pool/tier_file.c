@@ -230,8 +230,11 @@ static int file_forked(struct tdm_tier *tier, bool child)
 {
 	struct file_tier *t = self(tier);
 
-	if (child)
+	if (child) {
 		plat_mutex_reset(&t->lock);
+		tdm_a64_st_relaxed(&t->put_bytes, 0);
+		tdm_a64_st_relaxed(&t->get_bytes, 0);
+	}
 	plat_mutex_lock(&t->lock);
 	tdmi_seglog_forked(t, child);
 	plat_mutex_unlock(&t->lock);

@@ -87,8 +87,13 @@ static void mem_stats(const struct tdm_tier *t, struct tdm_tier_stats *out)
 
 static int mem_forked(struct tdm_tier *t, bool child)
 {
-	if (child)
-		tdmi_store_forked(self(t)->store);
+	struct mem_tier *m = self(t);
+
+	if (child) {
+		tdmi_store_forked(m->store);
+		tdm_a64_st_relaxed(&m->put_bytes, 0);
+		tdm_a64_st_relaxed(&m->get_bytes, 0);
+	}
 	return 0;
 }
 

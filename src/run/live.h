@@ -79,7 +79,10 @@ struct tdm_frozen {
 	u32 nearly;                    /* events that were read before the fork's */
 	u32 judged;                    /* so many can have happened in the child: those that came by the time that it was told */
 	u32 njournal;
-	u64 journal[TDM_LIVE_JOURNAL]; /* pages restored without a change of the table */
+	struct tdm_restored {
+		u64 va;
+		u32 after;             /* so many events */
+	} journal[TDM_LIVE_JOURNAL];   /* pages restored without a change of the table */
 	u32 ndeferred;
 	u64 deferred[TDM_LIVE_DEFERRED]; /* faults that cannot be served before a pending event is read */
 };

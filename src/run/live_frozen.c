@@ -274,7 +274,7 @@ static void serve(struct tdm_live *l, int uffd, u64 va)
 			return;
 		}
 		if (ours && f->njournal < TDM_LIVE_JOURNAL)
-			f->journal[f->njournal++] = va;
+			f->journal[f->njournal++] = (struct tdm_restored){ va, f->n };
 	}
 	tdmi_host_wake(uffd, va, TDM_PAGE_SIZE);
 }
@@ -333,12 +333,15 @@ void tdmi_frozen_end(struct tdm_live *l)
 	struct tdm_vma v;
 
 	plat_mutex_lock(&l->mm.event_lock);
-	for (u32 i = 0; i < f->n; i++)
-		tdmi_host_event(&l->host, l->ctx, &f->event[i].msg);
-	/* What has been unmapped since may have been mapped anew, and be nobody's to take. */
-	for (u32 i = 0; i < f->njournal; i++)
-		if (tdmi_vma_find(&l->mm, f->journal[i], &v))
-			tdmi_settle(l->ctx, f->journal[i]);
+	/* In the order in which it happened: what was restored and then dropped is about to go. */
+	for (u32 i = 0, k = 0; i <= f->n; i++) {
+		for (; k < f->njournal && (i == f->n || f->journal[k].after <= i); k++)
+			/* What has been unmapped may have been mapped anew, and be nobody's to take. */
+			if (tdmi_vma_find(&l->mm, f->journal[k].va, &v))
+				tdmi_settle(l->ctx, f->journal[k].va);
+		if (i < f->n)
+			tdmi_host_event(&l->host, l->ctx, &f->event[i].msg);
+	}
 	plat_mutex_unlock(&l->mm.event_lock);
 	/* Whoever still waits finds its fault served by the handlers. */
 	for (u32 i = 0; i < f->ndeferred; i++)

@@ -199,6 +199,37 @@ TEST(one_word_takes_no_bytes)
 	tdmi_swap_destroy(s);
 }
 
+/* What a process reports is added up over its family: a child that began with its parent's figures would count them again. */
+TEST(the_child_of_a_fork_has_done_nothing_yet)
+{
+	struct tdm_swap *s = swap_of("lz4", NULL, NULL);
+	struct tdm_swap_ws *ws = tdmi_swap_ws_create();
+	u8 buf[PAGES][TDM_PAGE_SIZE];
+	const void *page[PAGES];
+	void *back[PAGES];
+	struct tdm_swap_stats st;
+	u64 handle;
+
+	for (u32 i = 0; i < PAGES; i++) {
+		make(buf[i], i + 3);
+		page[i] = back[i] = buf[i];
+	}
+	CHECK_EQ(tdmi_swap_out(s, ws, page, PAGES, &handle), 0);
+	CHECK_EQ(tdmi_swap_in(s, ws, handle, 1, back), 0);
+	CHECK_EQ(tdmi_swap_forked(s, true), 0);
+	tdmi_swap_stats(s, &st);
+	CHECK_EQ(st.pages, PAGES);
+	CHECK_EQ(st.out_pages, 0);
+	CHECK_EQ(st.out_packed_bytes, 0);
+	CHECK_EQ(st.in_pages, 0);
+	CHECK_EQ(tdmi_swap_in(s, ws, handle, (1u << PAGES) - 1, back), 0);
+	for (u32 i = 0; i < PAGES; i++)
+		CHECK(right(buf[i], i + 3));
+	tdmi_swap_drop(s, handle, (1u << PAGES) - 1);
+	tdmi_swap_ws_destroy(ws);
+	tdmi_swap_destroy(s);
+}
+
 TEST(full_is_an_error_and_loses_nothing)
 {
 	struct tdm_swap *s = swap_of("lz4:1M", NULL, NULL);
