@@ -35,8 +35,8 @@
  *
  * What remains: two goings from one place on their way at once, of which at least one is a REMAP. It takes a thread that is stopped after its
  * munmap() or mremap() for as long as another one needs to be given the place by mremap(), have that event read, and unmap or move it
- * again. And the same with one going, if it is that of a tenant of whom we do not know: a mapping that has grown in place and was not touched there
- * since, or one that went while it was being given to us (run/live_find.c).
+ * again. And the same with one going, if it is that of a tenant of whom we do not know: a mapping that has grown and was not touched there since, the
+ * empty one that a DONTUNMAP leaves, or one that went while it was being given to us (run/live_find.c).
  *
  * Everything here is under the event lock.
  */

@@ -192,6 +192,23 @@ static bool another_came(struct tdm_live *l, int child, u64 va, u32 i)
 	return false;
 }
 
+/* Was there somebody at the new place who had to go for the move i, and is somebody said to be gone from the old one? Then it was no DONTUNMAP. */
+static bool made_room(struct tdm_live *l, u32 i)
+{
+	const struct uffd_msg *move = &l->frozen.event[i].msg;
+	bool room = false, left = false;
+
+	for (u32 k = l->frozen.nearly; k < l->frozen.judged; k++) {
+		const struct uffd_msg *m = &l->frozen.event[k].msg;
+
+		if (m->event != UFFD_EVENT_UNMAP)
+			continue;
+		room = room || (k < i && within(move->arg.remap.to, m->arg.remove.start, m->arg.remove.end - m->arg.remove.start));
+		left = left || (k > i && m->arg.remove.start == move->arg.remap.from);
+	}
+	return room && left;
+}
+
 /* Was whoever was at va moved on at the time of the fork? */
 static bool moved_away(struct tdm_live *l, int child, u64 va)
 {
@@ -221,7 +238,7 @@ static bool happened(struct tdm_live *l, int child, u32 i)
 	/* Something is at both places: after mremap(MREMAP_DONTUNMAP), or because the move came after the fork, onto something that was there. */
 	else if (!tdmi_host_registered(child, to) &&
 		 (place_at(l, true, to, l->frozen.nearly).tenant == NOBODY || moved_away(l, child, to)))
-		e->in_child = !another_came(l, child, to, i);
+		e->in_child = !another_came(l, child, to, i) && !made_room(l, i);
 	return e->in_child;
 }
 

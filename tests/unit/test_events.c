@@ -60,7 +60,7 @@ struct thread {
 
 static struct page page[PAGES];
 static u32 dropping[PAGES];      /* MADV_DONTNEED calls that are under way here: the bytes may be old or zero */
-static bool unknown[PAGES];      /* registered, and the engine cannot know: grown in place, or being registered */
+static bool unknown[PAGES];      /* registered, and the engine does not know yet: grown, left by a DONTUNMAP, or being registered */
 static u32 going[PAGES];         /* events on their way which say that somebody has left */
 static struct thread thread[THREADS];
 static u32 changing;             /* the kernel's mmap_changing */
@@ -78,6 +78,8 @@ static u32 nfaults;
 static u32 event_queue[THREADS + 1]; /* threads, oldest first */
 static u32 nqueued;
 
+static bool in_child;            /* this is the process of a child of it */
+
 static void trace(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 static void trace(const char *fmt, ...)
 {
@@ -86,6 +88,8 @@ static void trace(const char *fmt, ...)
 	if (!getenv("TDM_TRACE"))
 		return;
 	va_start(ap, fmt);
+	if (in_child)
+		fprintf(stderr, "    child: ");
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
 	fputc('\n', stderr);
@@ -370,6 +374,8 @@ static void do_remap(struct thread *t)
 		page[p] = (struct page){ 0 };
 	for (u32 k = 0; k < len; k++)
 		unknown[to + k] = reg != REG_NONE && (k >= moved || unknown[from.first + k]);
+	for (u32 k = 0; keep_old && k < moved; k++)
+		unknown[from.first + k] = reg != REG_NONE;
 	for (u32 k = 0; k < len; k++) {
 		struct page *d = &page[to + k], *s;
 
@@ -893,6 +899,7 @@ static void live_as_child(void)
 	}
 	trace("the child begins");
 	forks = false;
+	in_child = true;
 	/* Its program does not run before it has taken over. */
 	in_program = true;
 	tdmi_frozen_take(&live, e, n);
