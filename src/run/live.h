@@ -75,7 +75,7 @@ struct tdm_frozen_event {
 /* See live_frozen.c. Main's. */
 struct tdm_frozen {
 	struct tdm_frozen_event *event;
-	u32 n, max;
+	u32 n;
 	u32 nearly;                    /* events that were read before the fork's */
 	u32 judged;                    /* so many can have happened in the child: those that came by the time that it was told */
 	u32 njournal;

@@ -20,39 +20,33 @@
 #include "base/check.h"
 #include "run/live.h"
 
-#define MAP_MIN 64u /* events */
+#define EVENTS_MAX (1u << 18)
+#define EVENTS_SIZE TDM_ALIGN_UP(EVENTS_MAX * sizeof(struct tdm_frozen_event), TDM_PAGE_SIZE)
 
 /* ---- the list ---------------------------------------------------------------------------------------------------------- */
 
-static size_t map_size(u32 n)
+/* Address space for more events than there can be. Nothing may be allocated while the fork may happen: the child would inherit the lock. */
+static void make_list(struct tdm_frozen *f)
 {
-	return TDM_ALIGN_UP(n * sizeof(struct tdm_frozen_event), TDM_PAGE_SIZE);
+	if (!f->event)
+		f->event = plat_map(EVENTS_SIZE);
+	if (!f->event)
+		plat_abort("tandem: no memory to remember what happens during a fork\n");
+	f->n = f->judged = f->njournal = f->ndeferred = 0;
 }
 
 static void note_event(struct tdm_frozen *f, const struct uffd_msg *m)
 {
-	if (f->n == f->max) {
-		u32 max = TDM_MAX(2 * f->max, MAP_MIN);
-		struct tdm_frozen_event *e = plat_map(map_size(max));
-
-		if (!e)
-			plat_abort("tandem: no memory to remember what happens during a fork\n");
-		if (f->n)
-			memcpy(e, f->event, f->n * sizeof(*e));
-		if (f->max)
-			plat_unmap(f->event, map_size(f->max));
-		f->event = e;
-		f->max = max;
-	}
+	if (f->n == EVENTS_MAX)
+		plat_abort("tandem: a fork takes so long that nobody can remember what its process does meanwhile\n");
 	f->event[f->n++] = (struct tdm_frozen_event){ .msg = *m };
 }
 
-static void forget_events(struct tdm_frozen *f)
+static void forget_list(struct tdm_frozen *f)
 {
-	if (f->max)
-		plat_unmap(f->event, map_size(f->max));
-	f->event = NULL;
-	f->n = f->max = f->judged = f->njournal = f->ndeferred = 0;
+	if (f->n)
+		plat_discard(f->event, TDM_ALIGN_UP(f->n * sizeof(f->event[0]), TDM_PAGE_SIZE));
+	f->n = 0;
 }
 
 /* ---- who is where -------------------------------------------------------------------------------------------------------- */
@@ -300,7 +294,7 @@ void tdmi_frozen_begin(struct tdm_live *l)
 {
 	struct tdm_host *h = &l->host;
 
-	forget_events(&l->frozen);
+	make_list(&l->frozen);
 	/* Faults that were read and not yet served: by whoever reads them now. */
 	while (h->pending_head != h->pending_tail)
 		serve(l, h->uffd, h->pending[h->pending_head++ % TDM_HOST_PENDING].va);
@@ -363,7 +357,7 @@ void tdmi_frozen_end(struct tdm_live *l)
 	/* Whoever still waits finds its fault served by the handlers. */
 	for (u32 i = 0; i < f->ndeferred; i++)
 		tdmi_host_wake(l->host.uffd, f->deferred[i], TDM_PAGE_SIZE);
-	forget_events(f);
+	forget_list(f);
 }
 
 void tdmi_frozen_take(struct tdm_live *l, const struct tdm_frozen_event *event, u32 n)
@@ -377,6 +371,7 @@ void tdmi_frozen_take(struct tdm_live *l, const struct tdm_frozen_event *event, 
 	tdmi_host_forget_limbo(&l->host, l->ctx);
 	tdmi_live_forget_unregistered(l);
 	plat_mutex_unlock(&l->mm.event_lock);
-	/* What the parent had noted when we were copied. */
-	forget_events(&l->frozen);
+	/* What the parent had noted when we were copied: how far it had come does not matter. */
+	plat_discard(l->frozen.event, EVENTS_SIZE);
+	l->frozen.n = 0;
 }
