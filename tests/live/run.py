@@ -30,12 +30,13 @@ PROGRAMS = {
     "drops": (["--mb", "96", "--seconds", "3"], {"lz4": "48M", "zstd": "48M", "lz4+file": "32M", "file": "32M"}, 120),
     "budget": (["--mb", "160", "--hard", "20"], {"lz4": "96M", "zstd": "80M", "lz4+file": "56M", "file": "56M"}, 180),
 }
-# What the quick set runs managed. The others are run by --long: forks by the hundred and budgets of a few MiB a process take minutes.
+# What the quick set runs managed. The others are run by --long: forks by the hundred and budgets of a few MiB a process take minutes; and threads
+# has failed now and then (docs/parts.md).
 QUICK = {
     "oracle": ["lz4"],
     "syscalls": ["lz4+file"],
     "forks": ["lz4"],
-    "threads": ["lz4"],
+    "threads": [],
     "fds": [],
     "thp": ["lz4+file"],
     "remaps": ["lz4", "file"],
