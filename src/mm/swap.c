@@ -675,6 +675,10 @@ int tdmi_swap_forked(struct tdm_swap *s, bool child)
 		plat_mutex_reset(&s->lock);
 		for (u32 i = 0; i < TDM_ARRAY_SIZE(done); i++)
 			tdm_a64_st_relaxed(done[i], 0);
+		/* The parent serves faults while it is copied: whoever was reading there is not here. */
+		for (u32 i = 0; i < tdm_a32_ld_relaxed(&s->nblobs); i++)
+			if (tdm_a32_ld_relaxed(&blob_at(s, i)->state) & READERS)
+				tdm_a32_and_acqrel(&blob_at(s, i)->state, ~READERS);
 	}
 	for (u32 i = 0; i < s->ntiers; i++) {
 		int k = s->tier[i]->ops->forked(s->tier[i], child);

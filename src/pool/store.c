@@ -639,6 +639,14 @@ void tdmi_store_destroy(struct tdm_store *s)
 void tdmi_store_forked(struct tdm_store *s)
 {
 	plat_mutex_reset(&s->lock);
+	/* Who was reading in the parent while it was copied does not exist here. Looked at first: a write would copy the page. */
+	for (u32 h = 0; h < s->nhandles; h++) {
+		struct entry *e = entry_at(s, h);
+		u32 pins = tdm_a32_ld_relaxed(&e->pins);
+
+		if (pins && pins != PINS_FREE)
+			tdm_a32_st_relaxed(&e->pins, 0);
+	}
 }
 
 void tdmi_store_check(struct tdm_store *s)

@@ -291,3 +291,21 @@ TEST(threads_and_compaction, .seconds = 60)
 	CHECK_EQ(tdmi_store_object_bytes(shared), 0);
 	tdmi_store_destroy(shared);
 }
+
+/* The parent of a fork may be reading while it is copied. The child has nobody who would ever release that. */
+TEST(the_child_of_a_fork_has_no_readers)
+{
+	struct tdm_store *s = tdmi_store_create(0);
+	u8 bytes[100] = { 1, 2, 3 };
+	u32 handle;
+
+	CHECK(s != NULL);
+	CHECK_EQ(tdmi_store_put(s, bytes, sizeof(bytes), &handle), 0);
+	CHECK(!memcmp(tdmi_store_get(s, handle), bytes, sizeof(bytes)));
+	tdmi_store_forked(s);
+	CHECK(!memcmp(tdmi_store_get(s, handle), bytes, sizeof(bytes)));
+	tdmi_store_release(s, handle);
+	tdmi_store_drop(s, handle);
+	tdmi_store_check(s);
+	tdmi_store_destroy(s);
+}
