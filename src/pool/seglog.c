@@ -641,6 +641,9 @@ void tdmi_seglog_forked(struct file_tier *t, bool child)
 	for (u32 i = 0; i < BUFS; i++) {
 		struct buf *b = &t->buf[i];
 
+		/* Nobody writes during a fork; but the parent may be reading while it is copied. */
+		if (child)
+			b->readers = 0;
 		TDM_BUG_ON(b->writers || b->readers);
 		if (!child) {
 			if (b->state == BUF_WRITING)
