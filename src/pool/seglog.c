@@ -661,6 +661,9 @@ void tdmi_seglog_forked(struct file_tier *t, bool child)
 			seg_at(t, b->seg)->file = NONE;
 		}
 	}
+	for (u32 i = 0; child && i < t->nsegs; i++)
+		if (seg_at(t, i)->readers)
+			seg_at(t, i)->readers = 0;
 	t->cur = NONE;
 	t->nfree_slots = 0;
 	for (u32 i = 0; i < FILES_MAX; i++) {
