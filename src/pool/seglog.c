@@ -412,7 +412,7 @@ static u32 victim_find(struct file_tier *t)
 static int blob_move_unlock_lock(struct file_tier *t, u32 victim, u32 entry)
 {
 	struct entry *e = entry_at(t, entry);
-	u32 len = e->len, seg, off;
+	u32 len = e->len, seg = NONE, off = 0;
 	int r = tdmi_seglog_reserve_unlock_lock(t, len, true, &seg, &off);
 
 	if (r)
