@@ -249,10 +249,15 @@ static u64 chunk_clean_unlock_lock(struct tdm_store *s, struct chunk *c)
 
 static struct chunk *class_fullest(struct class *k, const struct chunk *except)
 {
-	for (u32 g = GROUPS; g-- > 0;)
-		for (struct tdm_list *l = k->partial[g].next; l != &k->partial[g]; l = l->next)
-			if (tdm_container_of(l, struct chunk, link) != except)
-				return tdm_container_of(l, struct chunk, link);
+	for (u32 g = GROUPS; g-- > 0;) {
+		const struct tdm_list *head = &k->partial[g];
+		struct tdm_list *l = k->partial[g].next;
+
+		if (except && l == &except->link)
+			l = except->link.next;
+		if (l != head)
+			return tdm_container_of(l, struct chunk, link);
+	}
 	return NULL;
 }
 

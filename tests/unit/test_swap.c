@@ -372,7 +372,7 @@ static void *user(void *arg)
 	u64 rng = (u64)(uintptr_t)arg;
 
 	for (u32 k = 0; k < (t_slow() ? 3000u : 30000u); k++) {
-		u32 b = (u32)(t_rand(&rng) % SHARED), want = (u32)t_rand(&rng) & (u32)t_rand(&rng) & 0xffff, mine = 0;
+		u32 b = (u32)(t_rand(&rng) % SHARED), want = (u32)(t_rand(&rng) & (t_rand(&rng) >> 16)) & 0xffff, mine = 0;
 
 		for (u32 i = 0; i < PAGES; i++)
 			if ((want >> i & 1) && !(tdm_a32_or_acqrel(&blobs[b].busy, 1u << i) >> i & 1))
