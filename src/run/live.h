@@ -195,6 +195,8 @@ void tdmi_live_raw_fork_finish(struct tdm_live *l);
 void tdmi_live_child_takeover(struct tdm_live *l);
 /* live_frozen.c: the engine stands still from begin to end. */
 void tdmi_frozen_begin(struct tdm_live *l);
+/* Give the list back. No fork is under way, or will be. */
+void tdmi_frozen_destroy(struct tdm_live *l);
 /* Serve and note what there is to read. A fork's userfaultfd goes to *child. 0 or -errno of the read (-EMFILE). */
 int tdmi_frozen_read(struct tdm_live *l, int *child);
 void tdmi_frozen_read_child(struct tdm_live *l, int child);

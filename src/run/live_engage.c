@@ -218,6 +218,7 @@ int tdmi_live_disengage(struct tdm_live *l)
 	tdmi_ctx_destroy(l->ctx);
 	tdmi_mm_destroy(&l->mm);
 	tdmi_host_close(&l->host);
+	tdmi_frozen_destroy(l);
 	plat_unmap(l->arena, l->arena_len);
 	return 0;
 }

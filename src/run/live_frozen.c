@@ -10,7 +10,7 @@
  * port/host_event.c, for one page at a time: who came to a place, who waits to leave it.
  *
  * The child gets the same list. But an event tells that something happened, not whether before the address space was copied: threads change mappings
- * while the fork event is on its way, and announce afterwards what they did before. What is registered in the child tells it (judge()). A thread
+ * while the fork event is on its way, and announce afterwards what they did before. What is registered in the child tells it (happened()). A thread
  * whose call is under way while another one forks cannot know which of the two comes first, so either will do; but what one thread did in order must be
  * there in order, and bytes must be where their mapping is.
  *
@@ -47,6 +47,13 @@ static void forget_list(struct tdm_frozen *f)
 	if (f->n)
 		plat_discard(f->event, TDM_ALIGN_UP(f->n * sizeof(f->event[0]), TDM_PAGE_SIZE));
 	f->n = 0;
+}
+
+void tdmi_frozen_destroy(struct tdm_live *l)
+{
+	if (l->frozen.event)
+		plat_unmap(l->frozen.event, EVENTS_SIZE);
+	l->frozen.event = NULL;
 }
 
 /* ---- who is where -------------------------------------------------------------------------------------------------------- */
