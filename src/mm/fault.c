@@ -18,6 +18,7 @@
 #include "mm/mm.h"
 
 #define FUTILE_NS ((u64)20000000)
+#define STREAM_PAGES 256u /* that a stream may bring with one fault while memory is short */
 
 /* One block of a fault in progress. */
 struct block {
@@ -27,6 +28,7 @@ struct block {
 	u32 first;   /* index of its first page in the PTE table */
 	u64 va;
 	bool write;  /* the access that missed is a write */
+	u64 from, to; /* where there may be somebody to wake */
 	u32 soft, hard, zero, refaults; /* pages brought */
 };
 
@@ -53,7 +55,15 @@ static int fill(struct tdm_ctx *ctx, enum fill how, u64 va, const void *src, u32
 	else
 		r = port->ops->fill_poison(port, at, n);
 	tdmi_fill_end(ctx);
+	ctx->fresh += how != FILL_MOVE ? *done : 0;
 	return r;
+}
+
+/* Fills wake nobody: the program's thread would take the CPU from the one that serves it, which still holds the table, or has more to bring. Afterwards
+ * whoever waits for a page of [from, to) is woken, also those who were only late. */
+static void wake(struct tdm_mm *mm, u64 from, u64 to)
+{
+	mm->port->ops->wake(mm->port, (struct tdm_va){ from }, (u32)((to - from) >> TDM_PAGE_SHIFT));
 }
 
 /* ---- blocks ---------------------------------------------------------------------------------------------------------- */
@@ -217,6 +227,12 @@ static int bring_home(struct block *b, u32 mask)
 	return r;
 }
 
+static void go_slow(struct tdm_ctx *ctx, bool begins)
+{
+	if (ctx->on_slow)
+		ctx->on_slow(ctx, begins);
+}
+
 /* The bytes of a page cannot be had. The program must find out, and not by reading something else. */
 static int lose_page(struct block *b, u32 i)
 {
@@ -263,7 +279,7 @@ static int bring_blob(struct block *b, struct blob_part *p)
 	struct tdm_mm *mm = b->mm;
 	struct tdm_frame *folio;
 	u32 done = 0, dropped = 0;
-	bool warm, to_home;
+	bool warm, to_home, slow;
 	u8 *dst;
 	int r;
 
@@ -276,7 +292,12 @@ static int bring_blob(struct block *b, struct blob_part *p)
 	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
 		if (p->blob_mask >> k & 1)
 			p->dst[k] = dst + ((size_t)p->at[k] << TDM_PAGE_SHIFT);
+	slow = tdmi_swap_slow(mm->swap, p->handle);
+	if (slow)
+		go_slow(b->ctx, true);
 	r = tdmi_swap_in(mm->swap, b->ctx->ws, p->handle, p->blob_mask, p->dst);
+	if (slow)
+		go_slow(b->ctx, false);
 	if (r == -EIO || r == -EBADMSG) {
 		r = 0;
 		for (u32 i = 0; i < TDM_BLOCK_PAGES && !r; i++)
@@ -458,6 +479,13 @@ static int fault_excluded(struct block *b, u64 va)
 	return r == -EAGAIN || r == -ENOMEM ? r : 0;
 }
 
+/* May a page be brought? Warm folios are room: who takes one needs no other page, and for who took one of
+ * the kernel's they are given back. */
+static bool room(struct tdm_ctx *ctx, u64 limit)
+{
+	return tdmi_mm_usage(ctx->mm) <= limit || tdmi_frames_warm(&ctx->mm->frames) > 0;
+}
+
 /* With the PTE table locked: the block of the fault first, then the rest of what is worth bringing. */
 static int fault_locked(struct block *b, u64 va)
 {
@@ -480,7 +508,7 @@ static int fault_locked(struct block *b, u64 va)
 		return fault_excluded(b, va);
 	zero_end = i && !tdm_pte_none(tdm_pt_get(b->pt, i - 1)) ? vma.end : va + TDM_PAGE_SIZE;
 	b->first = i & ~(TDM_BLOCK_PAGES - 1);
-	b->va = tdm_pt_va(b->pt, b->first);
+	b->va = b->from = tdm_pt_va(b->pt, b->first);
 	for (;;) {
 		u32 mask = mask_within(lo, hi, b->first), zero_mask = 0;
 
@@ -493,10 +521,12 @@ static int fault_locked(struct block *b, u64 va)
 		r = bring_block(b, mask, zero_mask);
 		b->first += TDM_BLOCK_PAGES;
 		b->va += TDM_BLOCK_SIZE;
+		b->to = b->va;
 		if (r || b->first >= hi)
 			return r;
-		/* What is only a guess must not push something else out. */
-		if (tdmi_mm_usage(b->mm) > tdm_a64_ld_relaxed(&b->mm->high_bytes))
+		/* What is only a guess must not push something else out. A stream that has gone on for a while is none, for a few blocks. */
+		if (seq && b->first < i + STREAM_PAGES ? !room(b->ctx, tdm_a64_ld_relaxed(&b->mm->limit_bytes)) :
+							 tdmi_mm_usage(b->mm) > tdm_a64_ld_relaxed(&b->mm->high_bytes))
 			return 0;
 	}
 }
@@ -507,18 +537,26 @@ static int fault_once(struct tdm_ctx *ctx, u64 va, bool write, struct block *b)
 	struct tdm_pt *pt;
 	int r;
 
-	*b = (struct block){ .ctx = ctx, .mm = mm, .write = write, .soft = b->soft, .hard = b->hard, .zero = b->zero, .refaults = b->refaults };
+	u32 before = b->soft + b->hard + b->zero;
+
+	*b = (struct block){ .ctx = ctx, .mm = mm, .write = write, .from = va, .to = va + TDM_PAGE_SIZE,
+			     .soft = b->soft, .hard = b->hard, .zero = b->zero, .refaults = b->refaults };
 	tdmi_rcu_read_lock(ctx->rcu);
 	r = tdmi_pt_lock(mm, va, true, &pt);
 	if (!r) {
 		b->pt = pt;
-		if (pt->level)
+		if (pt->level) {
+			b->from = va & ~(u64)(TDM_HUGE_SIZE - 1);
+			b->to = b->from + TDM_HUGE_SIZE;
 			r = bring_huge(ctx, pt, tdm_pt_index(pt, va), &b->soft);
-		else
+		} else {
 			r = fault_locked(b, va);
+		}
 		tdm_pt_unlock(pt);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);
+	if (!r || b->soft + b->hard + b->zero != before)
+		wake(mm, b->from, b->to);
 	return r;
 }
 
@@ -539,13 +577,20 @@ static void make_room(struct tdm_ctx *ctx)
 	u64 limit = tdm_a64_ld_relaxed(&mm->limit_bytes), start;
 	u32 empty = 0;
 
-	if (tdm_likely(tdmi_mm_usage(mm) <= limit))
+	if (tdm_likely(tdmi_mm_usage(mm) <= limit)) {
+		ctx->fresh = 0;
+		return;
+	}
+	for (; ctx->fresh && tdmi_frames_warm(&mm->frames); ctx->fresh -= TDM_MIN(ctx->fresh, TDM_BLOCK_PAGES))
+		tdmi_trim(ctx);
+	if (room(ctx, limit))
 		return;
 	start = plat_now_ns();
 	if (start < tdm_a64_ld_relaxed(&mm->futile_until))
 		return;
 	tdm_count(ctx, TDM_C_STALLS, 1);
-	for (u32 tries = 0; tries < 64 && tdmi_mm_usage(mm) > limit; tries++) {
+	go_slow(ctx, true);
+	for (u32 tries = 0; tries < 64 && !room(ctx, limit); tries++) {
 		if (tdmi_reclaim(ctx, limit, 2 * TDM_BLOCK_PAGES))
 			tdm_count(ctx, TDM_C_DIRECT_RECLAIMS, 1);
 		else if (tdm_a32_ld_relaxed(&mm->full) || ++empty == 4) {
@@ -556,6 +601,7 @@ static void make_room(struct tdm_ctx *ctx)
 			plat_yield();
 		}
 	}
+	go_slow(ctx, false);
 	tdm_count(ctx, TDM_C_STALL_NS, plat_now_ns() - start);
 }
 
@@ -579,8 +625,8 @@ int tdmi_fault(struct tdm_ctx *ctx, struct tdm_va va, bool write)
 		}
 	}
 	count_fault(&b);
-	/* Whatever was mapped has been woken with it; this is for those who were only late. */
-	mm->port->ops->wake(mm->port, va, 1);
+	if (r)
+		wake(mm, va.v, va.v + TDM_PAGE_SIZE);
 	return 0;
 }
 
@@ -607,6 +653,8 @@ static int bring_table(struct tdm_ctx *ctx, u64 va, u64 end)
 		tdm_pt_unlock(pt);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);
+	if (b.soft + b.hard)
+		wake(ctx->mm, va & ~(u64)(TDM_HUGE_SIZE - 1), end);
 	tdm_count(ctx, TDM_C_HARD_PAGES, b.hard);
 	tdm_count(ctx, TDM_C_SOFT_PAGES, b.soft);
 	return r == -ENOENT ? 0 : r;

@@ -48,7 +48,7 @@ int tdmi_frames_init(struct tdm_frames *f, void *arena, u32 nframes)
 		f->free_head[i] = TDM_FRAME_NIL;
 	f->fresh = 0;
 	f->warm_head = TDM_FRAME_NIL;
-	f->warm_count = 0;
+	tdm_a32_st_relaxed(&f->warm_count, 0);
 	f->warm_max = 0;
 	tdm_a64_st_relaxed(&f->used, 0);
 	return 0;
@@ -108,10 +108,10 @@ struct tdm_frame *tdmi_folio_alloc(struct tdm_frames *f, u32 order, bool warm, b
 	u32 nr;
 
 	plat_mutex_lock(&f->lock);
-	if (warm && order == TDM_BLOCK_ORDER && f->warm_count) {
+	if (warm && order == TDM_BLOCK_ORDER && tdmi_frames_warm(f)) {
 		nr = f->warm_head;
 		list_del(f, &f->warm_head, nr);
-		f->warm_count--;
+		tdm_a32_st_relaxed(&f->warm_count, tdmi_frames_warm(f) - 1);
 		w = true;
 	} else {
 		nr = take_free(f, order);
@@ -154,10 +154,10 @@ bool tdmi_folio_free_warm(struct tdm_frames *f, struct tdm_frame *folio)
 	bool ok = false;
 
 	plat_mutex_lock(&f->lock);
-	if (f->warm_count < f->warm_max) {
+	if (tdmi_frames_warm(f) < f->warm_max) {
 		folio->state = TDM_FRAME_WARM;
 		list_push(f, &f->warm_head, tdm_frame_nr(f, folio));
-		f->warm_count++;
+		tdm_a32_st_relaxed(&f->warm_count, tdmi_frames_warm(f) + 1);
 		ok = true;
 	}
 	plat_mutex_unlock(&f->lock);
@@ -166,12 +166,19 @@ bool tdmi_folio_free_warm(struct tdm_frames *f, struct tdm_frame *folio)
 	return ok;
 }
 
+void tdmi_frames_warm_limit(struct tdm_frames *f, u32 max)
+{
+	plat_mutex_lock(&f->lock);
+	f->warm_max = max;
+	plat_mutex_unlock(&f->lock);
+}
+
 struct tdm_frame *tdmi_folio_take_warm(struct tdm_frames *f)
 {
 	bool w = false;
 	struct tdm_frame *d = NULL;
 
-	if (f->warm_count) {
+	if (tdmi_frames_warm(f)) {
 		d = tdmi_folio_alloc(f, TDM_BLOCK_ORDER, true, &w);
 		if (d && !w) {
 			tdmi_folio_free(f, d);
@@ -208,7 +215,7 @@ bool tdmi_frames_valid(struct tdm_frames *f)
 		ok = ok && f->desc[i].state == TDM_FRAME_WARM;
 		warm++;
 	}
-	ok = ok && warm == f->warm_count && free + warm * TDM_BLOCK_PAGES + tdm_a64_ld_relaxed(&f->used) == f->fresh;
+	ok = ok && warm == tdmi_frames_warm(f) && free + warm * TDM_BLOCK_PAGES + tdm_a64_ld_relaxed(&f->used) == f->fresh;
 	plat_mutex_unlock(&f->lock);
 	return ok;
 }

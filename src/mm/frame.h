@@ -53,7 +53,8 @@ struct tdm_frames {
 	struct plat_mutex lock;   /* guards all that follows */
 	u32 free_head[10];        /* by order */
 	u32 fresh;                /* frames from here on were never handed out */
-	u32 warm_head, warm_count;
+	u32 warm_head;
+	tdm_a32 warm_count;       /* may be read without */
 	u32 warm_max;
 	tdm_a64 used;             /* frames in allocated folios */
 };
@@ -67,12 +68,20 @@ struct tdm_frame *tdmi_folio_alloc(struct tdm_frames *f, u32 order, bool warm, b
 void tdmi_folio_free(struct tdm_frames *f, struct tdm_frame *folio);
 /* Keep an order-4 folio all of whose homes hold a page. false: the cache is full, the caller discards and frees. */
 bool tdmi_folio_free_warm(struct tdm_frames *f, struct tdm_frame *folio);
+/* The cache may hold so many folios from now on; if there are more, they stay until they are taken. */
+void tdmi_frames_warm_limit(struct tdm_frames *f, u32 max);
 /* Take one folio out of the warm cache, to be discarded and freed. NULL: it is empty. */
 struct tdm_frame *tdmi_folio_take_warm(struct tdm_frames *f);
 /* Make 2^(order - 4) order-4 folios of one; each NEW with refcount 1 and its part of va. The caller fixes mapcounts. */
 void tdmi_folio_split(struct tdm_frames *f, struct tdm_frame *folio);
 /* Everything consistent? For tests and debug builds. */
 bool tdmi_frames_valid(struct tdm_frames *f);
+
+/* Folios in the warm cache. */
+static inline u32 tdmi_frames_warm(const struct tdm_frames *f)
+{
+	return tdm_a32_ld_relaxed(&f->warm_count);
+}
 
 static inline u32 tdm_frame_nr(const struct tdm_frames *f, const struct tdm_frame *fr)
 {

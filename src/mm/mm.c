@@ -143,7 +143,7 @@ u64 tdmi_mm_tracked(const struct tdm_mm *mm)
 {
 	u64 pages = tdm_a64_ld_relaxed(&mm->lent) + tdm_a64_ld_relaxed(&mm->home) + tdm_a64_ld_relaxed(&mm->stale);
 
-	pages += (u64)mm->frames.warm_count * TDM_BLOCK_PAGES;
+	pages += (u64)tdmi_frames_warm(&mm->frames) * TDM_BLOCK_PAGES;
 	return (pages << TDM_PAGE_SHIFT) + tdmi_swap_mem_bytes(mm->swap) + tdmi_alloc_mapped(&mm->alloc);
 }
 

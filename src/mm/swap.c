@@ -528,6 +528,17 @@ int tdmi_swap_out(struct tdm_swap *s, struct tdm_swap_ws *ws, const void *const 
 	return 0;
 }
 
+bool tdmi_swap_slow(struct tdm_swap *s, u64 handle)
+{
+	struct blob *b = blob_find(s, handle);
+	bool slow;
+
+	enter(b);
+	slow = b->tier != TIER_NONE && !s->tier[b->tier]->in_memory;
+	leave(s, (u32)handle);
+	return slow;
+}
+
 int tdmi_swap_in(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 handle, u32 mask, void *const *dst)
 {
 	struct blob *b = blob_find(s, handle);

@@ -42,6 +42,8 @@ void tdmi_swap_destroy(struct tdm_swap *s);
  * full), other errors: the last tier's. On error nothing is stored. pages[] are read once; if their bytes change meanwhile the blob is
  * garbage but nothing else breaks. */
 int tdmi_swap_out(struct tdm_swap *s, struct tdm_swap_ws *ws, const void *const *pages, u32 n, u64 *handle);
+/* Will unpacking the blob wait for a file? A guess: it may be moved meanwhile. */
+bool tdmi_swap_slow(struct tdm_swap *s, u64 handle);
 /* Unpack the pages of the mask (bit i: page i of the blob) to dst[i] (4096 bytes each). They stay stored. -EIO, -EBADMSG: see the tier. */
 int tdmi_swap_in(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 handle, u32 mask, void *const *dst);
 /* The pages of the mask are not wanted any more. */

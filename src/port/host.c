@@ -140,7 +140,8 @@ static int do_move(int uffd, u64 dst, u64 src, u32 n, u64 mode, u32 *done)
 static int host_fill(struct tdm_port *p, struct tdm_va va, void *slot, u32 n, u32 *done)
 {
 	/* A hole (the program had dropped the page while it was home): stays one, and its next touch is a first touch. */
-	return do_move(host_of(p)->uffd, va.v, (u64)(uintptr_t)slot, n, TDM_UFFDIO_MOVE_ALLOW_SRC_HOLES, done);
+	return do_move(host_of(p)->uffd, va.v, (u64)(uintptr_t)slot, n, TDM_UFFDIO_MOVE_ALLOW_SRC_HOLES | TDM_UFFDIO_MOVE_DONTWAKE,
+		       done);
 }
 
 static int host_invalidate(struct tdm_port *p, struct tdm_va va, void *slot, u32 n, u32 *done)
@@ -151,12 +152,12 @@ static int host_invalidate(struct tdm_port *p, struct tdm_va va, void *slot, u32
 	return r == -EFAULT ? -EBUSY : r;
 }
 
-int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done)
+static int do_copy(int uffd, u64 va, const void *src, u32 n, u64 mode, u32 *done)
 {
 	*done = 0;
 	while (*done < n) {
 		u64 off = (u64)*done << TDM_PAGE_SHIFT;
-		struct uffdio_copy c = { .dst = va + off, .src = (u64)(uintptr_t)src + off, .len = ((u64)n << TDM_PAGE_SHIFT) - off };
+		struct uffdio_copy c = { va + off, (u64)(uintptr_t)src + off, ((u64)n << TDM_PAGE_SHIFT) - off, mode, 0 };
 		long r = tdm_sys3(SYS_ioctl, uffd, UFFDIO_COPY, &c);
 
 		if (c.copy > 0)
@@ -167,9 +168,14 @@ int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done)
 	return 0;
 }
 
+int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done)
+{
+	return do_copy(uffd, va, src, n, 0, done);
+}
+
 static int host_fill_copy(struct tdm_port *p, struct tdm_va va, const void *src, u32 n, u32 *done)
 {
-	int r = tdmi_host_copy(host_of(p)->uffd, va.v, src, n, done);
+	int r = do_copy(host_of(p)->uffd, va.v, src, n, UFFDIO_COPY_MODE_DONTWAKE, done);
 
 	/* The address space is being torn down. */
 	return r == -ESRCH ? -ENOENT : r;
@@ -177,7 +183,7 @@ static int host_fill_copy(struct tdm_port *p, struct tdm_va va, const void *src,
 
 static int host_fill_zero(struct tdm_port *p, struct tdm_va va, u32 n, u32 *done)
 {
-	struct uffdio_zeropage z = { .range = { va.v, (u64)n << TDM_PAGE_SHIFT } };
+	struct uffdio_zeropage z = { .range = { va.v, (u64)n << TDM_PAGE_SHIFT }, .mode = UFFDIO_ZEROPAGE_MODE_DONTWAKE };
 	long r = tdm_sys3(SYS_ioctl, host_of(p)->uffd, UFFDIO_ZEROPAGE, &z);
 
 	*done = z.zeropage > 0 ? (u32)(z.zeropage >> TDM_PAGE_SHIFT) : 0;

@@ -35,6 +35,14 @@ static u64 reserve(u64 limit)
 	return TDM_MIN(TDM_MAX(limit / 50, (u64)1 << 20), (u64)16 << 20);
 }
 
+/* Folios that may be kept for reuse: enough for what is brought and taken between two looks. */
+static u32 warm_folios(const struct tdm_live *l)
+{
+	u64 n = TDM_MIN(l->limit / 64 / TDM_BLOCK_SIZE, (u64)128);
+
+	return l->no_recycle ? 0 : (u32)TDM_MAX(n, (u64)4);
+}
+
 /* Measure; tell the engine what it cannot know itself. */
 static void measure(struct tdm_live *l)
 {
@@ -46,6 +54,7 @@ static void measure(struct tdm_live *l)
 	if (tdm_a32_ld_relaxed(&l->state) == TDM_LIVE_ENGAGED) {
 		u64 tracked = tdmi_mm_tracked(&l->mm);
 
+		tdmi_frames_warm_limit(&l->mm.frames, warm_folios(l));
 		tdm_a64_st_relaxed(&l->mm.other_bytes, l->usage > tracked ? l->usage - tracked : 0);
 		tdm_a64_st_relaxed(&l->mm.limit_bytes, l->limit);
 		tdm_a64_st_relaxed(&l->mm.high_bytes, l->limit == ~(u64)0 ? l->limit : l->limit - reserve(l->limit));
@@ -101,8 +110,6 @@ static void make_room(struct tdm_live *l)
 		if (!tdmi_mm_enter(l->ctx))
 			return;
 		demote(l);
-		if (l->no_recycle)
-			l->mm.frames.warm_max = 0;
 		freed = tdmi_reclaim(l->ctx, target, 256);
 		if (!freed)
 			tdmi_trim(l->ctx);
@@ -280,13 +287,20 @@ void tdmi_live_main(void *arg)
 		tdmi_live_child_takeover(l);
 	}
 	while (tdm_a32_ld_acquire(&l->stop) != 2) {
-		u32 seen = tdm_a32_ld_acquire(&l->wake);
-
+		/* Whoever asks from here on is heard by the wait. */
+		(void)tdm_a32_xchg_acqrel(&l->wake, 0);
 		if (tdm_a32_ld_acquire(&l->req.state) == 1)
 			serve_request(l);
 		else
-			plat_wait(&l->wake, seen, tick(l));
+			plat_wait(&l->wake, 0, tick(l));
 	}
+}
+
+void tdmi_live_nudge(struct tdm_live *l)
+{
+	/* The exchange also orders what was asked before it. */
+	if (!tdm_a32_xchg_acqrel(&l->wake, 1))
+		plat_wake(&l->wake, 1);
 }
 
 /* ---- the program's side --------------------------------------------------------------------------------------------- */
@@ -300,8 +314,7 @@ int tdmi_live_request_locked(struct tdm_live *l, enum tdm_live_op op, u64 a, u64
 	q->b = b;
 	q->out = 0;
 	tdm_a32_st_release(&q->state, 1);
-	tdm_a32_add_acqrel(&l->wake, 1);
-	plat_wake(&l->wake, 1);
+	tdmi_live_nudge(l);
 	while (tdm_a32_ld_acquire(&q->state) == 1)
 		plat_wait(&q->state, 1, ~(u64)0);
 	tdm_a32_st_relaxed(&q->state, 0);

@@ -5,7 +5,7 @@
  * Threads, all the engine's own (plat/linux/thread.c), with a descriptor table that the program does not see:
  *   main      watches how much memory the process has, engages the engine when it nears its limit, finds new memory, makes room ahead of need,
  *             carries out requests, and serves faults alone for the time of a fork
- *   handlers  one a CPU, pinned: serve faults
+ *   handlers  one a CPU, pinned: serve faults (live_handlers.c)
  * Before it is engaged a process has only the first, which looks now and then: a program that fits its budget pays for nothing else.
  *
  * The program's threads never run engine code that takes a lock: what they want (the public API, fork) is a request, written into engine memory,
@@ -97,7 +97,7 @@ struct tdm_live {
 	int slot;                    /* in the control segment, or -1 */
 
 	tdm_a32 state;               /* enum tdm_live_state */
-	tdm_a32 wake;                /* main sleeps on it */
+	tdm_a32 wake;                /* main sleeps on it; 1: it is to look */
 	tdm_a32 started;             /* main has seen what was there before */
 	struct plat_thread *main;
 	u32 pid;
@@ -114,13 +114,26 @@ struct tdm_live {
 	struct tdm_host host;
 	struct tdm_swap *swap;
 	struct tdm_ctx *ctx;         /* main's */
-	struct plat_thread *handler[TDM_LIVE_HANDLERS];
+	struct tdm_handler {
+		struct tdm_live *live;
+		struct plat_thread *thread;
+		u32 cpu;
+		int epoll;
+		bool active;         /* under lead */
+		s32 backlog, futile; /* its own; averages */
+		u32 stand_in;        /* its own: who serves while it waits */
+	} handler[TDM_LIVE_HANDLERS];
 	u32 nhandlers;
 	u8 *arena;
 	u64 arena_len;
 	tdm_a32 stop;                /* handlers end */
 	tdm_a32 nready;              /* handlers that have begun */
 	int stop_fd;                 /* an eventfd that they poll besides */
+	struct plat_mutex lead;      /* the next four; see live_handlers.c */
+	tdm_a64 lead_next_ns;        /* when to look at where faults happen; may be read without */
+	u32 lead_last;               /* the CPU that was seen then */
+	u32 leader;                  /* of the handlers, who is woken first */
+	u32 nactive;
 
 	struct tdm_keep keep;        /* any thread: mm/keep.h */
 	u64 threads_next_ns;         /* main's: when to look for threads */
@@ -171,9 +184,13 @@ int tdmi_live_stop(struct tdm_live *l, char *err, size_t errlen);
 
 /* ---- between live.c and its neighbours */
 void tdmi_live_main(void *arg);
+/* Main is to look, now or as soon as it has looked. Costs a system call only for the first of those who ask in the same look. Any thread. */
+void tdmi_live_nudge(struct tdm_live *l);
 /* live_engage.c: on the main thread. */
 int tdmi_live_engage(struct tdm_live *l, char *err, size_t errlen);
+/* live_handlers.c: all of them, or none. */
 int tdmi_live_start_handlers(struct tdm_live *l);
+void tdmi_live_stop_handlers(struct tdm_live *l);
 int tdmi_live_disengage(struct tdm_live *l);
 /* live_threads.c: the calling thread, and all that there are. */
 void tdmi_live_note_thread(struct tdm_live *l);

@@ -424,8 +424,7 @@ void tdmi_live_raw_fork(void *arg, int child_uffd)
 	if (l->nraw == TDM_ARRAY_SIZE(l->raw_fork))
 		plat_abort("tandem: too many forks at once\n");
 	l->raw_fork[l->nraw++] = child_uffd;
-	tdm_a32_add_acqrel(&l->wake, 1);
-	plat_wake(&l->wake, 1);
+	tdmi_live_nudge(l);
 }
 
 static int copy_out(void *arg, u64 va, const void *bytes)

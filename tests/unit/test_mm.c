@@ -119,7 +119,7 @@ static void check_counters(void)
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.frames.used), t.frames);
 	CHECK(tdmi_frames_valid(&mm.frames));
 	/* No home holds a page that nobody counts. */
-	CHECK(tdmi_cpu_populated(&cpu) <= t.home + t.stale + (u64)mm.frames.warm_count * TDM_BLOCK_PAGES);
+	CHECK(tdmi_cpu_populated(&cpu) <= t.home + t.stale + (u64)tdmi_frames_warm(&mm.frames) * TDM_BLOCK_PAGES);
 	CHECK_EQ(cpu.misplaced, 0);
 }
 
@@ -136,7 +136,7 @@ static void finish(void)
 {
 	check_counters();
 	tdmi_cpu_munmap(&cpu, ctx, BASE, BASE + P(cpu.npages));
-	while (mm.frames.warm_count)
+	while (tdmi_frames_warm(&mm.frames))
 		tdmi_trim(ctx);
 	check_counters();
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.lent), 0);
@@ -261,7 +261,7 @@ TEST(out_and_back)
 		put_range(0, 100, round);
 		CHECK_EQ(out_pages(BASE, BASE + P(100)), 100);
 		swap_pages(100);
-		CHECK_EQ(tdmi_cpu_populated(&cpu), (u64)mm.frames.warm_count * TDM_BLOCK_PAGES + tdm_a64_ld_relaxed(&mm.stale));
+		CHECK_EQ(tdmi_cpu_populated(&cpu), (u64)tdmi_frames_warm(&mm.frames) * TDM_BLOCK_PAGES + tdm_a64_ld_relaxed(&mm.stale));
 		check_counters();
 		get_range(0, 100, round);
 		swap_pages(0);

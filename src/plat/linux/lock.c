@@ -10,7 +10,7 @@
 #include "plat/linux/linux.h"
 #include "plat/linux/sys.h"
 
-#define SPINS 200u
+#define SPINS 1500u
 
 void plat_mutex_init(struct plat_mutex *m, u32 rank)
 {
