@@ -122,7 +122,7 @@ static struct result blobs(struct tdm_codec_ws *ws, enum tdm_codec codec, unsign
 			}
 			t0 = cpu_ns();
 			for (unsigned i = 0; i < 16 / n; i++) {
-				len[i] = tdmi_blob_pack(ws, codec, src + i * n, n, blob[i], &info);
+				len[i] = tdmi_blob_pack(ws, codec, src + i * n, n, false, blob[i], &info);
 				bytes += len[i];
 			}
 			keep(&pack_ns[b], cpu_ns() - t0);
@@ -160,7 +160,7 @@ static double one(struct tdm_codec_ws *ws, enum tdm_codec codec)
 				src[i] = data + b * BLOCK + i * PAGE;
 				dst[i] = back + i * PAGE;
 			}
-			len = tdmi_blob_pack(ws, codec, src, 16, packed, &info);
+			len = tdmi_blob_pack(ws, codec, src, 16, false, packed, &info);
 			t0 = cpu_ns();
 			for (unsigned i = 0; i < 16; i++)
 				if (tdmi_blob_unpack(ws, packed, len, 1u << i, dst))

@@ -3,7 +3,7 @@
 #include "mm/predict.h"
 #include "mm/pgtable.h"
 
-#define RECENT_MAX 8u
+#define RECENT_MAX 4u /* of 32 blocks: faults at random meet one of them one time in eight */
 
 void tdmi_predict_init(struct tdm_predict *p)
 {

@@ -26,38 +26,53 @@ struct home_try {
 	bool gone;  /* the address is not there, or an event is pending */
 };
 
+/* Pages that are out, with nothing at their homes: a move goes over them, and one is cheaper than two. */
+static u32 bridges(struct tdm_pt *pt, u32 first, const struct tdm_frame *folio)
+{
+	u32 mask = 0;
+
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+		if (tdm_pte_is(tdm_pt_get(pt, first + k), TDM_PTE_T_SWAP))
+			mask |= 1u << k;
+	return mask & ~(u32)folio->stale;
+}
+
 /* Take the lent pages of mask home. The event lock and the table lock are held. */
 static void home_runs(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct tdm_frame *folio, u32 mask, struct home_try *t)
 {
 	u8 *home = tdm_frame_home(&mm->frames, folio);
-
+	u32 over = mask | bridges(pt, first, folio);
 	bool single = false;
 
 	for (u32 i = 0; i < TDM_BLOCK_PAGES && !t->gone;) {
 		u32 n = 0, done = 0;
 		int r;
 
-		while (i + n < TDM_BLOCK_PAGES && (mask >> (i + n) & 1))
-			n++;
-		if (!n) {
-			single = false;
+		if (!(mask >> i & 1)) {
+			single = single && (over >> i & 1);
 			i++;
 			continue;
 		}
+		for (u32 k = i; k < TDM_BLOCK_PAGES && (over >> k & 1); k++)
+			if (mask >> k & 1)
+				n = k + 1 - i;
 		n = single ? 1 : n;
 		r = mm->port->ops->invalidate(mm->port, (struct tdm_va){ tdm_pt_va(pt, first + i) },
 					      home + ((size_t)i << TDM_PAGE_SHIFT), n, &done);
 		TDM_BUG_ON(done > n);
-		for (u32 k = i; k < i + done; k++)
+		for (u32 k = i; k < i + done; k++) {
+			if (!(mask >> k & 1))
+				continue;
 			tdmi_page_set(mm, pt, first + k, (struct tdm_pte){ tdm_pt_get(pt, first + k).v & ~TDM_PTE_ACCESSED });
-		t->taken += done;
+			t->taken++;
+		}
 		i += done;
 		if ((r == -EINVAL || r == -ENOENT) && n > 1) {
 			/* The run may lie in two mappings: page by page. */
 			single = true;
 		} else if (r == -EBUSY) {
 			/* After a fork it is the same with the others: do not ask for each. */
-			t->busy |= ((1u << (n - done)) - 1) << i;
+			t->busy |= (((1u << (n - done)) - 1) << i) & mask;
 			i += n - done;
 		} else if (r == -EINVAL || r == -EEXIST) {
 			t->refused |= 1u << i++;
@@ -247,6 +262,7 @@ struct packing {
 	struct tdm_pte pte[TDM_BLOCK_PAGES];
 	const void *page[TDM_BLOCK_PAGES]; /* their homes, in the order of the blob */
 	u32 n;
+	bool alone;                        /* this neighbourhood is used page by page */
 };
 
 static bool pack_begin(struct tdm_ctx *ctx, struct tdm_frame *folio, struct packing *p)
@@ -260,6 +276,7 @@ static bool pack_begin(struct tdm_ctx *ctx, struct tdm_frame *folio, struct pack
 	if (!tdmi_pt_lock(mm, folio->va, false, &pt) && pt) {
 		if (!pt->level) {
 			p->first = tdm_pt_index(pt, folio->va);
+			p->alone = !pt->order;
 			p->mask = folio_pages(mm, pt, p->first, folio, false);
 			for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
 				p->pte[k] = tdm_pt_get(pt, p->first + k);
@@ -357,7 +374,7 @@ static int pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio)
 		(void)tdmi_folio_putback(mm, folio, TDM_LRU_TO_YOUNG);
 		return 0;
 	}
-	r = tdmi_swap_out(mm->swap, ctx->ws, p.page, p.n, &handle);
+	r = tdmi_swap_out(mm->swap, ctx->ws, p.page, p.n, p.alone, &handle);
 	n = pack_end(ctx, &p, handle, r, &lent);
 	(void)tdmi_folio_putback(mm, folio, r ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
 	tdm_count(ctx, TDM_C_EVICTED_PAGES, n);

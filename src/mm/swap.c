@@ -12,8 +12,8 @@
  * A mover pins the bytes, copies them to the next tier while others go on reading, sets MOVING, waits until it is the only reader, and
  * changes the location.
  *
- * Blobs in memory tiers are in one of two lists of their tier: fifo, oldest first, for demotion, or sparse, when fewer than half of the packed
- * pages are still wanted: those are packed again.
+ * Blobs in memory tiers are in one of two lists of their tier: fifo, oldest first, for demotion, or sparse, when a quarter of the packed pages
+ * is not wanted any more: those are stored again without them.
  */
 #include <string.h>
 
@@ -27,6 +27,7 @@
 #define BLOCK_BLOBS 2048u
 #define BLOCKS_MAX 65536u
 #define NIL (~(u32)0)
+#define TIDY_SLACK ((u64)2 << 20) /* holes in a tier's memory that are not worth the trouble, besides an eighth */
 #define BLOB_BUF TDM_ALIGN_UP(TDM_BLOB_MAX, TDM_PAGE_SIZE)
 
 #define MOVING ((u32)1 << 31)
@@ -280,7 +281,7 @@ static void bytes_release(struct tdm_swap *s, const struct blob *b)
 }
 
 /* Pack the live pages of a blob again, into ws->move. *n: how many. */
-static int repack(struct tdm_swap_ws *ws, const void *bytes, u32 len, u32 live, u8 codec, u32 *out_len, u8 *n)
+static int repack(struct tdm_swap_ws *ws, const void *bytes, u32 len, u32 live, u8 codec, u32 *out_len)
 {
 	const void *src[TDM_BLOB_PAGES] = { NULL };
 	void *dst[TDM_BLOB_PAGES];
@@ -288,6 +289,11 @@ static int repack(struct tdm_swap_ws *ws, const void *bytes, u32 len, u32 live, 
 	u32 count_pages = 0;
 	int r;
 
+	if (codec == *(const u8 *)bytes) {
+		r = tdmi_blob_strip(ws->codec, bytes, len, live, ws->move);
+		*out_len = r > 0 ? (u32)r : 0;
+		return TDM_MIN(r, 0);
+	}
 	for (u32 i = 0; i < TDM_BLOB_PAGES; i++) {
 		dst[i] = ws->page[i];
 		if (live >> i & 1) {
@@ -298,9 +304,14 @@ static int repack(struct tdm_swap_ws *ws, const void *bytes, u32 len, u32 live, 
 	r = tdmi_blob_unpack(ws->codec, bytes, len, live, dst);
 	if (r)
 		return r;
-	*out_len = tdmi_blob_pack(ws->codec, codec, src, count_pages, ws->move, &info);
-	*n = (u8)__builtin_popcount(live);
+	*out_len = tdmi_blob_pack(ws->codec, codec, src, count_pages, false, ws->move, &info);
 	return 0;
+}
+
+/* Are so many pages of a blob dropped that it ought to be stored without them? */
+static bool is_sparse(u32 live, u32 n)
+{
+	return (u32)__builtin_popcount(live) * 4 <= n * 3;
 }
 
 struct place {
@@ -313,7 +324,7 @@ struct place {
 static int blob_move(struct tdm_swap *s, struct tdm_swap_ws *ws, struct blob *b, u32 from, u32 to)
 {
 	u32 live = tdm_a32_ld_relaxed(&b->live);
-	bool sparse = (u32)__builtin_popcount(live) * 2 < b->n;
+	bool sparse = is_sparse(live, b->n);
 	struct place p = { 0 }, old = { b->where, b->len, b->tier, b->n };
 	const void *bytes;
 	int r = bytes_get(s, ws, b, &bytes);
@@ -328,9 +339,10 @@ static int blob_move(struct tdm_swap *s, struct tdm_swap_ws *ws, struct blob *b,
 
 		p = (struct place){ .len = b->len, .tier = (u8)i, .n = b->n };
 		if (sparse || (t->in_memory && t->codec != codec)) {
-			r = repack(ws, bytes, b->len, live, t->in_memory ? t->codec : codec, &p.len, &p.n);
+			r = repack(ws, bytes, b->len, live, t->in_memory ? t->codec : codec, &p.len);
 			if (r)
 				break;
+			p.n = (u8)__builtin_popcount(live);
 			src = ws->move;
 		}
 		r = t->ops->put(t, src, p.len, &p.where);
@@ -371,7 +383,7 @@ static bool list_pop(struct tdm_swap *s, u32 tier, u32 which, u32 *out)
 	return found;
 }
 
-/* Pack up to max blobs of memory tier t again that have mostly been dropped. The bytes saved. */
+/* Store up to max blobs of memory tier t without what has been dropped of them. The bytes saved. */
 static u64 squeeze(struct tdm_swap *s, struct tdm_swap_ws *ws, u32 t, u32 max)
 {
 	u64 saved = 0;
@@ -416,6 +428,26 @@ static u64 demote_tier(struct tdm_swap *s, struct tdm_swap_ws *ws, u32 t, u64 by
 	return moved;
 }
 
+u64 tdmi_swap_tidy(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 bytes)
+{
+	u64 saved = 0;
+
+	for (u32 i = 0; i < s->ntiers && saved < bytes; i++) {
+		struct tdm_tier_stats st;
+		u64 got = 1;
+
+		if (!s->tier[i]->in_memory)
+			continue;
+		while (saved < bytes && got && tdm_a64_ld_relaxed(&s->sparse))
+			saved += got = squeeze(s, ws, i, 16);
+		/* Blobs leave holes; it is chunks that are memory. */
+		s->tier[i]->ops->stats(s->tier[i], &st);
+		if (st.mem_bytes - TDM_MIN(st.bytes, st.mem_bytes) > st.bytes / 8 + TIDY_SLACK)
+			s->tier[i]->ops->shrink(s->tier[i], TDM_MIN(bytes, st.mem_bytes - st.bytes));
+	}
+	return saved;
+}
+
 u64 tdmi_swap_demote(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 bytes)
 {
 	u64 moved = 0;
@@ -456,7 +488,7 @@ static bool all_same(const void *const *pages, u32 n, u64 *word)
 }
 
 /* Put the packed pages into the first tier that takes them. A memory tier that is full sends its oldest down first. */
-static int put_somewhere(struct tdm_swap *s, struct tdm_swap_ws *ws, const void *const *pages, u32 n, struct place *p)
+static int put_somewhere(struct tdm_swap *s, struct tdm_swap_ws *ws, const void *const *pages, u32 n, bool alone, struct place *p)
 {
 	struct tdm_blob_info info = { 0 };
 	bool counted = false;
@@ -467,7 +499,7 @@ static int put_somewhere(struct tdm_swap *s, struct tdm_swap_ws *ws, const void 
 		struct tdm_tier *t = s->tier[i];
 
 		if (!packed || (t->in_memory && t->codec != packed)) {
-			p->len = tdmi_blob_pack(ws->codec, t->codec, pages, n, ws->out, &info);
+			p->len = tdmi_blob_pack(ws->codec, t->codec, pages, n, alone, ws->out, &info);
 			packed = t->codec;
 		}
 		if (!counted) {
@@ -485,7 +517,7 @@ static int put_somewhere(struct tdm_swap *s, struct tdm_swap_ws *ws, const void 
 	return r;
 }
 
-int tdmi_swap_out(struct tdm_swap *s, struct tdm_swap_ws *ws, const void *const *pages, u32 n, u64 *handle)
+int tdmi_swap_out(struct tdm_swap *s, struct tdm_swap_ws *ws, const void *const *pages, u32 n, bool alone, u64 *handle)
 {
 	struct place p = { .tier = TIER_NONE };
 	struct blob *b;
@@ -500,7 +532,7 @@ int tdmi_swap_out(struct tdm_swap *s, struct tdm_swap_ws *ws, const void *const 
 	if (all_same(pages, n, &p.where))
 		count(&s->same_filled, n);
 	else
-		r = put_somewhere(s, ws, pages, n, &p);
+		r = put_somewhere(s, ws, pages, n, alone, &p);
 	if (r) {
 		if (r == -ENOSPC)
 			count(&s->full, 1);
@@ -579,7 +611,7 @@ void tdmi_swap_drop(struct tdm_swap *s, u64 handle, u32 mask)
 		tdm_a32_or_acqrel(&b->state, DEAD);
 	} else {
 		plat_mutex_lock(&s->lock);
-		if (b->list == LIST_FIFO && (u32)__builtin_popcount(old & ~mask) * 2 < b->n) {
+		if (b->list == LIST_FIFO && is_sparse(old & ~mask, b->n)) {
 			list_del(s, b);
 			list_add(s, b, (u32)handle, LIST_SPARSE, false);
 		}

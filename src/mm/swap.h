@@ -39,9 +39,12 @@ int tdmi_swap_create(struct tdm_tier *const *tiers, u32 ntiers, struct tdm_swap 
 void tdmi_swap_destroy(struct tdm_swap *s);
 
 /* Pack n (1..16) pages and store them as one blob in the warmest tier with room. handle < 2^44. -ENOSPC: every tier is full (counted in
- * full), other errors: the last tier's. On error nothing is stored. pages[] are read once; if their bytes change meanwhile the blob is
+ * full), other errors: the last tier's. alone: see codec.h. On error nothing is stored. pages[] are read once; if their bytes change meanwhile the blob is
  * garbage but nothing else breaks. */
-int tdmi_swap_out(struct tdm_swap *s, struct tdm_swap_ws *ws, const void *const *pages, u32 n, u64 *handle);
+int tdmi_swap_out(struct tdm_swap *s, struct tdm_swap_ws *ws, const void *const *pages, u32 n, bool alone, u64 *handle);
+/* Give memory back that holds nothing: dropped pages of blobs, and holes between blobs where they are more than an eighth; about so many bytes. What
+ * the blobs have lost. */
+u64 tdmi_swap_tidy(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 bytes);
 /* Will unpacking the blob wait for a file? A guess: it may be moved meanwhile. */
 bool tdmi_swap_slow(struct tdm_swap *s, u64 handle);
 /* Unpack the pages of the mask (bit i: page i of the blob) to dst[i] (4096 bytes each). They stay stored. -EIO, -EBADMSG: see the tier. */

@@ -241,7 +241,8 @@ static u32 pair_put(struct tdm_codec_ws *ws, u8 *blob, const void *const *pages,
 	return k + raw_put(blob, b, pages[b], at + k, info);
 }
 
-u32 tdmi_blob_pack(struct tdm_codec_ws *ws, enum tdm_codec codec, const void *const *pages, u32 n, void *dst, struct tdm_blob_info *info)
+u32 tdmi_blob_pack(struct tdm_codec_ws *ws, enum tdm_codec codec, const void *const *pages, u32 n, bool alone, void *dst,
+		   struct tdm_blob_info *info)
 {
 	u8 *blob = dst;
 	u32 at = TDM_BLOB_HEADER(n), first = n;
@@ -266,6 +267,10 @@ u32 tdmi_blob_pack(struct tdm_codec_ws *ws, enum tdm_codec codec, const void *co
 	for (u32 i = 0; i < n; i++) {
 		if (!pages[i] || (info->same >> i & 1))
 			continue;
+		if (alone) {
+			at += pair_put(ws, blob, pages, i, n, n, at, info);
+			continue;
+		}
 		if (first == n) {
 			first = i;
 			continue;
@@ -380,4 +385,61 @@ int tdmi_blob_unpack(struct tdm_codec_ws *ws, const void *blob, u32 len, u32 mas
 		left &= ~done;
 	}
 	return left ? -EBADMSG : 0;
+}
+
+/* ---- fewer pages ---------------------------------------------------------------------------------------------------- */
+
+static u32 part_copy(u8 *out, u32 i, const u8 *blob, const struct part *p, u32 at)
+{
+	entry_put(out, i, p->kind, p->size);
+	memcpy(out + at, blob + p->at, p->size);
+	return p->size;
+}
+
+int tdmi_blob_strip(struct tdm_codec_ws *ws, const void *blob, u32 len, u32 mask, void *dst)
+{
+	struct part part[TDM_BLOB_PAGES];
+	struct tdm_blob_info info = { 0 };
+	const u8 *b = blob;
+	u8 *out = dst;
+	u32 n, keep, at;
+	int r = header_get(b, len, part, &n);
+
+	if (r || !mask || mask >> n)
+		return -EBADMSG;
+	keep = 32u - (u32)__builtin_clz(mask);
+	out[0] = b[0];
+	out[1] = (u8)keep;
+	at = TDM_BLOB_HEADER(keep);
+	for (u32 i = 0; i < keep; i++) {
+		entry_put(out, i, KIND_ABSENT, 0);
+		if ((mask >> i & 1) && part[i].kind == KIND_SAME)
+			at += part_copy(out, i, b, &part[i], at);
+	}
+	for (u32 i = 0; i < keep; i++) {
+		u32 second, half;
+		const void *page[TDM_BLOB_PAGES] = { NULL };
+		void *to[TDM_BLOB_PAGES] = { NULL };
+
+		if (part[i].kind != KIND_PAIR) {
+			if ((mask >> i & 1) && (part[i].kind == KIND_RAW || part[i].kind == KIND_LONE))
+				at += part_copy(out, i, b, &part[i], at);
+			continue;
+		}
+		second = second_of(part, i, n);
+		if (second == n)
+			return -EBADMSG;
+		if ((mask >> i & 1) && (mask >> second & 1)) {
+			at += part_copy(out, i, b, &part[i], at);
+			entry_put(out, second, KIND_SECOND, 0);
+		} else if (((mask >> i) | (mask >> second)) & 1) {
+			half = mask >> i & 1 ? i : second;
+			page[half] = to[half] = ws->in;
+			r = pair_get(ws, b, &part[i], i, second, 1u << half, to);
+			if (r)
+				return r;
+			at += pair_put(ws, out, page, half, keep, keep, at, &info);
+		}
+	}
+	return (int)at;
 }

@@ -44,9 +44,13 @@ void tdmi_codec_ws_destroy(struct tdm_codec_ws *ws);
 bool tdmi_page_same(const void *page, u64 *word);
 void tdmi_page_fill(void *page, u64 word);
 
-/* Pack n (1..16) pages; a NULL page is left out and cannot be unpacked. dst has room for TDM_BLOB_MAX. The length, never negative.
- * A page whose bytes change meanwhile unpacks to garbage; nothing else breaks. */
-u32 tdmi_blob_pack(struct tdm_codec_ws *ws, enum tdm_codec codec, const void *const *pages, u32 n, void *dst, struct tdm_blob_info *info);
+/* Pack n (1..16) pages; a NULL page is left out and cannot be unpacked. alone: they will be wanted one by one, so no two are packed together. dst has
+ * room for TDM_BLOB_MAX. The length, never negative. A page whose bytes change meanwhile unpacks to garbage; nothing else breaks. */
+u32 tdmi_blob_pack(struct tdm_codec_ws *ws, enum tdm_codec codec, const void *const *pages, u32 n, bool alone, void *dst,
+		   struct tdm_blob_info *info);
+/* The blob without the pages that are not in the mask, at dst (TDM_BLOB_MAX); the others keep their numbers. What can be copied is; half of a pair is
+ * packed again, alone. The length, or -EBADMSG. */
+int tdmi_blob_strip(struct tdm_codec_ws *ws, const void *blob, u32 len, u32 mask, void *dst) TDM_MUST_CHECK;
 /* Unpack the pages of the mask (bit i: page i) to dst[i]. -EBADMSG: this is not such a blob, or the page is not in it; then the
  * destinations hold anything. */
 int tdmi_blob_unpack(struct tdm_codec_ws *ws, const void *blob, u32 len, u32 mask, void *const *dst) TDM_MUST_CHECK;

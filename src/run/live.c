@@ -87,11 +87,11 @@ static void warn_over(struct tdm_live *l)
 	l->warned_over = true;
 }
 
-/* Memory tiers must not squeeze out what they are there to make room for: beyond half of the limit the coldest blobs go on, if there is a
+/* Memory tiers must not squeeze out what they are there to make room for: beyond five eighths of the limit the coldest blobs go on, if there is a
  * tier below. */
 static void demote(struct tdm_live *l)
 {
-	u64 pool = tdmi_swap_mem_bytes(l->swap), most = l->limit / 2;
+	u64 pool = tdmi_swap_mem_bytes(l->swap), most = l->limit / 8 * 5;
 
 	if (l->ntiers > 1 && l->limit != ~(u64)0 && pool > most)
 		tdmi_swap_demote(l->swap, l->ctx->ws, TDM_MIN(pool - most + ((u64)1 << 20), (u64)8 << 20));
@@ -110,6 +110,7 @@ static void make_room(struct tdm_live *l)
 		if (!tdmi_mm_enter(l->ctx))
 			return;
 		demote(l);
+		tdmi_swap_tidy(l->swap, l->ctx->ws, (u64)1 << 20);
 		freed = tdmi_reclaim(l->ctx, target, 256);
 		if (!freed)
 			tdmi_trim(l->ctx);

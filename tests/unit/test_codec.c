@@ -69,7 +69,7 @@ static u32 pack(enum tdm_codec codec, u32 n, u32 absent, struct tdm_blob_info *i
 
 	for (u32 i = 0; i < n; i++)
 		src[i] = absent >> i & 1 ? NULL : pages[i];
-	len = tdmi_blob_pack(ws, codec, src, n, blob, info);
+	len = tdmi_blob_pack(ws, codec, src, n, false, blob, info);
 	CHECK(len <= TDM_BLOB_HEADER(n) + n * TDM_PAGE_SIZE);
 	return len;
 }

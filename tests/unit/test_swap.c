@@ -77,7 +77,7 @@ static int put(struct tdm_swap *s, struct tdm_swap_ws *ws, struct out *o, u32 n,
 		make(page[i], seed + i);
 		src[i] = page[i];
 	}
-	r = tdmi_swap_out(s, ws, src, n, &o->handle);
+	r = tdmi_swap_out(s, ws, src, n, false, &o->handle);
 	if (!r) {
 		o->seed = seed;
 		o->n = n;
@@ -186,7 +186,7 @@ TEST(one_word_takes_no_bytes)
 	tdmi_page_fill(page, 0x123456789abcdef);
 	for (u32 i = 0; i < PAGES; i++)
 		src[i] = page;
-	CHECK_EQ(tdmi_swap_out(s, ws, src, PAGES, &h), 0);
+	CHECK_EQ(tdmi_swap_out(s, ws, src, PAGES, false, &h), 0);
 	tdmi_swap_stats(s, &st);
 	CHECK_EQ(st.packed_bytes, 0);
 	CHECK_EQ(st.same_filled, PAGES);
@@ -214,7 +214,7 @@ TEST(the_child_of_a_fork_has_done_nothing_yet)
 		make(buf[i], i + 3);
 		page[i] = back[i] = buf[i];
 	}
-	CHECK_EQ(tdmi_swap_out(s, ws, page, PAGES, &handle), 0);
+	CHECK_EQ(tdmi_swap_out(s, ws, page, PAGES, false, &handle), 0);
 	CHECK_EQ(tdmi_swap_in(s, ws, handle, 1, back), 0);
 	CHECK_EQ(tdmi_swap_forked(s, true), 0);
 	tdmi_swap_stats(s, &st);
