@@ -479,11 +479,11 @@ static int fault_excluded(struct block *b, u64 va)
 	return r == -EAGAIN || r == -ENOMEM ? r : 0;
 }
 
-/* May a page be brought? Warm folios are room: who takes one needs no other page, and for who took one of
- * the kernel's they are given back. */
-static bool room(struct tdm_ctx *ctx, u64 limit)
+/* Is there room for a page? A warm folio is: who takes it needs no other page. For pages that came from the kernel warm folios are given back, so
+ * who owes some for those that it has brought must not count on any. */
+static bool room(const struct tdm_ctx *ctx, u64 limit)
 {
-	return tdmi_mm_usage(ctx->mm) <= limit || tdmi_frames_warm(&ctx->mm->frames) > 0;
+	return tdmi_mm_usage(ctx->mm) <= limit || (!ctx->fresh && tdmi_frames_warm(&ctx->mm->frames));
 }
 
 /* With the PTE table locked: the block of the fault first, then the rest of what is worth bringing. */
@@ -570,6 +570,12 @@ static void drain_events(struct tdm_ctx *ctx)
 	plat_yield();
 }
 
+static void pay(struct tdm_ctx *ctx)
+{
+	for (; ctx->fresh && tdmi_frames_warm(&ctx->mm->frames); ctx->fresh -= TDM_MIN(ctx->fresh, TDM_BLOCK_PAGES))
+		tdmi_trim(ctx);
+}
+
 /* The budget is exceeded: whoever wants a page makes room first. */
 static void make_room(struct tdm_ctx *ctx)
 {
@@ -581,8 +587,7 @@ static void make_room(struct tdm_ctx *ctx)
 		ctx->fresh = 0;
 		return;
 	}
-	for (; ctx->fresh && tdmi_frames_warm(&mm->frames); ctx->fresh -= TDM_MIN(ctx->fresh, TDM_BLOCK_PAGES))
-		tdmi_trim(ctx);
+	pay(ctx);
 	if (room(ctx, limit))
 		return;
 	start = plat_now_ns();
@@ -590,7 +595,7 @@ static void make_room(struct tdm_ctx *ctx)
 		return;
 	tdm_count(ctx, TDM_C_STALLS, 1);
 	go_slow(ctx, true);
-	for (u32 tries = 0; tries < 64 && !room(ctx, limit); tries++) {
+	for (u32 tries = 0; tries < 64 && !room(ctx, limit); tries++, pay(ctx)) {
 		if (tdmi_reclaim(ctx, limit, 2 * TDM_BLOCK_PAGES))
 			tdm_count(ctx, TDM_C_DIRECT_RECLAIMS, 1);
 		else if (tdm_a32_ld_relaxed(&mm->full) || ++empty == 4) {

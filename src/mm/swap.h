@@ -42,7 +42,7 @@ void tdmi_swap_destroy(struct tdm_swap *s);
  * full), other errors: the last tier's. alone: see codec.h. On error nothing is stored. pages[] are read once; if their bytes change meanwhile the blob is
  * garbage but nothing else breaks. */
 int tdmi_swap_out(struct tdm_swap *s, struct tdm_swap_ws *ws, const void *const *pages, u32 n, bool alone, u64 *handle);
-/* Give memory back that holds nothing: dropped pages of blobs, and holes between blobs where they are more than an eighth; about so many bytes. What
+/* Give memory back that holds nothing: dropped pages of blobs, and holes between blobs where they are more than a sixteenth; about so many bytes. What
  * the blobs have lost. */
 u64 tdmi_swap_tidy(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 bytes);
 /* Will unpacking the blob wait for a file? A guess: it may be moved meanwhile. */
