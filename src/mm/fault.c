@@ -18,7 +18,7 @@
 #include "mm/mm.h"
 
 #define FUTILE_NS ((u64)20000000)
-#define STREAM_PAGES 256u /* that a stream may bring with one fault while memory is short */
+#define STREAM_PAGES ((u64)256) /* at most; see stream_pages() */
 
 /* One block of a fault in progress. */
 struct block {
@@ -486,6 +486,12 @@ static bool room(const struct tdm_ctx *ctx, u64 limit)
 	return tdmi_mm_usage(ctx->mm) <= limit || (!ctx->fresh && tdmi_frames_warm(&ctx->mm->frames));
 }
 
+/* So many pages may a stream bring with one fault while memory is short: what is brought must stay until it is reached. */
+static u64 stream_pages(const struct tdm_mm *mm)
+{
+	return TDM_MIN((tdm_a64_ld_relaxed(&mm->limit_bytes) >> TDM_PAGE_SHIFT) / 512, STREAM_PAGES);
+}
+
 /* With the PTE table locked: the block of the fault first, then the rest of what is worth bringing. */
 static int fault_locked(struct block *b, u64 va)
 {
@@ -525,7 +531,7 @@ static int fault_locked(struct block *b, u64 va)
 		if (r || b->first >= hi)
 			return r;
 		/* What is only a guess must not push something else out. A stream that has gone on for a while is none, for a few blocks. */
-		if (seq && b->first < i + STREAM_PAGES ? !room(b->ctx, tdm_a64_ld_relaxed(&b->mm->limit_bytes)) :
+		if (seq && b->first < i + stream_pages(b->mm) ? !room(b->ctx, tdm_a64_ld_relaxed(&b->mm->limit_bytes)) :
 							 tdmi_mm_usage(b->mm) > tdm_a64_ld_relaxed(&b->mm->high_bytes))
 			return 0;
 	}

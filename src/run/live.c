@@ -16,6 +16,9 @@
 #define NS_PER_MS ((u64)1000000)
 #define BYTES_PER_NS 4 /* the fastest that memory is touched */
 #define SLEEP_MIN (NS_PER_MS / 4)
+#define SHARE_MIN 4
+#define SHARE_MAX 10
+#define SHARE_NS (200 * NS_PER_MS)
 #define SLEEP_MAX (100 * NS_PER_MS)
 
 struct tdm_live *tdmi_live;
@@ -87,14 +90,54 @@ static void warn_over(struct tdm_live *l)
 	l->warned_over = true;
 }
 
-/* Memory tiers must not squeeze out what they are there to make room for: beyond five eighths of the limit the coldest blobs go on, if there is a
- * tier below. */
+/*
+ * Memory tiers must not squeeze out what they are there to make room for: beyond their share of the limit the coldest blobs go on, if there is a
+ * tier below. What share is best depends on the program: who goes through all of his memory again and again wants it in memory, packed; who has a
+ * part that he uses wants that unpacked, and the rest far away. So: if less than one page in sixteen that is restored comes from below, a smaller
+ * share is tried, if more than one in four does, a larger one.
+ */
+static void adapt_share(struct tdm_live *l)
+{
+	u64 now = plat_now_ns(), slow = tdmi_swap_slow_pages(l->swap), all = tdmi_mm_count(&l->mm, TDM_C_HARD_PAGES);
+	u64 s = slow - l->slow_seen, a = all - l->all_seen;
+
+	if (!l->pool_share)
+		l->pool_share = SHARE_MAX;
+	if (now < l->share_next_ns || a < 1024)
+		return;
+	if (s * 16 < a)
+		l->pool_share = TDM_MAX(l->pool_share - 1, (u32)SHARE_MIN);
+	else if (s * 4 > a)
+		l->pool_share = TDM_MIN(l->pool_share + 1, (u32)SHARE_MAX);
+	l->share_next_ns = now + SHARE_NS;
+	l->slow_seen = slow;
+	l->all_seen = all;
+}
+
 static void demote(struct tdm_live *l)
 {
-	u64 pool = tdmi_swap_mem_bytes(l->swap), most = l->limit / 8 * 5;
+	u64 pool = tdmi_swap_mem_bytes(l->swap), most;
 
-	if (l->ntiers > 1 && l->limit != ~(u64)0 && pool > most)
+	if (l->ntiers < 2 || l->limit == ~(u64)0)
+		return;
+	adapt_share(l);
+	most = l->limit / 16 * l->pool_share;
+	if (pool > most)
 		tdmi_swap_demote(l->swap, l->ctx->ws, TDM_MIN(pool - most + ((u64)1 << 20), (u64)8 << 20));
+}
+
+/* Is there memory that was not there when memory was last looked for? */
+static bool grown(const struct tdm_live *l)
+{
+	return tdm_a64_ld_relaxed(&l->mm.other_bytes) > l->other_seen + TDM_MIN(l->limit / 64, (u64)1 << 20);
+}
+
+/* Look for it. */
+static void find(struct tdm_live *l)
+{
+	tdmi_live_find(l);
+	measure(l);
+	l->other_seen = tdm_a64_ld_relaxed(&l->mm.other_bytes);
 }
 
 static void make_room(struct tdm_live *l)
@@ -119,6 +162,9 @@ static void make_room(struct tdm_live *l)
 			tdmi_trim(l->ctx);
 		tdmi_mm_exit(l->ctx);
 		measure(l);
+		/* New memory is nobody's to take before it has been found, and nobody waits who touches it. */
+		if (grown(l))
+			find(l);
 		if (!freed && l->usage > high) {
 			if (tdm_a32_ld_relaxed(&l->mm.full))
 				warn_full(l);
@@ -175,15 +221,10 @@ static u64 tick(struct tdm_live *l)
 		measure(l);
 	}
 	if (state == TDM_LIVE_ENGAGED) {
-		u64 other = tdm_a64_ld_relaxed(&l->mm.other_bytes);
-
 		if (tdm_a32_ld_acquire(&l->mm.gate))
 			tdmi_live_raw_fork_finish(l);
-		if (l->usage > engage_at(l->limit) && (other > l->other_seen + ((u64)1 << 20) || l->usage > l->limit)) {
-			tdmi_live_find(l);
-			measure(l);
-			l->other_seen = tdm_a64_ld_relaxed(&l->mm.other_bytes);
-		}
+		if (l->usage > engage_at(l->limit) && (grown(l) || l->usage > l->limit))
+			find(l);
 		l->other_seen = TDM_MIN(l->other_seen, tdm_a64_ld_relaxed(&l->mm.other_bytes));
 		tdmi_live_note_threads(l);
 		make_room(l);
