@@ -62,7 +62,7 @@ struct tdm_swap {
 	u32 free;
 	tdm_a32 nblobs;         /* descriptors ever made */
 	tdm_a64 mem;            /* descriptors, bytes */
-	tdm_a64 pages, same_filled, incompressible, out_pages, out_packed, in_pages, slow_pages, dropped_pages, demoted, full;
+	tdm_a64 pages, same_filled, incompressible, out_pages, out_packed, in_pages, dropped_pages, demoted, full;
 	struct blob *block[BLOCKS_MAX];
 };
 
@@ -571,11 +571,6 @@ bool tdmi_swap_slow(struct tdm_swap *s, u64 handle)
 	return slow;
 }
 
-u64 tdmi_swap_slow_pages(const struct tdm_swap *s)
-{
-	return tdm_a64_ld_relaxed(&s->slow_pages);
-}
-
 int tdmi_swap_in(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 handle, u32 mask, void *const *dst)
 {
 	struct blob *b = blob_find(s, handle);
@@ -595,8 +590,6 @@ int tdmi_swap_in(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 handle, u32 mas
 			bytes_release(s, b);
 		}
 	}
-	if (!r && b->tier != TIER_NONE && !s->tier[b->tier]->in_memory)
-		count(&s->slow_pages, (u32)__builtin_popcount(mask));
 	leave(s, (u32)handle);
 	if (!r)
 		count(&s->in_pages, (u32)__builtin_popcount(mask));
@@ -719,7 +712,7 @@ int tdmi_swap_forked(struct tdm_swap *s, bool child)
 
 	if (child) {
 		/* What has been done, the parent did; what there is, the child has, too. */
-		tdm_a64 *done[] = { &s->same_filled, &s->incompressible, &s->out_pages, &s->out_packed, &s->in_pages, &s->slow_pages, &s->dropped_pages,
+		tdm_a64 *done[] = { &s->same_filled, &s->incompressible, &s->out_pages, &s->out_packed, &s->in_pages, &s->dropped_pages,
 				    &s->demoted, &s->full };
 
 		plat_mutex_reset(&s->lock);

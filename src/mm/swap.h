@@ -47,8 +47,6 @@ int tdmi_swap_out(struct tdm_swap *s, struct tdm_swap_ws *ws, const void *const 
 u64 tdmi_swap_tidy(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 bytes);
 /* Will unpacking the blob wait for a file? A guess: it may be moved meanwhile. */
 bool tdmi_swap_slow(struct tdm_swap *s, u64 handle);
-/* Pages unpacked so far from tiers that are not memory. */
-u64 tdmi_swap_slow_pages(const struct tdm_swap *s);
 /* Unpack the pages of the mask (bit i: page i of the blob) to dst[i] (4096 bytes each). They stay stored. -EIO, -EBADMSG: see the tier. */
 int tdmi_swap_in(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 handle, u32 mask, void *const *dst);
 /* The pages of the mask are not wanted any more. */

@@ -145,9 +145,6 @@ struct tdm_live {
 	u64 over_since_ns;           /* above the limit with nothing left to move since then; 0: no */
 	u64 other_seen;              /* unmanaged bytes when memory was last looked for */
 	u64 published_ns;
-	u64 share_next_ns;           /* see demote() */
-	u32 pool_share;              /* of the limit, in sixteenths, for memory tiers */
-	u64 slow_seen, all_seen;     /* pages restored, when that was last looked at */
 	u64 quiet;                   /* ticks in a row in which nothing happened */
 	bool warned_full, warned_over;
 	bool no_recycle;             /* the program lends its pages to the kernel: see preload.c */
