@@ -27,7 +27,7 @@
 #define BLOCK_BLOBS 2048u
 #define BLOCKS_MAX 65536u
 #define NIL (~(u32)0)
-#define TIDY_SLACK ((u64)1 << 20) /* holes in a tier's memory that are not worth the trouble, besides a sixteenth */
+#define TIDY_SLACK ((u64)2 << 20) /* holes in a tier's memory that are not worth the trouble, besides an eighth */
 #define BLOB_BUF TDM_ALIGN_UP(TDM_BLOB_MAX, TDM_PAGE_SIZE)
 
 #define MOVING ((u32)1 << 31)
@@ -442,7 +442,7 @@ u64 tdmi_swap_tidy(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 bytes)
 			saved += got = squeeze(s, ws, i, 16);
 		/* Blobs leave holes; it is chunks that are memory. */
 		s->tier[i]->ops->stats(s->tier[i], &st);
-		if (st.mem_bytes - TDM_MIN(st.bytes, st.mem_bytes) > st.bytes / 16 + TIDY_SLACK)
+		if (st.mem_bytes - TDM_MIN(st.bytes, st.mem_bytes) > st.bytes / 8 + TIDY_SLACK)
 			s->tier[i]->ops->shrink(s->tier[i], TDM_MIN(bytes, st.mem_bytes - st.bytes));
 	}
 	return saved;
