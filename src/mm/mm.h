@@ -103,7 +103,7 @@ struct tdm_mm {
 	tdm_a32 event_gate;       /* enum tdm_event_gate; written under the event lock */
 };
 
-/* Make an address space over a port, an arena for homes of nframes frames, and a swap (owned from here on). */
+/* Make an address space over a port, an arena for homes of nframes frames, and a swap (owned from here on, unless this fails). -ENOMEM. */
 int tdmi_mm_init(struct tdm_mm *mm, struct tdm_port *port, void *arena, u32 nframes, struct tdm_swap *swap);
 void tdmi_mm_destroy(struct tdm_mm *mm);
 struct tdm_ctx *tdmi_ctx_create(struct tdm_mm *mm);
