@@ -410,7 +410,7 @@ static int bring_huge(struct tdm_ctx *ctx, struct tdm_pt *pmd, u32 i, u32 *soft)
 	/* A part has gone, or it must be copied: from here on it is 512 pages. Whoever holds it isolated needs our lock to go on. */
 	if (!tdmi_lru_isolate(&mm->lru, folio))
 		return -EAGAIN;
-	r = tdmi_huge_split(mm, pmd, i, done);
+	r = tdmi_huge_split(mm, pmd, i, done, NULL);
 	return r ? r : -EAGAIN;
 }
 
