@@ -68,7 +68,7 @@ bool tdm_sim_failed(void)
 	return sim.failed;
 }
 
-static bool fails(u32 kind)
+bool tdm_sim_fails(u32 kind)
 {
 	if (!(sim.fail_kinds & kind))
 		return false;
@@ -116,7 +116,7 @@ void *plat_map(size_t size)
 	u64 base = (uintptr_t)sim.arena / TDM_PAGE_SIZE, at, end;
 
 	TDM_BUG_ON(size == 0 || size % TDM_PAGE_SIZE != 0);
-	if (fails(TDM_SIM_MAP))
+	if (tdm_sim_fails(TDM_SIM_MAP))
 		return NULL;
 	for (at = TDM_ALIGN_UP(base, align) - base; at + n <= sim.pages; at = TDM_ALIGN_UP(base + end, align) - base) {
 		end = tdm_bitmap_next(sim.used, at, at + n);
@@ -258,7 +258,7 @@ int plat_random(void *buf, size_t len)
 {
 	u8 *p = buf;
 
-	if (fails(TDM_SIM_RANDOM))
+	if (tdm_sim_fails(TDM_SIM_RANDOM))
 		return -EIO;
 	while (len--) {
 		sim.random = sim.random * 6364136223846793005ull + 1442695040888963407ull;
@@ -298,7 +298,7 @@ static struct sim_file *file_of(int file)
 int plat_file_create(const char *dir, int *file, bool *direct)
 {
 	(void)dir;
-	if (fails(TDM_SIM_CREATE))
+	if (tdm_sim_fails(TDM_SIM_CREATE))
 		return -EACCES;
 	for (int i = 0; i < MAX_FILES; i++) {
 		if (!sim.file[i].open) {
@@ -352,7 +352,7 @@ static int transfer(struct plat_io *io)
 	int r = 0;
 
 	TDM_BUG_ON((uintptr_t)io->buf % TDM_PAGE_SIZE || io->len % TDM_PAGE_SIZE || io->off % TDM_PAGE_SIZE || io->len == 0);
-	if (fails(TDM_SIM_IO)) {
+	if (tdm_sim_fails(TDM_SIM_IO)) {
 		len /= 2;
 		r = sim.fail_err;
 	}
@@ -396,7 +396,7 @@ int plat_file_io(struct plat_io *io)
 
 int plat_ioq_create(struct plat_ioq **q, u32 depth)
 {
-	if (fails(TDM_SIM_QUEUE))
+	if (tdm_sim_fails(TDM_SIM_QUEUE))
 		return -ENOMEM;
 	*q = calloc(1, sizeof(**q));
 	(*q)->depth = depth;
@@ -423,7 +423,7 @@ int plat_ioq_submit(struct plat_ioq *q, struct plat_io *const *ios, u32 n)
 {
 	if (q->count + n > q->depth)
 		return -EAGAIN;
-	if (fails(TDM_SIM_QUEUE))
+	if (tdm_sim_fails(TDM_SIM_QUEUE))
 		return -EIO;
 	for (u32 i = 0; i < n; i++) {
 		ios[i]->result = transfer(ios[i]);
@@ -448,7 +448,7 @@ void plat_file_punch(int file, u64 off, u64 len)
 {
 	struct sim_file *f = file_of(file);
 
-	if (fails(TDM_SIM_PUNCH))
+	if (tdm_sim_fails(TDM_SIM_PUNCH))
 		return;
 	for (u64 i = off / TDM_PAGE_SIZE; i < (off + len) / TDM_PAGE_SIZE && i < f->nblocks; i++)
 		free_block(f, i);
@@ -457,7 +457,7 @@ void plat_file_punch(int file, u64 off, u64 len)
 int plat_file_free(const char *dir, u64 *bytes)
 {
 	(void)dir;
-	if (fails(TDM_SIM_FREE))
+	if (tdm_sim_fails(TDM_SIM_FREE))
 		return -EIO;
 	*bytes = sim.file_limit - sim.file_bytes;
 	return 0;

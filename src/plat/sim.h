@@ -21,12 +21,15 @@ void tdm_sim_init(void *arena, size_t size);
 #define TDM_SIM_IO 16u      /* each transfer, by whatever call */
 #define TDM_SIM_FREE 32u    /* plat_file_free */
 #define TDM_SIM_PUNCH 64u
+#define TDM_SIM_OWN 128u    /* what a test has to fail besides: see tdm_sim_fails() */
 #define TDM_SIM_FILES (TDM_SIM_CREATE | TDM_SIM_QUEUE | TDM_SIM_IO | TDM_SIM_FREE | TDM_SIM_PUNCH)
 #define TDM_SIM_ALL (TDM_SIM_MAP | TDM_SIM_RANDOM | TDM_SIM_FILES)
 
 /* Of the calls of these kinds from now on, `count` fail, beginning with the first-th (1: the next; 0: none does), in the way that is usual for each.
  * err: what a transfer says; 0: -EIO. */
 void tdm_sim_fail(u32 kinds, u64 first, u64 count, int err);
+/* Count a call, as the platform's own do. true: it fails. */
+bool tdm_sim_fails(u32 kind);
 /* The n-th call of any kind, or, if `on`, every later one as well. */
 void tdm_sim_fail_nth(u64 n, bool on);
 /* Calls that could have failed, since tdm_sim_init() or tdm_sim_fail(). */
