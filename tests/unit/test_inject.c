@@ -11,32 +11,12 @@
  */
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include "mm_oracle.h"
-#include "plat/sim.h"
+#include "life.h"
 
-#define ARENA ((size_t)96 << 20)
-#define PAGES 2048u
-#define FRAMES 4096u
-#define UNTOUCHED 42
-#define MEMORY (TDM_SIM_MAP | TDM_SIM_OWN)
-
-/* What fails, and what may come of it. */
-struct failure {
-	const char *name;
-	u32 kinds;
-	u64 count;      /* calls, from the Nth */
-	int err;        /* of transfers */
-	bool may_lose;  /* a page may be poisoned */
-	bool may_end;   /* the engine may say that there is no memory, and end */
-};
-
-struct world {
-	const char *tier[3];
-};
+#define MEMORY (TDM_SIM_MAP | ALLOC)
 
 /* The platform gives 64 KiB at a time, and is asked a few times in a life: so what the engine is given from that fails as well. */
 void *__real_tdmi_alloc(struct tdm_alloc *a, size_t size);
@@ -44,322 +24,12 @@ void *__wrap_tdmi_alloc(struct tdm_alloc *a, size_t size);
 
 void *__wrap_tdmi_alloc(struct tdm_alloc *a, size_t size)
 {
-	return tdm_sim_fails(TDM_SIM_OWN) ? NULL : __real_tdmi_alloc(a, size);
-}
-
-static const struct failure *how;
-static u64 want[PAGES]; /* seed of the page; 0: zeros */
-static bool lost[PAGES];
-
-/* ---- pages ---------------------------------------------------------------------------------------------------------------- */
-
-/* A third each: noise, two to one, and one word. */
-static void fill_page(u64 *w, u64 seed)
-{
-	u64 rng = seed;
-
-	for (u32 i = 0; i < 512; i++)
-		w[i] = seed % 3 == 0 || (seed % 3 == 1 && i % 2) ? t_rand(&rng) : seed;
-}
-
-static void put(u32 i, u64 seed)
-{
-	u64 w[512];
-	int r;
-
-	fill_page(w, seed);
-	if (!seed)
-		memset(w, 0, sizeof(w));
-	r = tdmi_cpu_write(&cpu, ctx, BASE + P(i), w, sizeof(w));
-	if (r == -EIO) {
-		CHECK(how->may_lose || lost[i]);
-		lost[i] = true;
-		return;
-	}
-	CHECK_EQ(r, 0);
-	want[i] = seed;
-}
-
-static void get(u32 i)
-{
-	u64 w[512], got[512] = { 0 };
-	int r = tdmi_cpu_read(&cpu, ctx, BASE + P(i), got, sizeof(got));
-
-	if (r == -EIO) {
-		CHECK(how->may_lose || lost[i]);
-		lost[i] = true;
-		return;
-	}
-	CHECK_EQ(r, 0);
-	fill_page(w, want[i]);
-	if (!want[i])
-		memset(w, 0, sizeof(w));
-	if (memcmp(w, got, sizeof(w)))
-		t_fail(__FILE__, __LINE__, "page %u: %llx instead of %llx", i, (unsigned long long)got[0], (unsigned long long)w[0]);
-}
-
-static void put_range(u32 a, u32 b, u64 add)
-{
-	for (u32 i = a; i < b; i++)
-		put(i, i + add);
-}
-
-static void get_range(u32 a, u32 b)
-{
-	for (u32 i = a; i < b; i++)
-		get(i);
-}
-
-static void forget(u32 a, u32 b)
-{
-	memset(want + a, 0, (b - a) * sizeof(want[0]));
-	memset(lost + a, 0, (b - a) * sizeof(lost[0]));
-}
-
-/* ---- operations that may fail ------------------------------------------------------------------------------------------------ */
-
-static bool environment(int r)
-{
-	return r == 0 || r == -ENOMEM || r == -ENOSPC || r == -EIO || r == -EACCES || r == -EMFILE;
-}
-
-/* false: there is no memory to know of it, and none at the second try. */
-static bool map(u32 a, u32 b)
-{
-	int r = -ENOMEM;
-
-	for (u32 tries = 0; r && tries < 2; tries++) {
-		r = tdmi_cpu_mmap(&cpu, ctx, BASE + P(a), BASE + P(b), false);
-		CHECK(r == 0 || r == -ENOMEM);
-	}
-	CHECK(!r || how->count > 1);
-	return !r;
-}
-
-static void adopt(u32 a, u32 b)
-{
-	plat_mutex_lock(&mm.event_lock);
-	CHECK(environment(tdmi_adopt(ctx, BASE + P(a), BASE + P(b))));
-	plat_mutex_unlock(&mm.event_lock);
-}
-
-static void out(u32 a, u32 b)
-{
-	u64 n;
-
-	CHECK(environment(tdmi_range_out(ctx, BASE + P(a), BASE + P(b), &n)));
-}
-
-static void home(u32 a, u32 b)
-{
-	u64 n;
-
-	CHECK(environment(tdmi_range_home(ctx, BASE + P(a), BASE + P(b), &n)));
-}
-
-static void bring(u32 a, u32 b)
-{
-	CHECK(environment(tdmi_bring(ctx, BASE + P(a), BASE + P(b))));
-}
-
-static void mremap_pages(u32 from, u32 to, u32 n)
-{
-	tdmi_cpu_mremap(&cpu, ctx, BASE + P(from), BASE + P(to), P(n));
-	memcpy(want + to, want + from, n * sizeof(want[0]));
-	memcpy(lost + to, lost + from, n * sizeof(lost[0]));
-	forget(from, from + n);
-}
-
-/* ---- a life -------------------------------------------------------------------------------------------------------------------- */
-
-static bool make_world(const struct world *w)
-{
-	struct tdm_tier *tier[3];
-	struct tdm_swap *swap;
-	char err[200];
-	u32 n = 0;
-	int r = 0;
-
-	for (; n < 3 && w->tier[n]; n++) {
-		r = tdmi_tier_create(w->tier[n], &tier[n], err, sizeof(err));
-		CHECK(environment(r));
-		if (r)
-			break;
-	}
-	if (!r)
-		r = tdmi_swap_create(tier, n, &swap);
-	if (r) {
-		while (n--)
-			tier[n]->ops->destroy(tier[n]);
-		return false;
-	}
-	r = tdmi_mm_init(&mm, &cpu.port, cpu.arena, FRAMES, swap);
-	CHECK(environment(r));
-	if (r) {
-		tdmi_swap_destroy(swap);
-		return false;
-	}
-	ctx = tdmi_ctx_create(&mm);
-	if (!ctx) {
-		tdmi_mm_destroy(&mm);
-		return false;
-	}
-	ctx->may_wait = true;
-	return true;
-}
-
-/* [512, 1536) is two leaves of 2 MiB that were there before we came. */
-static bool begin_life(void)
-{
-	if (!map(0, 1536))
-		return false;
-	for (u32 h = 512; h < 1536; h += 512) {
-		tdmi_cpu_preset(&cpu, BASE + P(h), 512, 0, true);
-		for (u32 i = h; i < h + 512; i++) {
-			fill_page((u64 *)(void *)(cpu.bytes + P(i)), i + 7);
-			want[i] = i + 7;
-		}
-	}
-	adopt(512, 1536);
-	put_range(0, 256, 1);
-	get_range(256, 300);
-	check_counters();
-	return true;
-}
-
-/* Leaves: home, back, one page that refuses, and in pieces to a tier. */
-static void huge_life(void)
-{
-	home(512, 1536);
-	get(600);
-	*tdm_cpu_flags(&cpu, BASE + P(700)) |= TDM_CPU_PINNED;
-	home(512, 1024);
-	check_counters();
-	get_range(690, 710);
-	*tdm_cpu_flags(&cpu, BASE + P(700)) &= (u8)~TDM_CPU_PINNED;
-	out(1024, 1100);
-	get_range(1020, 1200);
-	check_counters();
-}
-
-static void tiers_life(void)
-{
-	out(0, 300);
-	(void)tdmi_swap_demote(mm.swap, ctx->ws, ~(u64)0);
-	check_counters();
-	get_range(0, 128);
-	put_range(0, 256, 1000);
-	check_counters();
-	out(0, 256);
-	out(512, 1024);
-	/* One page of each blob is wanted still; then they are packed again, and cleaned. */
-	for (u32 i = 0; i < 256; i++)
-		if (i % 16 != 3)
-			put(i, i + 2000);
-	(void)tdmi_swap_demote(mm.swap, ctx->ws, ~(u64)0);
-	tdmi_swap_shrink(mm.swap, ~(u64)0);
-	(void)tdmi_reclaim(ctx, (u64)1 << 20, 600);
-	tdmi_trim(ctx);
-	(void)tdmi_age(ctx, 100);
-	check_counters();
-	bring(0, 64);
-	get_range(0, 300);
-	out(0, 256);
-	(void)tdmi_swap_forked(mm.swap, false);
-	put_range(64, 200, 3000);
-	out(0, 256);
-	tdm_sim_advance_ns(2000000000);
-	tdmi_swap_shrink(mm.swap, ~(u64)0);
-	get_range(0, 300);
-	check_counters();
-}
-
-/* false: there was no memory to know of a mapping. */
-static bool changes_life(void)
-{
-	out(0, 128);
-	home(128, 200);
-	tdmi_cpu_dontneed(&cpu, ctx, BASE + P(20), BASE + P(45));
-	tdmi_cpu_dontneed(&cpu, ctx, BASE + P(130), BASE + P(140));
-	forget(20, 45);
-	forget(130, 140);
-	get_range(10, 150);
-	tdmi_cpu_munmap(&cpu, ctx, BASE + P(50), BASE + P(77));
-	forget(50, 77);
-	check_counters();
-	if (!map(50, 77))
-		return false;
-	get_range(50, 77);
-	/* A leaf to another place of its kind, or not; and what is home and out. */
-	home(1024, 1536);
-	mremap_pages(1024, 1536, 512);
-	check_counters();
-	home(512, 1024);
-	out(0, 60);
-	mremap_pages(5, 1024 + 3, 300);
-	check_counters();
-	get_range(1027, 1327);
-	get_range(1536, 2048);
-	get_range(512, 1024);
-	tdmi_cpu_dontneed(&cpu, ctx, BASE + P(1600), BASE + P(1630));
-	forget(1600, 1630);
-	get_range(1590, 1640);
-	check_counters();
-	return true;
-}
-
-static void end_life(void)
-{
-	tdm_sim_fail(TDM_SIM_ALL, 0, 0, 0);
-	check_counters();
-	for (u32 i = 0; i < PAGES; i++)
-		if (*tdm_cpu_flags(&cpu, BASE + P(i)) & TDM_CPU_VALID)
-			get(i);
-	check_counters();
-	tdmi_cpu_munmap(&cpu, ctx, BASE, BASE + P(PAGES));
-	while (mm.frames.warm_count)
-		tdmi_trim(ctx);
-	check_counters();
-	CHECK_EQ(tdm_a64_ld_relaxed(&mm.frames.used), 0);
-	CHECK_EQ(tdm_a64_ld_relaxed(&mm.stale), 0);
-	CHECK_EQ(tdmi_cpu_populated(&cpu), 0);
-	swap_pages(0);
-	tdmi_ctx_destroy(ctx);
-	tdmi_mm_destroy(&mm);
-}
-
-static int life(const struct world *w, u64 n)
-{
-	void *arena = mmap(NULL, ARENA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	bool failed;
-
-	CHECK(arena != MAP_FAILED);
-	tdm_sim_init(arena, ARENA);
-	tdmi_tiers_init(NULL);
-	CHECK_EQ(tdmi_cpu_init(&cpu, BASE, PAGES, FRAMES), 0);
-	tdm_sim_fail(how->kinds, n, how->count, how->err);
-	if (make_world(w)) {
-		if (begin_life()) {
-			huge_life();
-			tiers_life();
-			changes_life();
-		}
-		failed = tdm_sim_failed();
-		end_life();
-	} else {
-		failed = tdm_sim_failed();
-		CHECK(failed);
-	}
-	tdmi_cpu_destroy(&cpu);
-	CHECK_EQ(tdm_sim_mapped(), 0);
-	CHECK_EQ(tdm_sim_files(), 0);
-	CHECK_EQ(tdm_sim_locked(), 0);
-	return failed ? 0 : UNTOUCHED;
+	return tdm_sim_fails(ALLOC) ? NULL : __real_tdmi_alloc(a, size);
 }
 
 /* ---- every call ------------------------------------------------------------------------------------------------------------------ */
 
-/* Run it in a process of its own. What it exited with; 0 if it ended, as it may, with a message. */
+/* Run it in a process of its own. What it exited with; TOUCHED if it ended, as it may, with a message. */
 static int one_run(const struct world *w, u64 n)
 {
 	struct itimerval limit = { .it_value.tv_sec = t_slow() ? 60 : 20 };
@@ -388,8 +58,8 @@ static int one_run(const struct world *w, u64 n)
 	said[len] = 0;
 	CHECK(waitpid(pid, &status, 0) == pid);
 	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT && how->may_end && !strncmp(said, "tandem: no memory", 17))
-		return 0;
-	if (!WIFEXITED(status) || (WEXITSTATUS(status) && WEXITSTATUS(status) != UNTOUCHED)) {
+		return TOUCHED;
+	if (!WIFEXITED(status) || (WEXITSTATUS(status) != TOUCHED && WEXITSTATUS(status) != UNTOUCHED && WEXITSTATUS(status) != LOST)) {
 		printf("# %s, call %llu, tiers %s %s: %s%s\n", how->name, (unsigned long long)n, w->tier[0], w->tier[1] ? w->tier[1] : "",
 		       WIFSIGNALED(status) && WTERMSIG(status) == SIGPROF ? "a hang " : "", said);
 		t_fail(__FILE__, __LINE__, "%s, call %llu", how->name, (unsigned long long)n);
@@ -397,23 +67,26 @@ static int one_run(const struct world *w, u64 n)
 	return WEXITSTATUS(status);
 }
 
-static void every_call(const struct world *w, const struct failure *f, u64 step)
+/* Every step-th call; each of them with TDM_LONG=1. The runs in which a page was lost. */
+static u32 every_call(const struct world *w, const struct failure *f, u64 step)
 {
 	u64 n = 1, runs = 0;
+	u32 losses = 0;
+	int r;
 
 	how = f;
+	step = getenv("TDM_LONG") ? 1 : t_slow() ? 13 * step : step;
 	/* Backwards there would be no end to begin at: the calls of a run depend on what failed. */
-	for (; one_run(w, n) != UNTOUCHED; n += step)
+	for (; (r = one_run(w, n)) != UNTOUCHED; n += step) {
 		runs++;
-	fprintf(stderr, "# %s over %s %s: %llu runs, %llu calls\n", f->name, w->tier[0], w->tier[1] ? w->tier[1] : "", (unsigned long long)runs,
-	       (unsigned long long)n - 1);
+		losses += r == LOST;
+	}
+	printf("%s over %s %s: %llu runs to call %llu, %u with losses\n", f->name, w->tier[0], w->tier[1] ? w->tier[1] : "",
+	       (unsigned long long)runs, (unsigned long long)n, losses);
 	/* Otherwise nothing was tried. */
-	CHECK(runs * step > (f->kinds & MEMORY ? 40 : 2));
-}
-
-static u64 step_of(u64 s)
-{
-	return t_slow() ? 13 * s : s;
+	CHECK(n > (f->kinds & MEMORY ? 40 : 20));
+	CHECK(losses == 0 || f->may_lose);
+	return losses;
 }
 
 static const struct world worlds[] = {
@@ -428,7 +101,7 @@ TEST(memory_once, .seconds = 200)
 	static const struct failure f = { "memory once", MEMORY, 1, 0, false, false };
 
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(worlds); i++)
-		every_call(&worlds[i], &f, step_of(1));
+		every_call(&worlds[i], &f, i ? 3 : 1);
 }
 
 TEST(memory_for_a_while, .seconds = 200)
@@ -436,7 +109,7 @@ TEST(memory_for_a_while, .seconds = 200)
 	static const struct failure f = { "memory, five calls", MEMORY, 5, 0, false, false };
 
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(worlds); i++)
-		every_call(&worlds[i], &f, step_of(3));
+		every_call(&worlds[i], &f, 7);
 }
 
 TEST(memory_for_good, .seconds = 200)
@@ -444,43 +117,74 @@ TEST(memory_for_good, .seconds = 200)
 	static const struct failure f = { "memory for good", MEMORY, ~(u64)0, 0, false, true };
 
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(worlds); i++)
-		every_call(&worlds[i], &f, step_of(1));
+		every_call(&worlds[i], &f, i ? 7 : 2);
 }
 
 TEST(files_once, .seconds = 200)
 {
 	static const struct failure f = { "files once", TDM_SIM_FILES, 1, 0, false, false };
 
-	every_call(&worlds[0], &f, step_of(1));
-	every_call(&worlds[1], &f, step_of(1));
+	every_call(&worlds[0], &f, 1);
+	every_call(&worlds[1], &f, 3);
 }
 
 TEST(files_for_good, .seconds = 200)
 {
 	static const struct failure f = { "files for good", TDM_SIM_FILES, ~(u64)0, 0, true, false };
 
-	every_call(&worlds[0], &f, step_of(1));
-	every_call(&worlds[1], &f, step_of(1));
+	CHECK(every_call(&worlds[0], &f, 3) + every_call(&worlds[1], &f, 3));
 }
 
 TEST(the_disk_is_full_for_good, .seconds = 200)
 {
 	static const struct failure f = { "no space for good", TDM_SIM_IO, ~(u64)0, -ENOSPC, true, false };
 
-	every_call(&worlds[0], &f, step_of(2));
-	every_call(&worlds[1], &f, step_of(2));
+	every_call(&worlds[0], &f, 5);
+	every_call(&worlds[1], &f, 5);
 }
 
 TEST(anything_for_a_while, .seconds = 200)
 {
 	static const struct failure f = { "anything, three calls", MEMORY | TDM_SIM_ALL, 3, 0, true, false };
 
-	every_call(&worlds[0], &f, step_of(2));
+	every_call(&worlds[0], &f, 5);
 }
 
 TEST(anything_for_good, .seconds = 200)
 {
 	static const struct failure f = { "anything for good", MEMORY | TDM_SIM_ALL, ~(u64)0, 0, true, true };
 
-	every_call(&worlds[0], &f, step_of(3));
+	every_call(&worlds[0], &f, 5);
+}
+
+/* ---- tiers ------------------------------------------------------------------------------------------------------------------------- */
+
+TEST(a_tier_refuses, .seconds = 200)
+{
+	static const struct failure full = { "put: no space, for good", TIER_PUT, ~(u64)0, -ENOSPC, false, false };
+	static const struct failure once = { "put: an error, once", TIER_PUT, 1, -EIO, false, false };
+
+	every_call(&worlds[0], &full, 17);
+	every_call(&worlds[0], &once, 11);
+	every_call(&worlds[2], &once, 23);
+}
+
+TEST(a_tier_cannot_read, .seconds = 200)
+{
+	static const struct failure once = { "get: an error, once", TIER_GET, 1, 0, true, false };
+	static const struct failure good = { "get: an error, for good", TIER_GET, ~(u64)0, 0, true, false };
+
+	CHECK(every_call(&worlds[0], &once, 11));
+	CHECK(every_call(&worlds[3], &good, 23));
+}
+
+/* Memory or a disk gives back something else: nobody gets to see it. */
+TEST(a_tier_lies, .seconds = 200)
+{
+	static const struct failure f = { "get: other bytes, once", TIER_FLIP, 1, 0, true, false };
+	static const struct failure good = { "get: other bytes, three times", TIER_FLIP, 3, 0, true, false };
+
+	for (u32 i = 0; i < TDM_ARRAY_SIZE(worlds); i++)
+		CHECK(every_call(&worlds[i], &f, i ? 23 : 11));
+	CHECK(every_call(&worlds[0], &good, 29));
 }
