@@ -98,7 +98,7 @@ struct tdm_live {
 
 	tdm_a32 state;               /* enum tdm_live_state */
 	tdm_a32 wake;                /* main sleeps on it */
-	tdm_a32 started;             /* main has seen what was there before */
+	tdm_a32 started;             /* main has seen what was there before: 1; 2: it could not, and has ended */
 	struct plat_thread *main;
 	u32 pid;
 
@@ -179,7 +179,7 @@ int tdmi_live_disengage(struct tdm_live *l);
 void tdmi_live_note_thread(struct tdm_live *l);
 void tdmi_live_note_threads(struct tdm_live *l);
 /* live_find.c */
-void tdmi_live_note_before(struct tdm_live *l);
+int tdmi_live_note_before(struct tdm_live *l); /* or -errno: nothing can be managed then, it might be what we depend on */
 void tdmi_live_find(struct tdm_live *l);
 void tdmi_live_forget_unregistered(struct tdm_live *l);
 int tdmi_live_exclude(struct tdm_live *l, u64 start, u64 end);
