@@ -7,6 +7,7 @@ tandem says in one line why it does not run, with nothing started. A program tha
 import errno as E
 import os
 import re
+import time
 
 import harness as h
 
@@ -39,10 +40,10 @@ CALLS = {
     "wait": ["EINTR", "EAGAIN+20"],
     "populate": ["ENOMEM", "EFAULT+20"],
     "socketpair": ["EMFILE"],
-    "sendmsg": ["EINTR", "ENOMEM"],
+    "sendmsg": ["EINTR", "ENOMEM", "EPERM+"],
     "recvmsg": ["EINTR"],
     "recvfrom": ["EINTR"],
-    "memfd": ["EMFILE"],
+    "memfd": ["EMFILE", "ENOMEM+"],
     "pidfd_open": ["EMFILE"],
     "pidfd_getfd": ["EMFILE"],
     "prlimit": ["EPERM"],
@@ -52,6 +53,7 @@ CALLS = {
 # What the quick set does: a few calls of each of these, the first ones and some later.
 QUICK = {"mmap": "ENOMEM+", "register": "ENOMEM", "move": "EAGAIN", "copy": "ENOMEM", "open": "EMFILE", "pwrite": "ENOSPC+", "clone": "EAGAIN",
          "uring_enter": "EBUSY"}
+SECONDS = 120  # for one error of one call
 # The end of a process is an answer where it could only go on with memory that reads as zeros: a fork whose child cannot be handed its own.
 LOUD = r"tandem: .*(child of a fork|no memory|started)"
 
@@ -103,6 +105,7 @@ def walk(call, errors, calls):
         notes, failed = [], []
         for error in errors:
             runs = ended = unmanaged = n = 0
+            start = time.monotonic()
             for n in calls():
                 try:
                     touched, loud, alone = one(hs, cmd, call, error, n, want)
@@ -112,10 +115,10 @@ def walk(call, errors, calls):
                 runs += 1
                 ended += loud
                 unmanaged += alone
-                if not touched:
+                if not touched or time.monotonic() - start > SECONDS:
                     break
             notes.append(f"{error}: {runs} runs to call {n}, {ended} ended, {unmanaged} unmanaged")
-            if runs == 1 and not touched:
+            if runs == 1 and not touched and call != "memfd":  # only with events at the right moment
                 raise h.Failed(f"{call} is never called: nothing was tested")
         if failed:
             raise h.Failed("\n".join(failed[:6] + [f"{len(failed)} of the runs failed"] + notes))

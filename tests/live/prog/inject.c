@@ -63,11 +63,28 @@ static void change(struct region *r)
 	check(r->p, r->len, r->name, r->version, "cut");
 }
 
+/* While the others fork: its changes are events that the child must be told of, or not. */
+static _Atomic bool stop;
+
+static void *changer(void *arg)
+{
+	char *p = arg;
+
+	for (uint64_t i = 0; !atomic_load(&stop); i++) {
+		fill(p, 64 * PAGE, 99, i);
+		CHECK_SYS(madvise(p, 32 * PAGE, MADV_DONTNEED));
+		check_zero(p, 32 * PAGE, "changer");
+		check(p + 32 * PAGE, 32 * PAGE, 99 + 32, i, "changer");
+	}
+	return NULL;
+}
+
 static void part_all(void)
 {
 	size_t len = opt.mb * MiB / 4;
-	struct region r[3] = { make(1u << 20, len), make(2u << 20, len), make(3u << 20, len) };
-	pthread_t th[2];
+	struct region r[4] = { make(1u << 20, len), make(2u << 20, len), make(3u << 20, len),
+			       make(4u << 20, len / 4) };
+	pthread_t th[2], ch[3];
 	pid_t pid;
 
 	for (unsigned i = 0; i < 2; i++)
@@ -75,15 +92,24 @@ static void part_all(void)
 	change(&r[2]);
 	for (unsigned i = 0; i < 2; i++)
 		pthread_join(th[i], NULL);
-	pid = fork();
-	CHECK(pid >= 0, "fork: %s", strerror(errno));
-	walk(&r[0]);
-	walk(&r[2]);
-	if (!pid) {
-		check(r[1].p, r[1].len, r[1].name, r[1].version, "child");
-		_exit(3);
+	for (unsigned k = 0; k < 3; k++) {
+		/* From the second on among threads that change things. */
+		for (unsigned i = 0; k == 1 && i < 3; i++)
+			CHECK(pthread_create(&ch[i], NULL, changer, r[3].p + i * 64 * PAGE) == 0, "pthread_create");
+		sleep_ms(2);
+		pid = fork();
+		CHECK(pid >= 0, "fork: %s", strerror(errno));
+		if (k != 1)
+			walk(&r[k]);
+		if (!pid) {
+			check(r[1].p, r[1].len, r[1].name, r[1].version, "child");
+			_exit(3);
+		}
+		reap(pid, 3, "child");
 	}
-	reap(pid, 3, "child");
+	atomic_store(&stop, true);
+	for (unsigned i = 0; i < 3; i++)
+		pthread_join(ch[i], NULL);
 	for (unsigned i = 0; i < 3; i++)
 		check(r[i].p, r[i].len, r[i].name, r[i].version, "end");
 }
