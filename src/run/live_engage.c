@@ -14,6 +14,7 @@
 
 struct handler_arg {
 	struct tdm_live *live;
+	struct tdm_ctx *ctx;
 	u32 cpu;
 };
 
@@ -47,14 +48,12 @@ static void handler_main(void *p)
 {
 	struct handler_arg arg = *(struct handler_arg *)p;
 	struct tdm_live *l = arg.live;
-	struct tdm_ctx *ctx;
+	struct tdm_ctx *ctx = arg.ctx;
 	u64 mask[16] = { 0 }, kicks;
 
 	plat_unmap(p, sizeof(arg));
 	mask[arg.cpu / 64] = (u64)1 << (arg.cpu % 64);
 	tdm_sys3(SYS_sched_setaffinity, 0, sizeof(mask), mask);
-	ctx = tdmi_ctx_create(&l->mm);
-	TDM_BUG_ON(!ctx);
 	tdm_a32_add_acqrel(&l->nready, 1);
 	plat_wake(&l->nready, 1);
 	while (!tdm_a32_ld_acquire(&l->stop)) {
@@ -81,6 +80,27 @@ static void handler_main(void *p)
 	tdmi_ctx_destroy(ctx);
 }
 
+static int start_handler(struct tdm_live *l, u32 cpu)
+{
+	struct handler_arg *arg = plat_map(sizeof(*arg));
+	struct tdm_ctx *ctx = tdmi_ctx_create(&l->mm);
+	int r = -ENOMEM;
+
+	if (arg && ctx) {
+		*arg = (struct handler_arg){ l, ctx, cpu };
+		r = plat_thread_start(&l->handler[l->nhandlers], handler_main, arg, "tandem-fault");
+	}
+	if (!r) {
+		l->nhandlers++;
+		return 0;
+	}
+	if (ctx)
+		tdmi_ctx_destroy(ctx);
+	if (arg)
+		plat_unmap(arg, sizeof(*arg));
+	return r;
+}
+
 int tdmi_live_start_handlers(struct tdm_live *l)
 {
 	u64 mask[16] = { 0 };
@@ -93,19 +113,10 @@ int tdmi_live_start_handlers(struct tdm_live *l)
 		return l->stop_fd;
 	tdm_sys3(SYS_sched_getaffinity, 0, sizeof(mask), mask);
 	for (u32 cpu = 0; cpu < 1024 && l->nhandlers < TDM_LIVE_HANDLERS; cpu++) {
-		struct handler_arg *arg;
-		int r;
+		int r = mask[cpu / 64] >> (cpu % 64) & 1 ? start_handler(l, cpu) : 0;
 
-		if (!(mask[cpu / 64] >> (cpu % 64) & 1))
-			continue;
-		arg = plat_map(sizeof(*arg));
-		if (!arg)
-			return -ENOMEM;
-		*arg = (struct handler_arg){ l, cpu };
-		r = plat_thread_start(&l->handler[l->nhandlers], handler_main, arg, "tandem-fault");
 		if (r)
 			return r;
-		l->nhandlers++;
 	}
 	/* One that has yet to enter the mm is not seen by a freeze, and may hold a lock that a fork's child would inherit. */
 	for (u32 n; (n = tdm_a32_ld_acquire(&l->nready)) < l->nhandlers;)
@@ -118,11 +129,13 @@ static void stop_handlers(struct tdm_live *l)
 	u64 one = 1;
 
 	tdm_a32_st_release(&l->stop, 1);
-	tdm_sys3(SYS_write, l->stop_fd, &one, sizeof(one));
+	if (l->stop_fd >= 0)
+		tdm_sys3(SYS_write, l->stop_fd, &one, sizeof(one));
 	for (u32 i = 0; i < l->nhandlers; i++)
 		plat_thread_join(l->handler[i]);
 	l->nhandlers = 0;
-	tdm_sys1(SYS_close, l->stop_fd);
+	if (l->stop_fd >= 0)
+		tdm_sys1(SYS_close, l->stop_fd);
 }
 
 /* ---- the way in ---------------------------------------------------------------------------------------------------- */
@@ -169,12 +182,11 @@ int tdmi_live_engage(struct tdm_live *l, char *err, size_t errlen)
 	l->arena_len = arena_size();
 	l->arena = plat_map(l->arena_len);
 	r = l->arena ? tdmi_host_init(&l->host, uffd, l->arena, l->arena_len) : -ENOMEM;
-	if (!r)
-		r = tdmi_mm_init(&l->mm, &l->host.port, l->arena, (u32)(l->arena_len >> TDM_PAGE_SHIFT), l->swap);
-	if (r) {
-		tdmi_fmt(err, errlen, "the engine could not be set up");
-		goto out_swap;
-	}
+	if (r)
+		goto out_arena;
+	r = tdmi_mm_init(&l->mm, &l->host.port, l->arena, (u32)(l->arena_len >> TDM_PAGE_SHIFT), l->swap);
+	if (r)
+		goto out_host;
 	l->host.mm = &l->mm;
 	l->mm.keep = &l->keep;
 	l->threads_next_ns = 0;
@@ -183,17 +195,32 @@ int tdmi_live_engage(struct tdm_live *l, char *err, size_t errlen)
 	l->host.forked_arg = l;
 	l->mm.frames.warm_max = l->no_recycle ? 0 : 32;
 	l->ctx = tdmi_ctx_create(&l->mm);
-	if (l->ctx)
+	if (l->ctx) {
 		l->ctx->may_wait = true;
-	r = l->ctx ? tdmi_live_start_handlers(l) : -ENOMEM;
-	if (!r)
-		return 0;
+		r = tdmi_live_start_handlers(l);
+		if (!r)
+			return 0;
+		stop_handlers(l);
+		tdmi_ctx_destroy(l->ctx);
+	}
 	tdmi_fmt(err, errlen, "no thread to serve faults could be started");
-	stop_handlers(l);
-out_swap:
+	/* Takes the swap along. */
+	tdmi_mm_destroy(&l->mm);
+	l->swap = NULL;
+	r = r ? r : -ENOMEM;
+out_host:
+	tdmi_host_close(&l->host);
+	uffd = -1;
+out_arena:
+	if (l->arena)
+		plat_unmap(l->arena, l->arena_len);
+	if (l->swap)
+		tdmi_fmt(err, errlen, "the engine could not be set up");
 	tdmi_swap_destroy(l->swap);
+	l->swap = NULL;
 out_uffd:
-	tdm_sys1(SYS_close, uffd);
+	if (uffd >= 0)
+		tdm_sys1(SYS_close, uffd);
 	return r;
 }
 
