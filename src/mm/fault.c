@@ -223,7 +223,7 @@ static int lose_page(struct block *b, u32 i)
 	u32 done;
 	int r = fill(b->ctx, FILL_POISON, block_va(b, i), NULL, 1, &done);
 
-	if (r == -EAGAIN)
+	if (r == -EAGAIN || r == -ENOMEM)
 		return r;
 	tdm_count(b->ctx, TDM_C_POISONED, 1);
 	plat_log("a page could not be read back from its tier: the program gets SIGBUS where it touches it");
