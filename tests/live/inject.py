@@ -53,7 +53,7 @@ CALLS = {
 # What the quick set does: a few calls of each of these, the first ones and some later.
 QUICK = {"mmap": "ENOMEM+", "register": "ENOMEM", "move": "EAGAIN", "copy": "ENOMEM", "open": "EMFILE", "pwrite": "ENOSPC+", "clone": "EAGAIN",
          "uring_enter": "EBUSY"}
-SECONDS = 120  # for one error of one call
+SECONDS = int(os.environ.get("TANDEM_TEST_INJECT_SECONDS", "120"))  # for one error of one call
 # The end of a process is an answer where it could only go on with memory that reads as zeros: a fork whose child cannot be handed its own.
 LOUD = r"tandem: .*(child of a fork|no memory|started)"
 
@@ -72,7 +72,7 @@ def one(hs, cmd, call, error, first, want):
         pass
     what = spec(call, error, first)
     try:
-        r = hs.run(cmd, ram="16M", tier="lz4+file", limit=60, env={
+        r = hs.run(cmd, ram="16M", tier="lz4+file", limit=120, env={
             "TANDEM_INJECT": what, "TANDEM_INJECT_LOG": log,
             "TANDEM_PRELOAD": os.path.join(hs.args.build, "tests", "live", "libtandem-run-inject.so")})
     except h.Failed as e:
