@@ -27,13 +27,17 @@
 #define TIER_GET (TDM_SIM_OWN * 4)
 #define TIER_FLIP (TDM_SIM_OWN * 8) /* a get gives something else than what was put */
 #define TIER_ANY (TIER_PUT | TIER_GET | TIER_FLIP)
+#define PORT_FILL (TDM_SIM_OWN * 16) /* any of the fills; of several pages the first half is filled */
+#define PORT_TAKE (TDM_SIM_OWN * 32) /* invalidate, likewise */
+#define PORT_LOOK (TDM_SIM_OWN * 64) /* present */
+#define PORT_ANY (PORT_FILL | PORT_TAKE | PORT_LOOK)
 
 /* What fails, and what may come of it. */
 struct failure {
 	const char *name;
 	u32 kinds;
 	u64 count;      /* calls, from the Nth */
-	int err;        /* of transfers and puts */
+	int err;        /* of transfers, puts, and what the port refuses */
 	bool may_lose;  /* a page may be poisoned */
 	bool may_end;   /* the engine may say that there is no memory, and end */
 };
@@ -115,7 +119,7 @@ static void forget(u32 a, u32 b)
 
 static bool environment(int r)
 {
-	return r == 0 || r == -ENOMEM || r == -ENOSPC || r == -EIO || r == -EACCES || r == -EMFILE;
+	return r == 0 || (how->kinds & PORT_ANY && r == how->err) || r == -ENOMEM || r == -ENOSPC || r == -EIO || r == -EACCES || r == -EMFILE;
 }
 
 /* false: there is no memory to know of it, and none at the second try. */
@@ -208,6 +212,77 @@ static void make_bad(struct tdm_tier *t, u32 i)
 	bad_ops[i].put = bad_put;
 	bad_ops[i].get = bad_get;
 	t->ops = &bad_ops[i];
+}
+
+/* ---- a port that refuses ------------------------------------------------------------------------------------------------------- */
+
+static const struct tdm_port_ops *real_port;
+static struct tdm_port_ops bad_port;
+
+/* Pages that are dealt with before the refusal. */
+static u32 refused_part(u32 kind, u32 n)
+{
+	return tdm_sim_fails(kind) ? n / 2 : n;
+}
+
+static int port_result(int r, u32 part, u32 n)
+{
+	return r || part == n ? r : how->err;
+}
+
+static int bad_fill(struct tdm_port *p, struct tdm_va va, void *slot, u32 n, u32 *done)
+{
+	u32 part = refused_part(PORT_FILL, n);
+
+	*done = 0;
+	return port_result(part ? real_port->fill(p, va, slot, part, done) : 0, part, n);
+}
+
+static int bad_fill_copy(struct tdm_port *p, struct tdm_va va, const void *src, u32 n, u32 *done)
+{
+	u32 part = refused_part(PORT_FILL, n);
+
+	*done = 0;
+	return port_result(part ? real_port->fill_copy(p, va, src, part, done) : 0, part, n);
+}
+
+static int bad_fill_zero(struct tdm_port *p, struct tdm_va va, u32 n, u32 *done)
+{
+	u32 part = refused_part(PORT_FILL, n);
+
+	*done = 0;
+	return port_result(part ? real_port->fill_zero(p, va, part, done) : 0, part, n);
+}
+
+static int bad_fill_poison(struct tdm_port *p, struct tdm_va va, u32 n)
+{
+	return tdm_sim_fails(PORT_FILL) ? how->err : real_port->fill_poison(p, va, n);
+}
+
+static int bad_invalidate(struct tdm_port *p, struct tdm_va va, void *slot, u32 n, u32 *done)
+{
+	u32 part = refused_part(PORT_TAKE, n);
+
+	*done = 0;
+	return port_result(part ? real_port->invalidate(p, va, slot, part, done) : 0, part, n);
+}
+
+static int bad_present(struct tdm_port *p, struct tdm_va va, u32 n, u64 *present, bool *huge)
+{
+	return tdm_sim_fails(PORT_LOOK) ? how->err : real_port->present(p, va, n, present, huge);
+}
+
+static void make_bad_port(void)
+{
+	real_port = cpu.port.ops;
+	bad_port = *cpu.port.ops;
+	bad_port.fill = bad_fill;
+	bad_port.fill_copy = bad_fill_copy;
+	bad_port.fill_zero = bad_fill_zero;
+	bad_port.fill_poison = bad_fill_poison;
+	bad_port.invalidate = bad_invalidate;
+	bad_port.present = bad_present;
+	cpu.port.ops = &bad_port;
 }
 
 /* ---- a life -------------------------------------------------------------------------------------------------------------------- */
@@ -379,6 +454,9 @@ static int life(const struct world *w, u64 n)
 	tdm_sim_init(arena, ARENA);
 	tdmi_tiers_init(NULL);
 	CHECK_EQ(tdmi_cpu_init(&cpu, BASE, PAGES, FRAMES), 0);
+	if (how->kinds & PORT_ANY)
+		make_bad_port();
+	unadopted = how->kinds & PORT_LOOK;
 	tdm_sim_fail(how->kinds, n, how->count, how->err);
 	if (make_world(w)) {
 		if (begin_life()) {

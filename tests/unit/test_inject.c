@@ -84,7 +84,7 @@ static u32 every_call(const struct world *w, const struct failure *f, u64 step)
 	printf("%s over %s %s: %llu runs to call %llu, %u with losses\n", f->name, w->tier[0], w->tier[1] ? w->tier[1] : "",
 	       (unsigned long long)runs, (unsigned long long)n, losses);
 	/* Otherwise nothing was tried. */
-	CHECK(n > (f->kinds & MEMORY ? 40 : 20));
+	CHECK(n > (f->kinds & MEMORY ? 40 : f->kinds & PORT_LOOK ? 2 : 20));
 	CHECK(losses == 0 || f->may_lose);
 	return losses;
 }
@@ -187,4 +187,40 @@ TEST(a_tier_lies, .seconds = 200)
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(worlds); i++)
 		CHECK(every_call(&worlds[i], &f, i ? 23 : 11));
 	CHECK(every_call(&worlds[0], &good, 29));
+}
+
+/* ---- the port ---------------------------------------------------------------------------------------------------------------------- */
+
+/* Half of what was asked for is done, then: the mapping is changing, there is no memory, it cannot be done so. */
+TEST(the_port_fills_half, .seconds = 200)
+{
+	static const struct failure again = { "fill: again", PORT_FILL, 1, -EAGAIN, false, false };
+	static const struct failure memory = { "fill: no memory, three times", PORT_FILL, 3, -ENOMEM, false, false };
+	static const struct failure other = { "fill: not so, twice", PORT_FILL, 2, -EINVAL, false, false };
+	static const struct failure mem_too = { "fill and allocator", PORT_FILL | ALLOC, 4, -ENOMEM, false, false };
+
+	every_call(&worlds[0], &again, 131);
+	every_call(&worlds[0], &memory, 137);
+	every_call(&worlds[0], &other, 139);
+	every_call(&worlds[0], &mem_too, 149);
+}
+
+TEST(the_port_gives_up_half, .seconds = 200)
+{
+	static const struct failure again = { "take: again", PORT_TAKE, 1, -EAGAIN, false, false };
+	static const struct failure busy = { "take: pinned, twice", PORT_TAKE, 2, -EBUSY, false, false };
+	static const struct failure memory = { "take: no memory, three times", PORT_TAKE, 3, -ENOMEM, false, false };
+	static const struct failure all = { "take and allocator, for a while", PORT_TAKE | ALLOC, 6, -EBUSY, false, false };
+
+	every_call(&worlds[0], &again, 17);
+	every_call(&worlds[0], &busy, 19);
+	every_call(&worlds[0], &memory, 23);
+	every_call(&worlds[0], &all, 13);
+}
+
+TEST(the_port_cannot_look, .seconds = 200)
+{
+	static const struct failure f = { "present: no memory", PORT_LOOK, 1, -ENOMEM, false, false };
+
+	every_call(&worlds[3], &f, 1);
 }
