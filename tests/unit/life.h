@@ -30,7 +30,8 @@
 #define PORT_FILL (TDM_SIM_OWN * 16) /* any of the fills; of several pages the first half is filled */
 #define PORT_TAKE (TDM_SIM_OWN * 32) /* invalidate, likewise */
 #define PORT_LOOK (TDM_SIM_OWN * 64) /* present */
-#define PORT_ANY (PORT_FILL | PORT_TAKE | PORT_LOOK)
+#define PORT_HUGE (TDM_SIM_OWN * 128) /* fill and invalidate of 2 MiB: they count here alone */
+#define PORT_ANY (PORT_FILL | PORT_TAKE | PORT_LOOK | PORT_HUGE)
 
 /* What fails, and what may come of it. */
 struct failure {
@@ -222,7 +223,7 @@ static struct tdm_port_ops bad_port;
 /* Pages that are dealt with before the refusal. */
 static u32 refused_part(u32 kind, u32 n)
 {
-	return tdm_sim_fails(kind) ? n / 2 : n;
+	return tdm_sim_fails(n == TDM_HUGE_PAGES ? PORT_HUGE : kind) ? n / 2 : n;
 }
 
 static int port_result(int r, u32 part, u32 n)

@@ -84,7 +84,7 @@ static u32 every_call(const struct world *w, const struct failure *f, u64 step)
 	printf("%s over %s %s: %llu runs to call %llu, %u with losses\n", f->name, w->tier[0], w->tier[1] ? w->tier[1] : "",
 	       (unsigned long long)runs, (unsigned long long)n, losses);
 	/* Otherwise nothing was tried. */
-	CHECK(n > (f->kinds & MEMORY ? 40 : f->kinds & PORT_LOOK ? 2 : 20));
+	CHECK(n > ((f->kinds & MEMORY) && !(f->kinds & PORT_ANY) ? 40 : f->kinds & (PORT_LOOK | PORT_HUGE) ? 2 : 20));
 	CHECK(losses == 0 || f->may_lose);
 	return losses;
 }
@@ -216,6 +216,23 @@ TEST(the_port_gives_up_half, .seconds = 200)
 	every_call(&worlds[0], &busy, 19);
 	every_call(&worlds[0], &memory, 23);
 	every_call(&worlds[0], &all, 13);
+}
+
+/* A leaf, half of which has moved, in all ways in which it can be split then, or cannot. */
+TEST(the_port_moves_half_of_a_leaf, .seconds = 200)
+{
+	static const int errors[] = { -EAGAIN, -EBUSY, -ENOMEM, -EINVAL, -ENOENT };
+	static struct failure f = { "half a leaf", PORT_HUGE, 1, 0, false, false };
+
+	for (u32 i = 0; i < TDM_ARRAY_SIZE(errors); i++) {
+		f.err = errors[i];
+		f.kinds = PORT_HUGE;
+		f.count = 1;
+		every_call(&worlds[3], &f, 1);
+		f.kinds = PORT_HUGE | ALLOC;
+		f.count = 4;
+		every_call(&worlds[3], &f, 3);
+	}
 }
 
 TEST(the_port_cannot_look, .seconds = 200)
