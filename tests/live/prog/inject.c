@@ -79,45 +79,59 @@ static void *changer(void *arg)
 	return NULL;
 }
 
-static void part_all(void)
+static void child_of(struct region *r, unsigned k)
+{
+	pid_t pid = fork();
+
+	CHECK(pid >= 0, "fork: %s", strerror(errno));
+	if (k != 1)
+		walk(&r[k]);
+	if (!pid) {
+		check(r[1].p, r[1].len, r[1].name, r[1].version, "child");
+		_exit(3);
+	}
+	reap(pid, 3, "child");
+}
+
+static void run(bool changing)
 {
 	size_t len = opt.mb * MiB / 4;
 	struct region r[4] = { make(1u << 20, len), make(2u << 20, len), make(3u << 20, len),
 			       make(4u << 20, len / 4) };
 	pthread_t th[2], ch[3];
-	pid_t pid;
 
 	for (unsigned i = 0; i < 2; i++)
 		CHECK(pthread_create(&th[i], NULL, worker, &r[i]) == 0, "pthread_create");
 	change(&r[2]);
 	for (unsigned i = 0; i < 2; i++)
 		pthread_join(th[i], NULL);
-	for (unsigned k = 0; k < 3; k++) {
-		/* From the second on among threads that change things. */
-		for (unsigned i = 0; k == 1 && i < 3; i++)
-			CHECK(pthread_create(&ch[i], NULL, changer, r[3].p + i * 64 * PAGE) == 0, "pthread_create");
+	for (unsigned i = 0; changing && i < 3; i++)
+		CHECK(pthread_create(&ch[i], NULL, changer, r[3].p + i * 64 * PAGE) == 0, "pthread_create");
+	for (unsigned k = changing ? 0 : 2; k < 3; k++) {
 		sleep_ms(2);
-		pid = fork();
-		CHECK(pid >= 0, "fork: %s", strerror(errno));
-		if (k != 1)
-			walk(&r[k]);
-		if (!pid) {
-			check(r[1].p, r[1].len, r[1].name, r[1].version, "child");
-			_exit(3);
-		}
-		reap(pid, 3, "child");
+		child_of(r, k);
 	}
 	atomic_store(&stop, true);
-	for (unsigned i = 0; i < 3; i++)
+	for (unsigned i = 0; changing && i < 3; i++)
 		pthread_join(ch[i], NULL);
 	for (unsigned i = 0; i < 3; i++)
 		check(r[i].p, r[i].len, r[i].name, r[i].version, "end");
 }
 
+static void part_alone(void)
+{
+	run(false);
+}
+
+static void part_changing(void)
+{
+	run(true);
+}
+
 int main(int argc, char **argv)
 {
-	static const struct part parts[] = { { "all", part_all } };
+	static const struct part parts[] = { { "alone", part_alone }, { "changing", part_changing } };
 
 	parse(argc, argv);
-	return run_parts(parts, 1);
+	return run_parts(parts, 2);
 }
