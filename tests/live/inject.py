@@ -53,6 +53,8 @@ CALLS = {
 # Calls that are only made for a fork among threads that change their mappings. The others do without: such forks fail now and then by themselves, on a
 # busy machine (docs/parts.md).
 CHANGING = {"memfd", "sendmsg"}
+# Calls of the file tier: it is the only one then.
+FILES = {"uring_setup", "uring_enter", "pwrite", "statfs", "fallocate", "random"}
 # What the quick set does: a few calls of each of these, the first ones and some later.
 QUICK = {"mmap": "ENOMEM+", "register": "ENOMEM", "move": "EAGAIN", "copy": "ENOMEM", "open": "EMFILE", "pwrite": "ENOSPC+", "clone": "EAGAIN",
          "uring_enter": "EBUSY"}
@@ -75,7 +77,7 @@ def one(hs, cmd, call, error, first, want):
         pass
     what = spec(call, error, first)
     try:
-        r = hs.run(cmd, ram="16M", tier="lz4+file", limit=120, env={
+        r = hs.run(cmd, ram="16M", tier="file" if call in FILES else "lz4+file", limit=120, env={
             "TANDEM_INJECT": what, "TANDEM_INJECT_LOG": log,
             "TANDEM_PRELOAD": os.path.join(hs.args.build, "tests", "live", "libtandem-run-inject.so")})
     except h.Failed as e:
