@@ -239,7 +239,7 @@ static int lose_page(struct block *b, u32 i)
 	u32 done;
 	int r = fill(b->ctx, FILL_POISON, block_va(b, i), NULL, 1, &done);
 
-	if (r == -EAGAIN)
+	if (r == -EAGAIN || r == -ENOMEM)
 		return r;
 	tdm_count(b->ctx, TDM_C_POISONED, 1);
 	plat_log("a page could not be read back from its tier: the program gets SIGBUS where it touches it");
@@ -414,25 +414,32 @@ static int bring_huge(struct tdm_ctx *ctx, struct tdm_pt *pmd, u32 i, u32 *soft)
 	struct tdm_mm *mm = ctx->mm;
 	struct tdm_pte pte = tdm_pt_get(pmd, i);
 	struct tdm_frame *folio = tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte));
+	struct tdm_pt *spare;
 	u32 done = 0;
 	int r;
 
 	if (tdm_pte_lent(pte))
 		return 0;
+	/* A part that is mapped cannot be told from the rest without. */
+	spare = tdmi_pt_spare(mm, tdm_pt_va(pmd, i));
+	if (!spare)
+		return -ENOMEM;
 	r = fill(ctx, FILL_MOVE, tdm_pt_va(pmd, i), tdm_frame_home(&mm->frames, folio), TDM_HUGE_PAGES, &done);
 	if (done == TDM_HUGE_PAGES) {
 		tdmi_page_set(mm, pmd, i, (struct tdm_pte){ pte.v | TDM_PTE_ACCESSED });
 		tdmi_lru_add(&mm->lru, folio, TDM_LRU_TOUCHED);
 		*soft += done;
-		return 0;
+		r = 0;
+	} else if (done || r != -EAGAIN) {
+		r = -EAGAIN;
+		/* A part has gone, or it must be copied: from here on it is 512 pages. Whoever holds it isolated needs our lock to go on. */
+		if (tdmi_lru_isolate(&mm->lru, folio)) {
+			(void)tdmi_huge_split(mm, pmd, i, done, spare);
+			return r;
+		}
 	}
-	if (r == -EAGAIN && !done)
-		return r;
-	/* A part has gone, or it must be copied: from here on it is 512 pages. Whoever holds it isolated needs our lock to go on. */
-	if (!tdmi_lru_isolate(&mm->lru, folio))
-		return -EAGAIN;
-	r = tdmi_huge_split(mm, pmd, i, done);
-	return r ? r : -EAGAIN;
+	tdmi_pt_spare_free(mm, spare);
+	return r;
 }
 
 static void count_fault(struct block *b)

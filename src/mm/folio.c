@@ -135,14 +135,14 @@ void tdmi_folio_touched(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct 
 	tdmi_lru_add(&mm->lru, folio, why);
 }
 
-int tdmi_huge_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, u32 moved)
+int tdmi_huge_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, u32 moved, struct tdm_pt *spare)
 {
 	struct tdm_pte leaf = tdm_pt_get(pmd, i);
 	struct tdm_frame *folio = tdm_pfn_frame(&mm->frames, tdm_pte_pfn(leaf));
 	bool home = tdm_pte_home(leaf);
 	struct tdm_pt *pt;
 
-	if (tdmi_pt_split(mm, pmd, i, &pt)) {
+	if (tdmi_pt_split(mm, pmd, i, spare, &pt)) {
 		TDM_BUG_ON(!tdmi_folio_putback(mm, folio, home ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG));
 		return -ENOMEM;
 	}

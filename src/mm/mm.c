@@ -4,6 +4,14 @@
 #include <string.h>
 #include "base/check.h"
 
+static void give_back(struct tdm_mm *mm)
+{
+	if (mm->frames.desc)
+		tdmi_frames_destroy(&mm->frames);
+	tdmi_alloc_destroy(&mm->alloc);
+	plat_unmap((void *)(uintptr_t)mm->zeros, TDM_BLOCK_SIZE);
+}
+
 int tdmi_mm_init(struct tdm_mm *mm, struct tdm_port *port, void *arena, u32 nframes, struct tdm_swap *swap)
 {
 	int r;
@@ -28,6 +36,8 @@ int tdmi_mm_init(struct tdm_mm *mm, struct tdm_port *port, void *arena, u32 nfra
 	}
 	if (!r)
 		r = tdmi_vmas_init(mm);
+	if (r)
+		give_back(mm);
 	return r;
 }
 
@@ -37,9 +47,7 @@ void tdmi_mm_destroy(struct tdm_mm *mm)
 	tdmi_vmas_destroy(mm);
 	tdmi_pt_destroy(mm);
 	tdmi_swap_destroy(mm->swap);
-	tdmi_frames_destroy(&mm->frames);
-	tdmi_alloc_destroy(&mm->alloc);
-	plat_unmap((void *)(uintptr_t)mm->zeros, TDM_BLOCK_SIZE);
+	give_back(mm);
 }
 
 struct tdm_ctx *tdmi_ctx_create(struct tdm_mm *mm)

@@ -108,7 +108,7 @@ struct tdm_mm {
 	tdm_a32 event_gate;       /* enum tdm_event_gate; written under the event lock */
 };
 
-/* Make an address space over a port, an arena for homes of nframes frames, and a swap (owned from here on). */
+/* Make an address space over a port, an arena for homes of nframes frames, and a swap (owned from here on, unless this fails). -ENOMEM. */
 int tdmi_mm_init(struct tdm_mm *mm, struct tdm_port *port, void *arena, u32 nframes, struct tdm_swap *swap);
 void tdmi_mm_destroy(struct tdm_mm *mm);
 struct tdm_ctx *tdmi_ctx_create(struct tdm_mm *mm);
@@ -211,8 +211,9 @@ void tdmi_folio_release(struct tdm_mm *mm, struct tdm_frame *folio, u32 populate
  * first. */
 void tdmi_folio_touched(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct tdm_frame *folio, enum tdm_lru_why why);
 /* Make 512 pages of the 2 MiB leaf i of the locked PMD table, and 32 folios of its folio, which the caller has isolated (they are on lists
- * afterwards). The first `moved` pages are lent if it was home, and home if it was lent. -ENOMEM: nothing has changed, it was put back. */
-int tdmi_huge_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, u32 moved);
+ * afterwards). The first `moved` pages are lent if it was home, and home if it was lent. spare: tdmi_pt_spare(), or NULL. -ENOMEM (not with a
+ * spare): nothing has changed, it was put back. */
+int tdmi_huge_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, u32 moved, struct tdm_pt *spare);
 /* Give an isolated folio back (mm/lru.h). false: it had died, and is freed. No table lock is needed. */
 bool tdmi_folio_putback(struct tdm_mm *mm, struct tdm_frame *folio, enum tdm_lru_where where);
 /* Homes whose bytes nobody wants: discard them (physical pages go back). mask: bits within the folio. */

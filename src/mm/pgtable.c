@@ -159,10 +159,21 @@ int tdmi_pt_lock_pmd(struct tdm_mm *mm, u64 va, struct tdm_pt **out)
 	return pt_lock_level(mm, va, 1, true, out);
 }
 
-int tdmi_pt_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, struct tdm_pt **out)
+struct tdm_pt *tdmi_pt_spare(struct tdm_mm *mm, u64 va)
+{
+	return pt_alloc(mm, 0, va);
+}
+
+void tdmi_pt_spare_free(struct tdm_mm *mm, struct tdm_pt *spare)
+{
+	if (spare)
+		pt_free(mm, spare);
+}
+
+int tdmi_pt_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, struct tdm_pt *spare, struct tdm_pt **out)
 {
 	struct tdm_pte leaf = tdm_pt_get(pmd, i);
-	struct tdm_pt *pt = pt_alloc(mm, pmd->level - 1u, tdm_pt_va(pmd, i));
+	struct tdm_pt *pt = spare ? spare : pt_alloc(mm, pmd->level - 1u, tdm_pt_va(pmd, i));
 	u32 step = pmd->level == 1 ? 1 : TDM_HUGE_PAGES;
 
 	if (!pt)

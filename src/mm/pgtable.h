@@ -87,8 +87,11 @@ static inline void tdm_pt_unlock(struct tdm_pt *pt)
 }
 
 /* Replace the 2 MiB leaf at entry i of the locked PMD table by a PTE table with 512 leaves of the same flags; it is locked in
- * *out, so that nobody sees them before the caller has split the folio. 0 or -ENOMEM. */
-int tdmi_pt_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, struct tdm_pt **out);
+ * *out, so that nobody sees them before the caller has split the folio. spare: the table to use, or NULL. 0; -ENOMEM, not with a spare. */
+int tdmi_pt_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, struct tdm_pt *spare, struct tdm_pt **out);
+/* A table for a split of the leaf at va, before something is done that cannot be taken back. NULL: no memory. */
+struct tdm_pt *tdmi_pt_spare(struct tdm_mm *mm, u64 va);
+void tdmi_pt_spare_free(struct tdm_mm *mm, struct tdm_pt *spare);
 /* Unlink and free the PTE table for va if it is empty. No table lock is held. RCU reader. */
 void tdmi_pt_try_free(struct tdm_mm *mm, u64 va);
 /* The first va >= `va` and below `end` whose PTE table exists or whose upper entry is a leaf, rounded to 2 MiB; `end` when there is none. */

@@ -121,10 +121,11 @@ static void home_block(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, s
 static void home_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, struct home_try *t, bool *split)
 {
 	struct tdm_mm *mm = ctx->mm;
-	struct tdm_pt *pmd;
+	/* A part that has gone home cannot be told from the rest without. */
+	struct tdm_pt *pmd, *spare = tdmi_pt_spare(mm, folio->va);
 	struct tdm_pte pte;
 	u32 i, done = 0;
-	bool kept = false;
+	bool kept = spare == NULL;
 	int r;
 
 	*split = false;
@@ -143,8 +144,10 @@ static void home_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, struct home_
 				t->taken = done;
 				t->home = true;
 			} else if (done || r == -EBUSY || r == -EINVAL || r == -EEXIST) {
-				/* From here on 512 pages, the first `done` of them home. */
-				*split = tdmi_huge_split(mm, pmd, i, done) == 0;
+				/* From here on 512 pages, the first `done` of them home. If not, it was put back. */
+				*split = true;
+				if (!tdmi_huge_split(mm, pmd, i, done, spare))
+					spare = NULL;
 				t->taken = done;
 			} else {
 				t->gone = true;
@@ -153,6 +156,7 @@ static void home_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, struct home_
 		tdm_pt_unlock(pmd);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);
+	tdmi_pt_spare_free(mm, spare);
 }
 
 /* Busy pages: if they are copies shared by fork, make them ours; the next attempt will work. With no lock held, and not on a thread that serves
@@ -200,7 +204,7 @@ static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio)
 
 	if (folio->order == TDM_HUGE_ORDER) {
 		home_huge(ctx, folio, &t, &split);
-		/* Splitting has put its 32 parts on the lists. */
+		/* Splitting has put its 32 parts on the lists, or it. */
 		if (!split)
 			(void)tdmi_folio_putback(mm, folio, t.home ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
 	} else {
@@ -351,7 +355,7 @@ static bool split_home(struct tdm_ctx *ctx, struct tdm_frame *folio)
 
 		ours = pmd->level == 1 && tdm_pte_home(pte) && tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte)) == folio;
 		if (ours)
-			split = tdmi_huge_split(mm, pmd, i, 0) == 0;
+			split = tdmi_huge_split(mm, pmd, i, 0, NULL) == 0;
 		tdm_pt_unlock(pmd);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);

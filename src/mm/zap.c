@@ -13,6 +13,8 @@
 #include "base/check.h"
 #include "mm/mm.h"
 
+#define TRIES_MAX 1000u
+
 static void zap_page(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, enum tdm_zap how)
 {
 	struct tdm_pte pte = tdm_pt_get(pt, i);
@@ -68,7 +70,15 @@ static void zap_huge(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i)
 	tdmi_folio_release(mm, folio, 0);
 }
 
-/* The part [va, end) of one 2 MiB range. -EAGAIN: try again with the lock let go of for a moment. */
+/* No memory to follow what the program has done, which cannot be refused: again, but not for ever. */
+static void try_again(u32 *tries)
+{
+	if (++*tries > TRIES_MAX)
+		plat_abort("tandem: no memory to follow a change of the address space\n");
+	plat_yield();
+}
+
+/* The part [va, end) of one 2 MiB range. -EAGAIN: try again with the lock let go of for a moment; -ENOMEM. */
 static int zap_table(struct tdm_ctx *ctx, u64 va, u64 end, enum tdm_zap how)
 {
 	struct tdm_mm *mm = ctx->mm;
@@ -87,8 +97,8 @@ static int zap_table(struct tdm_ctx *ctx, u64 va, u64 end, enum tdm_zap how)
 		} else {
 			/* Whoever has it isolated needs this lock to finish. */
 			if (tdmi_lru_isolate(&mm->lru, folio))
-				(void)tdmi_huge_split(mm, pt, lo, 0);
-			r = -EAGAIN;
+				r = tdmi_huge_split(mm, pt, lo, 0, NULL);
+			r = r ? r : -EAGAIN;
 		}
 		tdm_pt_unlock(pt);
 		return r;
@@ -107,6 +117,7 @@ static int zap_table(struct tdm_ctx *ctx, u64 va, u64 end, enum tdm_zap how)
 static void zap_range(struct tdm_ctx *ctx, u64 start, u64 end, enum tdm_zap how)
 {
 	u64 va = start;
+	u32 tries = 0;
 
 	while (va < end) {
 		u64 stop = TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE);
@@ -120,16 +131,20 @@ static void zap_range(struct tdm_ctx *ctx, u64 start, u64 end, enum tdm_zap how)
 			va = stop < end ? TDM_MAX(stop, tdmi_pt_next(ctx->mm, stop, end)) : end;
 		}
 		tdmi_rcu_read_unlock(ctx->rcu);
-		if (r)
+		if (r == -ENOMEM)
+			try_again(&tries);
+		else if (r)
 			plat_yield();
 	}
 }
 
 void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, enum tdm_zap how)
 {
+	u32 tries = 0;
+
 	zap_range(ctx, start, end, how);
-	if (how == TDM_ZAP_UNMAP && tdmi_vma_remove(ctx->mm, start, end))
-		TDM_BUG("no memory to forget a mapping");
+	while (how == TDM_ZAP_UNMAP && tdmi_vma_remove(ctx->mm, start, end))
+		try_again(&tries);
 }
 
 /* Take the entry at `from` out of the table. The bytes of a home page are left in ctx->bounce: its new home is in another block, at another
@@ -139,16 +154,22 @@ static struct tdm_pte remap_take(struct tdm_ctx *ctx, u64 from)
 	struct tdm_mm *mm = ctx->mm;
 	struct tdm_pte pte = { 0 };
 	struct tdm_pt *pt;
+	u32 tries = 0;
 
 	for (;;) {
+		int r = 0;
+
 		if (tdmi_pt_lock(mm, from, false, &pt) || !pt)
 			return pte;
 		if (!pt->level)
 			break;
 		if (tdmi_lru_isolate(&mm->lru, tdm_pfn_frame(&mm->frames, tdm_pte_pfn(tdm_pt_get(pt, tdm_pt_index(pt, from))))))
-			(void)tdmi_huge_split(mm, pt, tdm_pt_index(pt, from), 0);
+			r = tdmi_huge_split(mm, pt, tdm_pt_index(pt, from), 0, NULL);
 		tdm_pt_unlock(pt);
-		plat_yield();
+		if (r)
+			try_again(&tries);
+		else
+			plat_yield();
 	}
 	pte = tdm_pt_get(pt, tdm_pt_index(pt, from));
 	if (tdm_pte_is(pte, TDM_PTE_T_SWAP)) {
@@ -170,11 +191,13 @@ static void remap_put(struct tdm_ctx *ctx, u64 to, struct tdm_pte pte)
 	struct tdm_frame *folio;
 	struct tdm_pt *pt;
 	bool warm;
-	u32 i, k;
+	u32 i, k, tries = 0;
 
 	for (;;) {
-		if (tdmi_pt_lock(mm, to, true, &pt))
-			plat_abort("tandem: no memory to follow an mremap()\n");
+		if (tdmi_pt_lock(mm, to, true, &pt)) {
+			try_again(&tries);
+			continue;
+		}
 		folio = pt->level ? NULL : tdmi_block_folio(mm, pt, tdm_pt_index(pt, to));
 		if (!folio || !(folio->flags & TDM_FRAME_F_WRITEBACK))
 			break;
@@ -207,14 +230,13 @@ static void remap_put(struct tdm_ctx *ctx, u64 to, struct tdm_pte pte)
 static void move_vmas(struct tdm_mm *mm, u64 from, u64 to, u64 len)
 {
 	struct tdm_vma v;
-	int r = 0;
+	u32 tries = 0;
 
-	for (u64 va = from; !r && tdmi_vma_next(mm, va, &v) && v.start < from + len; va = v.end)
-		r = tdmi_vma_insert(mm, TDM_MAX(v.start, from) - from + to, TDM_MIN(v.end, from + len) - from + to, v.flags);
-	if (!r)
-		r = tdmi_vma_remove(mm, from, from + len);
-	if (r)
-		plat_abort("tandem: no memory to follow an mremap()\n");
+	for (u64 va = from; tdmi_vma_next(mm, va, &v) && v.start < from + len; va = v.end)
+		while (tdmi_vma_insert(mm, TDM_MAX(v.start, from) - from + to, TDM_MIN(v.end, from + len) - from + to, v.flags))
+			try_again(&tries);
+	while (tdmi_vma_remove(mm, from, from + len))
+		try_again(&tries);
 }
 
 void tdmi_move(struct tdm_ctx *ctx, u64 from, u64 to, u64 len)

@@ -86,7 +86,7 @@ void plat_ioq_destroy(struct plat_ioq *q);
 void plat_ioq_forget(struct plat_ioq *q);
 /* Start n transfers; they and their buffers must live until reaped. -EAGAIN: depth exceeded, nothing started. */
 int plat_ioq_submit(struct plat_ioq *q, struct plat_io *const *ios, u32 n);
-/* Wait until at least min are complete, store them in done[] (at most max). The number, or -errno. */
+/* Wait until at least min are complete, store them in done[] (at most max). The number: what can fail is a transfer. */
 int plat_ioq_reap(struct plat_ioq *q, struct plat_io **done, u32 max, u32 min);
 /* One transfer, synchronously, from any thread. 0 or -errno. */
 int plat_file_io(struct plat_io *io);

@@ -31,8 +31,10 @@ static struct {
 	size_t mapped;
 	u32 locked, ioqs;
 	u64 now;
-	u64 calls, fail_at;
-	bool fail_on, failed;
+	u64 calls, fail_at, fail_count;
+	u32 fail_kinds;
+	int fail_err;     /* of a transfer */
+	bool failed;
 	u64 file_bytes, file_limit;
 	u64 random;
 	struct sim_file file[MAX_FILES];
@@ -41,12 +43,19 @@ static struct {
 
 /* ---- failures ---------------------------------------------------------------------------------------------------------- */
 
-void tdm_sim_fail_nth(u64 n, bool on)
+void tdm_sim_fail(u32 kinds, u64 first, u64 count, int err)
 {
-	sim.fail_at = n;
-	sim.fail_on = on;
+	sim.fail_kinds = kinds;
+	sim.fail_at = first;
+	sim.fail_count = count;
+	sim.fail_err = err ? err : -EIO;
 	sim.calls = 0;
 	sim.failed = false;
+}
+
+void tdm_sim_fail_nth(u64 n, bool on)
+{
+	tdm_sim_fail(TDM_SIM_ALL, n, on ? ~(u64)0 : 1, 0);
 }
 
 u64 tdm_sim_calls(void)
@@ -59,10 +68,12 @@ bool tdm_sim_failed(void)
 	return sim.failed;
 }
 
-static bool fails(void)
+bool tdm_sim_fails(u32 kind)
 {
+	if (!(sim.fail_kinds & kind))
+		return false;
 	sim.calls++;
-	if (sim.fail_at == 0 || sim.calls < sim.fail_at || (sim.calls > sim.fail_at && !sim.fail_on))
+	if (sim.fail_at == 0 || sim.calls < sim.fail_at || sim.calls - sim.fail_at >= sim.fail_count)
 		return false;
 	sim.failed = true;
 	return true;
@@ -90,6 +101,7 @@ void tdm_sim_init(void *arena, size_t size)
 	sim.used = calloc(TDM_BITMAP_WORDS(sim.pages) + 1, sizeof(u64));
 	sim.size_of = calloc(sim.pages + 1, sizeof(u64));
 	sim.file_limit = ~(u64)0;
+	sim.fail_kinds = TDM_SIM_ALL;
 	TDM_BUG_ON((uintptr_t)arena % TDM_PAGE_SIZE != 0 || !sim.used || !sim.size_of);
 }
 
@@ -104,7 +116,7 @@ void *plat_map(size_t size)
 	u64 base = (uintptr_t)sim.arena / TDM_PAGE_SIZE, at, end;
 
 	TDM_BUG_ON(size == 0 || size % TDM_PAGE_SIZE != 0);
-	if (fails())
+	if (tdm_sim_fails(TDM_SIM_MAP))
 		return NULL;
 	for (at = TDM_ALIGN_UP(base, align) - base; at + n <= sim.pages; at = TDM_ALIGN_UP(base + end, align) - base) {
 		end = tdm_bitmap_next(sim.used, at, at + n);
@@ -246,7 +258,7 @@ int plat_random(void *buf, size_t len)
 {
 	u8 *p = buf;
 
-	if (fails())
+	if (tdm_sim_fails(TDM_SIM_RANDOM))
 		return -EIO;
 	while (len--) {
 		sim.random = sim.random * 6364136223846793005ull + 1442695040888963407ull;
@@ -286,7 +298,7 @@ static struct sim_file *file_of(int file)
 int plat_file_create(const char *dir, int *file, bool *direct)
 {
 	(void)dir;
-	if (fails())
+	if (tdm_sim_fails(TDM_SIM_CREATE))
 		return -EACCES;
 	for (int i = 0; i < MAX_FILES; i++) {
 		if (!sim.file[i].open) {
@@ -336,11 +348,15 @@ static u8 *block_for_write(struct sim_file *f, u64 i)
 static int transfer(struct plat_io *io)
 {
 	struct sim_file *f = file_of(io->file);
+	u32 len = io->len;
+	int r = 0;
 
 	TDM_BUG_ON((uintptr_t)io->buf % TDM_PAGE_SIZE || io->len % TDM_PAGE_SIZE || io->off % TDM_PAGE_SIZE || io->len == 0);
-	if (fails())
-		return -EIO;
-	for (u32 done = 0; done < io->len; done += (u32)TDM_PAGE_SIZE) {
+	if (tdm_sim_fails(TDM_SIM_IO)) {
+		len /= 2;
+		r = sim.fail_err;
+	}
+	for (u32 done = 0; done < len; done += (u32)TDM_PAGE_SIZE) {
 		u64 i = (io->off + done) / TDM_PAGE_SIZE;
 		u8 *buf = (u8 *)io->buf + done;
 
@@ -358,7 +374,7 @@ static int transfer(struct plat_io *io)
 			memset(buf, 0, TDM_PAGE_SIZE);
 		}
 	}
-	return 0;
+	return r;
 }
 
 bool tdm_sim_file_flip(int file, u64 off)
@@ -380,7 +396,7 @@ int plat_file_io(struct plat_io *io)
 
 int plat_ioq_create(struct plat_ioq **q, u32 depth)
 {
-	if (fails())
+	if (tdm_sim_fails(TDM_SIM_QUEUE))
 		return -ENOMEM;
 	*q = calloc(1, sizeof(**q));
 	(*q)->depth = depth;
@@ -407,7 +423,7 @@ int plat_ioq_submit(struct plat_ioq *q, struct plat_io *const *ios, u32 n)
 {
 	if (q->count + n > q->depth)
 		return -EAGAIN;
-	if (fails())
+	if (tdm_sim_fails(TDM_SIM_QUEUE))
 		return -EIO;
 	for (u32 i = 0; i < n; i++) {
 		ios[i]->result = transfer(ios[i]);
@@ -432,6 +448,8 @@ void plat_file_punch(int file, u64 off, u64 len)
 {
 	struct sim_file *f = file_of(file);
 
+	if (tdm_sim_fails(TDM_SIM_PUNCH))
+		return;
 	for (u64 i = off / TDM_PAGE_SIZE; i < (off + len) / TDM_PAGE_SIZE && i < f->nblocks; i++)
 		free_block(f, i);
 }
@@ -439,7 +457,7 @@ void plat_file_punch(int file, u64 off, u64 len)
 int plat_file_free(const char *dir, u64 *bytes)
 {
 	(void)dir;
-	if (fails())
+	if (tdm_sim_fails(TDM_SIM_FREE))
 		return -EIO;
 	*bytes = sim.file_limit - sim.file_bytes;
 	return 0;

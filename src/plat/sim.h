@@ -13,13 +13,28 @@
 /* Start over: plat_map() serves from [arena, arena + size), page-aligned. Everything that was mapped, every file, all settings are gone. */
 void tdm_sim_init(void *arena, size_t size);
 
-/* The n-th call from now that can fail (1: the next) does, in the way that is usual for it; 0: none. Only that one, or, if `on`, every later
- * one as well. What can fail: plat_map, plat_random, plat_file_create, plat_ioq_create, plat_ioq_submit, plat_file_free, and each
- * transfer. */
+/* What can fail. A transfer that fails has written, or read, half of its bytes. A punch cannot say so: it frees nothing. */
+#define TDM_SIM_MAP 1u      /* plat_map */
+#define TDM_SIM_RANDOM 2u
+#define TDM_SIM_CREATE 4u   /* plat_file_create */
+#define TDM_SIM_QUEUE 8u    /* plat_ioq_create, plat_ioq_submit */
+#define TDM_SIM_IO 16u      /* each transfer, by whatever call */
+#define TDM_SIM_FREE 32u    /* plat_file_free */
+#define TDM_SIM_PUNCH 64u
+#define TDM_SIM_OWN 128u    /* what a test has to fail besides: see tdm_sim_fails() */
+#define TDM_SIM_FILES (TDM_SIM_CREATE | TDM_SIM_QUEUE | TDM_SIM_IO | TDM_SIM_FREE | TDM_SIM_PUNCH)
+#define TDM_SIM_ALL (TDM_SIM_MAP | TDM_SIM_RANDOM | TDM_SIM_FILES)
+
+/* Of the calls of these kinds from now on, `count` fail, beginning with the first-th (1: the next; 0: none does), in the way that is usual for each.
+ * err: what a transfer says; 0: -EIO. */
+void tdm_sim_fail(u32 kinds, u64 first, u64 count, int err);
+/* Count a call, as the platform's own do. true: it fails. */
+bool tdm_sim_fails(u32 kind);
+/* The n-th call of any kind, or, if `on`, every later one as well. */
 void tdm_sim_fail_nth(u64 n, bool on);
-/* Calls that could have failed, since tdm_sim_init() or tdm_sim_fail_nth(). */
+/* Calls that could have failed, since tdm_sim_init() or tdm_sim_fail(). */
 u64 tdm_sim_calls(void);
-/* Did the failure that tdm_sim_fail_nth() asked for happen? */
+/* Did a failure that tdm_sim_fail() asked for happen? */
 bool tdm_sim_failed(void);
 
 /* Bytes mapped now. */

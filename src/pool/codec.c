@@ -17,8 +17,10 @@
  * bench/codec.c compares this file with bare lz4: `bench-codec FILE...`.
  */
 #define ZSTD_STATIC_LINKING_ONLY
+#define XXH_INLINE_ALL
 #include <lz4.h>
 #include <string.h>
+#include <xxhash.h>
 #include <zstd.h>
 
 #include "base/check.h"
@@ -193,6 +195,32 @@ static int same_get(const u8 *src, u32 period, void *page)
 	return 0;
 }
 
+/* ---- hashes --------------------------------------------------------------------------------------------------------- */
+
+static void sum_put(u8 *at, const u8 *bytes, u32 len)
+{
+	u32 sum = (u32)XXH3_64bits(bytes, len);
+
+	memcpy(at, &sum, sizeof(sum));
+}
+
+static bool sum_right(const u8 *at, const u8 *bytes, u32 len)
+{
+	u32 sum;
+
+	memcpy(&sum, at, sizeof(sum));
+	return sum == (u32)XXH3_64bits(bytes, len);
+}
+
+/* len bytes were written at blob + at + TDM_BLOB_SUM: the length of the part. (They are hashed as they are now, in case that the page changes.) */
+static u32 part_end(u8 *blob, u32 at, u32 len)
+{
+	if (!len)
+		return 0;
+	sum_put(blob + at, blob + at + TDM_BLOB_SUM, len);
+	return TDM_BLOB_SUM + len;
+}
+
 /* ---- packing -------------------------------------------------------------------------------------------------------- */
 
 static void entry_put(u8 *blob, u32 i, enum kind kind, u32 size)
@@ -206,9 +234,9 @@ static void entry_put(u8 *blob, u32 i, enum kind kind, u32 size)
 static u32 raw_put(u8 *blob, u32 i, const void *page, u32 at, struct tdm_blob_info *info)
 {
 	entry_put(blob, i, KIND_RAW, PAGE);
-	memcpy(blob + at, page, PAGE);
+	memcpy(blob + at + TDM_BLOB_SUM, page, PAGE);
 	info->incompressible |= 1u << i;
-	return PAGE;
+	return part_end(blob, at, PAGE);
 }
 
 /* Pages a and b, or a alone when b is n; their parts begin at `at`. The bytes written. Between a and b lie only pages that have their
@@ -220,22 +248,22 @@ static u32 pair_put(struct tdm_codec_ws *ws, u8 *blob, const void *const *pages,
 	u32 k;
 
 	if (b == n) {
-		k = part_pack(ws, codec, src, PAGE, blob + at);
+		k = part_pack(ws, codec, src, PAGE, blob + at + TDM_BLOB_SUM);
 		if (!k)
 			return raw_put(blob, a, src, at, info);
 		entry_put(blob, a, KIND_LONE, k);
-		return k;
+		return part_end(blob, at, k);
 	}
 	if ((const u8 *)pages[b] != src + PAGE) {
 		memcpy(ws->in, src, PAGE);
 		memcpy(ws->in + PAGE, pages[b], PAGE);
 		src = ws->in;
 	}
-	k = part_pack(ws, codec, src, 2 * PAGE, blob + at);
+	k = part_pack(ws, codec, src, 2 * PAGE, blob + at + TDM_BLOB_SUM);
 	if (k) {
 		entry_put(blob, a, KIND_PAIR, k);
 		entry_put(blob, b, KIND_SECOND, 0);
-		return k;
+		return part_end(blob, at, k);
 	}
 	k = raw_put(blob, a, pages[a], at, info);
 	return k + raw_put(blob, b, pages[b], at + k, info);
@@ -260,9 +288,9 @@ u32 tdmi_blob_pack(struct tdm_codec_ws *ws, enum tdm_codec codec, const void *co
 		if (!pages[i] || !tdmi_page_same(pages[i], &words[i]))
 			continue;
 		info->same |= 1u << i;
-		k = same_put(words[i], blob + at);
+		k = same_put(words[i], blob + at + TDM_BLOB_SUM);
 		entry_put(blob, i, KIND_SAME, k);
-		at += k;
+		at += part_end(blob, at, k);
 	}
 	for (u32 i = 0; i < n; i++) {
 		if (!pages[i] || (info->same >> i & 1))
@@ -280,6 +308,7 @@ u32 tdmi_blob_pack(struct tdm_codec_ws *ws, enum tdm_codec codec, const void *co
 	}
 	if (first != n)
 		at += pair_put(ws, blob, pages, first, n, n, at, info);
+	sum_put(blob + TDM_BLOB_HEADER(n) - TDM_BLOB_SUM, blob, TDM_BLOB_HEADER(n) - TDM_BLOB_SUM);
 	return at;
 }
 
@@ -301,6 +330,8 @@ static int header_get(const u8 *blob, u32 len, struct part *part, u32 *n_out)
 	if (!n || n > TDM_BLOB_PAGES || len < TDM_BLOB_HEADER(n) || len > TDM_BLOB_MAX)
 		return -EBADMSG;
 	at = TDM_BLOB_HEADER(n);
+	if (!sum_right(blob + at - TDM_BLOB_SUM, blob, at - TDM_BLOB_SUM))
+		return -EBADMSG;
 	for (u32 pass = 0; pass < 2; pass++) {
 		for (u32 i = 0; i < n; i++) {
 			u32 v = (u32)blob[2 + 2 * i] | (u32)blob[3 + 2 * i] << 8;
@@ -309,6 +340,7 @@ static int header_get(const u8 *blob, u32 len, struct part *part, u32 *n_out)
 			part[i].size = v & 0x1fff;
 			if ((part[i].kind == KIND_SAME) != (pass == 0))
 				continue;
+			at += part[i].size ? TDM_BLOB_SUM : 0;
 			part[i].at = at;
 			at += part[i].size;
 		}
@@ -337,6 +369,11 @@ static int pair_get(struct tdm_codec_ws *ws, const u8 *blob, const struct part *
 	if (want_b)
 		memcpy(dst[b], ws->out + PAGE, PAGE);
 	return 0;
+}
+
+static bool part_right(const u8 *blob, const struct part *p)
+{
+	return !p->size || sum_right(blob + p->at - TDM_BLOB_SUM, blob + p->at, p->size);
 }
 
 static u32 second_of(const struct part *part, u32 i, u32 n)
@@ -369,8 +406,10 @@ int tdmi_blob_unpack(struct tdm_codec_ws *ws, const void *blob, u32 len, u32 mas
 				return -EBADMSG;
 			done |= 1u << second;
 			if (left & done)
-				r = pair_get(ws, b, p, i, second, left, dst);
+				r = part_right(b, p) ? pair_get(ws, b, p, i, second, left, dst) : -EBADMSG;
 		} else if (left & done) {
+			if (!part_right(b, p))
+				return -EBADMSG;
 			if (p->kind == KIND_SAME)
 				r = same_get(b + p->at, p->size, dst[i]);
 			else if (p->kind == KIND_RAW && p->size == PAGE)
@@ -392,8 +431,11 @@ int tdmi_blob_unpack(struct tdm_codec_ws *ws, const void *blob, u32 len, u32 mas
 static u32 part_copy(u8 *out, u32 i, const u8 *blob, const struct part *p, u32 at)
 {
 	entry_put(out, i, p->kind, p->size);
-	memcpy(out + at, blob + p->at, p->size);
-	return p->size;
+	if (!p->size)
+		return 0;
+	/* Its hash, too: bytes that have gone bad stay so. */
+	memcpy(out + at, blob + p->at - TDM_BLOB_SUM, TDM_BLOB_SUM + p->size);
+	return TDM_BLOB_SUM + p->size;
 }
 
 int tdmi_blob_strip(struct tdm_codec_ws *ws, const void *blob, u32 len, u32 mask, void *dst)
@@ -435,11 +477,12 @@ int tdmi_blob_strip(struct tdm_codec_ws *ws, const void *blob, u32 len, u32 mask
 		} else if (((mask >> i) | (mask >> second)) & 1) {
 			half = mask >> i & 1 ? i : second;
 			page[half] = to[half] = ws->in;
-			r = pair_get(ws, b, &part[i], i, second, 1u << half, to);
+			r = !part_right(b, &part[i]) ? -EBADMSG : pair_get(ws, b, &part[i], i, second, 1u << half, to);
 			if (r)
 				return r;
 			at += pair_put(ws, out, page, half, keep, keep, at, &info);
 		}
 	}
+	sum_put(out + TDM_BLOB_HEADER(keep) - TDM_BLOB_SUM, out, TDM_BLOB_HEADER(keep) - TDM_BLOB_SUM);
 	return (int)at;
 }

@@ -11,6 +11,7 @@
 #include "port/uapi.h"
 
 #define FDS_NEEDED 64u /* with so many allowed the engine has enough */
+#define DISCARD_TRIES 1000u
 #define TRASH_PAGES (2 * TDM_HUGE_PAGES) /* the first half for 2 MiB pages, the second for small ones */
 
 #define FEATURES                                                                                                        \
@@ -338,33 +339,56 @@ static void trash_empty(struct tdm_host *h)
 	h->trash_used = 0;
 }
 
-/* A page in the arena is shared with a fork's other side: a move refuses it. Drop it in place, with the arena's registration lifted there. */
-static void discard_in_place(struct tdm_host *h, u64 slot, u64 len)
+/* A page in the arena is shared with a fork's other side: a move refuses it. Drop it in place, with the arena's registration lifted there. That takes
+ * mappings, and memory for them. */
+static bool discard_in_place(struct tdm_host *h, u64 slot, u64 len)
 {
-	TDM_BUG_ON(tdmi_host_unregister(h, slot, slot + len));
+	u32 tries = 0;
+
+	if (tdmi_host_unregister(h, slot, slot + len))
+		return false;
 	plat_discard((void *)(uintptr_t)slot, len);
-	TDM_BUG_ON(tdmi_host_register_events(h, slot, slot + len));
+	while (tdmi_host_register_events(h, slot, slot + len)) {
+		if (++tries > DISCARD_TRIES)
+			plat_abort("tandem: no memory to give a page back\n");
+		plat_yield();
+	}
+	return true;
+}
+
+static int to_trash(struct tdm_host *h, u64 slot, u32 n, u32 *done)
+{
+	bool whole = n == TDM_HUGE_PAGES && slot % TDM_HUGE_SIZE == 0;
+	int r;
+
+	if (!whole && h->trash_used + n > TDM_HUGE_PAGES)
+		trash_empty(h);
+	r = do_move(h->trash_uffd, (u64)(uintptr_t)h->trash + (whole ? 0 : TDM_HUGE_SIZE + ((u64)h->trash_used << TDM_PAGE_SHIFT)), slot, n,
+		    TDM_UFFDIO_MOVE_ALLOW_SRC_HOLES | TDM_UFFDIO_MOVE_DONTWAKE, done);
+	if (whole)
+		plat_discard(h->trash, TDM_HUGE_SIZE);
+	else
+		h->trash_used += *done;
+	if (h->trash_used >= TDM_HUGE_PAGES / 2)
+		trash_empty(h);
+	return r;
 }
 
 static void discard_run(struct tdm_host *h, u64 slot, u32 n)
 {
-	bool whole = n == TDM_HUGE_PAGES && slot % TDM_HUGE_SIZE == 0;
-	u32 done = 0;
-	int r;
+	u32 done, tries = 0;
 
 	plat_mutex_lock(&h->trash_lock);
-	if (!whole && h->trash_used + n > TDM_HUGE_PAGES)
-		trash_empty(h);
-	r = do_move(h->trash_uffd, (u64)(uintptr_t)h->trash + (whole ? 0 : TDM_HUGE_SIZE + ((u64)h->trash_used << TDM_PAGE_SHIFT)), slot, n,
-		    TDM_UFFDIO_MOVE_ALLOW_SRC_HOLES | TDM_UFFDIO_MOVE_DONTWAKE, &done);
-	if (whole)
-		plat_discard(h->trash, TDM_HUGE_SIZE);
-	else
-		h->trash_used += done;
-	if (h->trash_used >= TDM_HUGE_PAGES / 2)
-		trash_empty(h);
-	if (r)
-		discard_in_place(h, slot + ((u64)done << TDM_PAGE_SHIFT), (u64)(n - done) << TDM_PAGE_SHIFT);
+	while (to_trash(h, slot, n, &done)) {
+		slot += (u64)done << TDM_PAGE_SHIFT;
+		n -= done;
+		if (discard_in_place(h, slot, (u64)n << TDM_PAGE_SHIFT))
+			break;
+		if (++tries > DISCARD_TRIES)
+			plat_abort("tandem: no memory to give a page back\n");
+		/* A copy of our own can be moved. */
+		(void)tdm_sys3(SYS_madvise, slot, (u64)n << TDM_PAGE_SHIFT, TDM_MADV_POPULATE_WRITE);
+	}
 	plat_mutex_unlock(&h->trash_lock);
 }
 
@@ -399,6 +423,16 @@ static bool kernel_has_poison(void)
 	return fd >= 0;
 }
 
+static void close_files(struct tdm_host *h)
+{
+	const int fds[] = { h->trash_uffd, h->pagemap, h->maps, h->kick_fd };
+
+	for (u32 i = 0; i < TDM_ARRAY_SIZE(fds); i++)
+		if (fds[i] >= 0)
+			tdm_sys1(SYS_close, fds[i]);
+	plat_unmap(h->trash, TRASH_PAGES * TDM_PAGE_SIZE);
+}
+
 int tdmi_host_init(struct tdm_host *h, int uffd, void *arena, u64 arena_len)
 {
 	int r;
@@ -416,6 +450,8 @@ int tdmi_host_init(struct tdm_host *h, int uffd, void *arena, u64 arena_len)
 	r = open_files(h);
 	if (!r)
 		r = tdmi_host_register_events(h, (u64)(uintptr_t)arena, (u64)(uintptr_t)arena + arena_len);
+	if (r)
+		close_files(h);
 	return r;
 }
 
@@ -430,9 +466,5 @@ int tdmi_host_after_fork(struct tdm_host *h, int uffd)
 void tdmi_host_close(struct tdm_host *h)
 {
 	tdm_sys1(SYS_close, h->uffd);
-	tdm_sys1(SYS_close, h->trash_uffd);
-	tdm_sys1(SYS_close, h->pagemap);
-	tdm_sys1(SYS_close, h->maps);
-	tdm_sys1(SYS_close, h->kick_fd);
-	plat_unmap(h->trash, TRASH_PAGES * TDM_PAGE_SIZE);
+	close_files(h);
 }

@@ -115,6 +115,8 @@ static int check(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end, ui
 
 		/* First the look, then the proof that nothing has changed since. */
 		r = tdmi_host_mapping(h, start, &m);
+		if (r && r != -ENOENT)
+			return -EAGAIN; /* no memory for an answer is not a no */
 		there = !r && start >= m.start;
 		if (!r)
 			stop = TDM_MIN(end, there ? m.end : m.start);

@@ -297,9 +297,12 @@ void tdmi_live_main(void *arg)
 
 	l->statm = -1;
 	if (!tdm_a32_ld_acquire(&l->started)) {
-		tdmi_live_note_before(l);
-		tdm_a32_st_release(&l->started, 1);
+		int r = tdmi_live_note_before(l);
+
+		tdm_a32_st_release(&l->started, r ? 2 : 1);
 		plat_wake(&l->started, 1);
+		if (r)
+			return;
 	} else {
 		tdmi_live_child_takeover(l);
 	}
@@ -383,6 +386,13 @@ int tdmi_live_start(const struct tdm_live_config *c, char *err, size_t errlen)
 	}
 	while (!tdm_a32_ld_acquire(&l->started))
 		plat_wait(&l->started, 0, ~(u64)0);
+	if (tdm_a32_ld_acquire(&l->started) == 2) {
+		tdmi_fmt(err, errlen, "what the process has mapped cannot be seen in /proc/self/maps");
+		plat_thread_join(l->main);
+		tdmi_live = NULL;
+		plat_unmap(l, sizeof(*l));
+		return -EIO;
+	}
 	if (c->eager) {
 		r = tdmi_live_request(l, TDM_OP_ENGAGE, 0, 0, NULL);
 		if (r) {

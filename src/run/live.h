@@ -98,7 +98,7 @@ struct tdm_live {
 
 	tdm_a32 state;               /* enum tdm_live_state */
 	tdm_a32 wake;                /* main sleeps on it; 1: it is to look */
-	tdm_a32 started;             /* main has seen what was there before */
+	tdm_a32 started;             /* main has seen what was there before: 1; 2: it could not, and has ended */
 	struct plat_thread *main;
 	u32 pid;
 
@@ -117,6 +117,7 @@ struct tdm_live {
 	struct tdm_handler {
 		struct tdm_live *live;
 		struct plat_thread *thread;
+		struct tdm_ctx *ctx;
 		u32 cpu;
 		int epoll;
 		bool active;         /* under lead */
@@ -188,7 +189,7 @@ void tdmi_live_main(void *arg);
 void tdmi_live_nudge(struct tdm_live *l);
 /* live_engage.c: on the main thread. */
 int tdmi_live_engage(struct tdm_live *l, char *err, size_t errlen);
-/* live_handlers.c: all of them, or none. */
+/* live_handlers.c. On failure there may be some: stop them. */
 int tdmi_live_start_handlers(struct tdm_live *l);
 void tdmi_live_stop_handlers(struct tdm_live *l);
 int tdmi_live_disengage(struct tdm_live *l);
@@ -196,7 +197,7 @@ int tdmi_live_disengage(struct tdm_live *l);
 void tdmi_live_note_thread(struct tdm_live *l);
 void tdmi_live_note_threads(struct tdm_live *l);
 /* live_find.c */
-void tdmi_live_note_before(struct tdm_live *l);
+int tdmi_live_note_before(struct tdm_live *l); /* or -errno: nothing can be managed then, it might be what we depend on */
 void tdmi_live_find(struct tdm_live *l);
 void tdmi_live_forget_unregistered(struct tdm_live *l);
 int tdmi_live_exclude(struct tdm_live *l, u64 start, u64 end);

@@ -51,12 +51,11 @@ int tdmi_live_engage(struct tdm_live *l, char *err, size_t errlen)
 	l->arena_len = arena_size();
 	l->arena = plat_map(l->arena_len);
 	r = l->arena ? tdmi_host_init(&l->host, uffd, l->arena, l->arena_len) : -ENOMEM;
-	if (!r)
-		r = tdmi_mm_init(&l->mm, &l->host.port, l->arena, (u32)(l->arena_len >> TDM_PAGE_SHIFT), l->swap);
-	if (r) {
-		tdmi_fmt(err, errlen, "the engine could not be set up");
-		goto out_swap;
-	}
+	if (r)
+		goto out_arena;
+	r = tdmi_mm_init(&l->mm, &l->host.port, l->arena, (u32)(l->arena_len >> TDM_PAGE_SHIFT), l->swap);
+	if (r)
+		goto out_host;
 	l->host.mm = &l->mm;
 	l->mm.keep = &l->keep;
 	l->threads_next_ns = 0;
@@ -64,16 +63,32 @@ int tdmi_live_engage(struct tdm_live *l, char *err, size_t errlen)
 	l->host.forked = tdmi_live_raw_fork;
 	l->host.forked_arg = l;
 	l->ctx = tdmi_ctx_create(&l->mm);
-	if (l->ctx)
+	if (l->ctx) {
 		l->ctx->may_wait = true;
-	r = l->ctx ? tdmi_live_start_handlers(l) : -ENOMEM;
-	if (!r)
-		return 0;
+		r = tdmi_live_start_handlers(l);
+		if (!r)
+			return 0;
+		tdmi_live_stop_handlers(l);
+		tdmi_ctx_destroy(l->ctx);
+	}
 	tdmi_fmt(err, errlen, "no thread to serve faults could be started");
-out_swap:
+	/* Takes the swap along. */
+	tdmi_mm_destroy(&l->mm);
+	l->swap = NULL;
+	r = r ? r : -ENOMEM;
+out_host:
+	tdmi_host_close(&l->host);
+	uffd = -1;
+out_arena:
+	if (l->arena)
+		plat_unmap(l->arena, l->arena_len);
+	if (l->swap)
+		tdmi_fmt(err, errlen, "the engine could not be set up");
 	tdmi_swap_destroy(l->swap);
+	l->swap = NULL;
 out_uffd:
-	tdm_sys1(SYS_close, uffd);
+	if (uffd >= 0)
+		tdm_sys1(SYS_close, uffd);
 	return r;
 }
 

@@ -25,15 +25,31 @@ static bool candidate(const struct tdm_mapping *m)
 	return !m->name[0] || is_heap(m) || strncmp(m->name, "[anon:", 6) == 0;
 }
 
-void tdmi_live_note_before(struct tdm_live *l)
+/* The mappings of a library are neighbours: one range. */
+static int note_range(struct tdm_live *l, u64 start, u64 end)
+{
+	if (l->nbefore && l->before[l->nbefore - 1].end == start) {
+		l->before[l->nbefore - 1].end = end;
+		return 0;
+	}
+	if (l->nbefore == TDM_LIVE_BEFORE)
+		return -ENOSPC;
+	l->before[l->nbefore++] = (struct tdm_range){ start, end };
+	return 0;
+}
+
+int tdmi_live_note_before(struct tdm_live *l)
 {
 	struct tdm_host h = { .maps = (int)tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/maps", O_RDONLY | O_CLOEXEC, 0) };
 	struct tdm_mapping m;
+	int r = TDM_MIN(h.maps, 0);
 
-	for (u64 at = 0; h.maps >= 0 && l->nbefore < TDM_LIVE_BEFORE && !tdmi_host_mapping(&h, at, &m); at = m.end)
+	for (u64 at = 0; !r && !(r = tdmi_host_mapping(&h, at, &m)); at = m.end)
 		if (!tdmi_linux_mem_own(m.start, m.end))
-			l->before[l->nbefore++] = (struct tdm_range){ m.start, m.end };
-	tdm_sys1(SYS_close, h.maps);
+			r = note_range(l, m.start, m.end);
+	if (h.maps >= 0)
+		tdm_sys1(SYS_close, h.maps);
+	return r == -ENOENT ? 0 : r;
 }
 
 /* The mapping that holds `at`, or the next one, if it is registered with us and one of the kind that can be managed. */
@@ -123,6 +139,28 @@ static uintptr_t flags_of(struct tdm_live *l, struct tdm_range g, const struct t
 	return g.end < m->end && tdmi_vma_find(&l->mm, g.end, &v) ? v.flags : 0;
 }
 
+/* What is at va, or the next mapping; behind the last one an empty one at the end of all addresses. 0 or -ENOENT: is it ours? The kernel may be short of
+ * memory for an answer: to take that for a no would be to forget what the program has there. */
+static int look(struct tdm_live *l, u64 va, struct tdm_mapping *m)
+{
+	int r;
+
+	for (u32 tries = 0;; tries++) {
+		r = tdmi_host_mapping(&l->host, va, m);
+		if (r == -ENOENT)
+			*m = (struct tdm_mapping){ .start = ~(u64)0, .end = ~(u64)0 };
+		else if (!r && va >= m->start)
+			r = tdmi_host_registered(l->host.uffd, va);
+		else if (!r)
+			r = -ENOENT;
+		if (!r || r == -ENOENT)
+			return r;
+		if (tries == 1000)
+			plat_abort("tandem: no memory to see what the child of a fork has mapped\n");
+		plat_yield();
+	}
+}
+
 /* In the child of a fork: what was not copied (MADV_DONTFORK), or was gone before it was, is nothing to manage. The event lock is held. */
 void tdmi_live_forget_unregistered(struct tdm_live *l)
 {
@@ -132,11 +170,10 @@ void tdmi_live_forget_unregistered(struct tdm_live *l)
 
 	while (tdmi_vma_next(&l->mm, at, &v)) {
 		u64 start = TDM_MAX(at, v.start), end;
+		int r = look(l, start, &m);
 
-		if (tdmi_host_mapping(&l->host, start, &m))
-			m = (struct tdm_mapping){ .start = ~(u64)0, .end = ~(u64)0 };
 		end = TDM_MIN(v.end, start < m.start ? m.start : m.end);
-		if (start < m.start || tdmi_host_registered(l->host.uffd, start))
+		if (r)
 			tdmi_zap(l->ctx, start, end, TDM_ZAP_UNMAP);
 		at = end;
 	}

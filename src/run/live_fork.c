@@ -41,6 +41,7 @@
 
 #define FDS_MAX 64u
 #define QUIET_NS ((u64)50000000)
+#define SEND_TRIES 1000u
 
 /* What the child is told. Its descriptors: the userfaultfd, a file of events if there are any, the tiers' files. */
 struct hand_over {
@@ -112,8 +113,10 @@ void tdmi_live_fork_parent(void)
 }
 
 /* Nothing of the parent's engine runs here, and nobody took our place yet. */
-static void child_unmanaged(struct tdm_live *l)
+static void child_unmanaged(struct tdm_live *l, u32 was)
 {
+	if (was != TDM_LIVE_FAILED)
+		plat_log("the child of a fork runs without a budget: there was no descriptor or no thread for it");
 	tdm_a32_st_relaxed(&l->state, TDM_LIVE_FAILED);
 	if (l->control)
 		tdm_a64_add_relaxed(&l->control->unmanaged, 1);
@@ -147,12 +150,12 @@ void tdmi_live_fork_child(void)
 	else if (l->fork_announced)
 		keep = l->fork_peer;
 	else
-		child_unmanaged(l); /* the parent copies into us what is out */
+		child_unmanaged(l, state); /* the parent copies into us what is out */
 	if (tdm_a32_ld_relaxed(&l->state) != TDM_LIVE_FAILED &&
 	    tdmi_linux_thread_start_private(&l->main, tdmi_live_main, l, "tandem", keep)) {
 		if (l->fork_announced)
 			plat_abort("tandem: no thread could be started in the child of a fork: its memory cannot be brought back\n");
-		child_unmanaged(l);
+		child_unmanaged(l, state);
 	}
 	if (l->fork_announced) {
 		tdm_sys1(SYS_close, l->fork_sock);
@@ -185,14 +188,19 @@ static int send_fds(int sock, const struct hand_over *h, const int *fds, u32 n)
 	struct iovec iov = { (void *)(uintptr_t)h, sizeof(*h) };
 	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = buf, .msg_controllen = CMSG_SPACE(n * sizeof(int)) };
 	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-	long r;
+	long r = 0;
 
 	memset(buf, 0, sizeof(buf));
 	c->cmsg_level = SOL_SOCKET;
 	c->cmsg_type = SCM_RIGHTS;
 	c->cmsg_len = CMSG_LEN(n * sizeof(int));
 	memcpy(CMSG_DATA(c), fds, n * sizeof(int));
-	r = tdm_sys3(SYS_sendmsg, sock, &m, MSG_NOSIGNAL);
+	for (u32 tries = 0; tries < SEND_TRIES; tries++) {
+		r = tdm_sys3(SYS_sendmsg, sock, &m, MSG_NOSIGNAL);
+		if (r != -EINTR && r != -ENOMEM && r != -ENOBUFS)
+			break;
+		plat_yield();
+	}
 	return r < 0 ? (int)r : 0;
 }
 
@@ -209,7 +217,7 @@ static int events_file(const struct tdm_frozen *f)
 	return (int)fd;
 }
 
-static void send_child(struct tdm_live *l, int sock, int child_uffd)
+static int send_child(struct tdm_live *l, int sock, int child_uffd)
 {
 	struct hand_over h = { l->frozen.n };
 	int fds[FDS_MAX] = { child_uffd }, r = 0;
@@ -228,6 +236,7 @@ static void send_child(struct tdm_live *l, int sock, int child_uffd)
 		tdm_sys1(SYS_close, fds[1]);
 	if (r)
 		plat_log("the child of a fork could not be given its memory, and will be ended");
+	return r;
 }
 
 static void answer(struct tdm_live *l, int result)
@@ -292,7 +301,8 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 		if (child >= 0 && !quiet_by)
 			quiet_by = plat_now_ns() + QUIET_NS;
 		if (child >= 0 && !sent && (!tdmi_host_changing(&l->host) || plat_now_ns() > quiet_by)) {
-			send_child(l, sock, child);
+			/* If not, it sees the end of the socket when its parent has gone on. */
+			done = send_child(l, sock, child) != 0;
 			sent = true;
 		}
 		/* Nor can its faults be served before that: a page may have been moved, and we not know of it. */
@@ -323,8 +333,11 @@ static int receive_fds(int sock, struct hand_over *h, int *fds, u32 *n)
 	struct iovec iov = { h, sizeof(*h) };
 	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = buf, .msg_controllen = sizeof(buf) };
 	struct cmsghdr *c;
-	long r = tdm_sys3(SYS_recvmsg, sock, &m, MSG_CMSG_CLOEXEC);
+	long r;
 
+	do
+		r = tdm_sys3(SYS_recvmsg, sock, &m, MSG_CMSG_CLOEXEC);
+	while (r == -EINTR);
 	c = r > 0 ? CMSG_FIRSTHDR(&m) : NULL;
 	if (!c || c->cmsg_type != SCM_RIGHTS)
 		return -EPIPE;

@@ -218,17 +218,13 @@ static void handler_main(void *arg)
 {
 	struct tdm_handler *h = arg;
 	struct tdm_live *l = h->live;
-	struct tdm_ctx *ctx;
+	struct tdm_ctx *ctx = h->ctx;
 	struct epoll_event e;
 	u64 mask[16] = { 0 };
 	bool woken = false;
 
 	mask[h->cpu / 64] = (u64)1 << (h->cpu % 64);
 	tdm_sys3(SYS_sched_setaffinity, 0, sizeof(mask), mask);
-	ctx = tdmi_ctx_create(&l->mm);
-	TDM_BUG_ON(!ctx);
-	ctx->on_slow = on_slow;
-	ctx->slow_arg = h;
 	tdm_a32_add_acqrel(&l->nready, 1);
 	plat_wake(&l->nready, 1);
 	while (!tdm_a32_ld_acquire(&l->stop)) {
@@ -267,16 +263,21 @@ static int prepare(struct tdm_live *l, u32 cpu)
 	h->epoll = tdmi_linux_fd_keep(tdm_sys1(SYS_epoll_create1, EPOLL_CLOEXEC));
 	if (h->epoll < 0)
 		return h->epoll;
-	r = (int)tdm_sys4(SYS_epoll_ctl, h->epoll, EPOLL_CTL_ADD, l->stop_fd, &e);
+	h->ctx = tdmi_ctx_create(&l->mm);
+	r = h->ctx ? (int)tdm_sys4(SYS_epoll_ctl, h->epoll, EPOLL_CTL_ADD, l->stop_fd, &e) : -ENOMEM;
 	if (!r && !l->nhandlers) {
 		r = enter(l, 0);
 		h->active = true;
 		l->nactive = 1;
 	}
 	if (r) {
+		if (h->ctx)
+			tdmi_ctx_destroy(h->ctx);
 		tdm_sys1(SYS_close, h->epoll);
 		return r;
 	}
+	h->ctx->on_slow = on_slow;
+	h->ctx->slow_arg = h;
 	l->nhandlers++;
 	return 0;
 }
@@ -307,8 +308,6 @@ int tdmi_live_start_handlers(struct tdm_live *l)
 	/* One that has yet to enter the mm is not seen by a freeze, and may hold a lock that a fork's child would inherit. */
 	for (u32 seen; (seen = tdm_a32_ld_acquire(&l->nready)) < n;)
 		plat_wait(&l->nready, seen, ~(u64)0);
-	if (r)
-		tdmi_live_stop_handlers(l);
 	return r;
 }
 
@@ -317,10 +316,14 @@ void tdmi_live_stop_handlers(struct tdm_live *l)
 	u64 one = 1;
 
 	tdm_a32_st_release(&l->stop, 1);
+	if (l->stop_fd < 0)
+		return;
 	tdm_sys3(SYS_write, l->stop_fd, &one, sizeof(one));
 	for (u32 i = 0; i < l->nhandlers; i++) {
 		if (l->handler[i].thread)
 			plat_thread_join(l->handler[i].thread);
+		else
+			tdmi_ctx_destroy(l->handler[i].ctx);
 		tdm_sys1(SYS_close, l->handler[i].epoll);
 	}
 	l->nhandlers = 0;

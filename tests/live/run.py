@@ -16,6 +16,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import harness as h  # noqa: E402
+import inject  # noqa: E402
 
 # program: (arguments, budget, seconds that a managed run may take). A part of its own where that helps to find what broke.
 # Footprints (plain peaks): oracle 300M, syscalls 260M, forks 140M and its children, threads 140M, fds 90M, thp 250M, budget 200M.
@@ -51,7 +52,7 @@ def compile_all(args):
     src = os.path.join(h.HERE, "prog")
     common = os.path.getmtime(os.path.join(src, "common.h"))
     os.makedirs(out, exist_ok=True)
-    for name in PROGRAMS:
+    for name in [*PROGRAMS, "inject"]:
         exe, c = os.path.join(out, name), os.path.join(src, name + ".c")
         if os.path.exists(exe) and os.path.getmtime(exe) > max(common, os.path.getmtime(c)):
             continue
@@ -202,6 +203,7 @@ def tests():
     t.add("stopped-from-outside", stopped, quick=False)
     t.add("fits-its-budget", small_budget)
     t.add("exec-chain", exec_chain)
+    inject.add(t)
     return t
 
 

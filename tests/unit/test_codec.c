@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Blobs: every kind of page, every mask, and what is not a blob. */
+#define XXH_INLINE_ALL
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 #include "plat/sim.h"
 #include "pool/codec.h"
 #include "runner/t.h"
@@ -62,6 +64,8 @@ static void make(u8 *p, u32 kind, u64 *rng)
 	}
 }
 
+static bool alone;
+
 static u32 pack(enum tdm_codec codec, u32 n, u32 absent, struct tdm_blob_info *info)
 {
 	const void *src[TDM_BLOB_PAGES];
@@ -69,8 +73,8 @@ static u32 pack(enum tdm_codec codec, u32 n, u32 absent, struct tdm_blob_info *i
 
 	for (u32 i = 0; i < n; i++)
 		src[i] = absent >> i & 1 ? NULL : pages[i];
-	len = tdmi_blob_pack(ws, codec, src, n, false, blob, info);
-	CHECK(len <= TDM_BLOB_HEADER(n) + n * TDM_PAGE_SIZE);
+	len = tdmi_blob_pack(ws, codec, src, n, alone, blob, info);
+	CHECK(len <= TDM_BLOB_HEADER(n) + n * (TDM_BLOB_SUM + TDM_PAGE_SIZE));
 	return len;
 }
 
@@ -126,6 +130,51 @@ TEST(round_trips, .seconds = 60)
 	}
 }
 
+/* Pages leave a blob one after the other; those that stay are what they were, and what has gone bad is not made good. */
+TEST(a_blob_is_stripped_page_by_page, .seconds = 60)
+{
+	static u8 less[TDM_BLOB_MAX];
+	u64 rng = t_seed();
+	u32 rounds = t_slow() ? 100 : 1000;
+
+	setup();
+	for (u32 round = 0; round < rounds; round++) {
+		enum tdm_codec codec = 1 + (u32)t_rand(&rng) % 2;
+		u32 n = 1 + (u32)t_rand(&rng) % 16, live = (1u << n) - 1, bad;
+		struct tdm_blob_info info;
+		u32 len;
+		int r;
+
+		alone = t_rand(&rng) % 2;
+		for (u32 i = 0; i < n; i++)
+			make(pages[i], (u32)t_rand(&rng) % KINDS, &rng);
+		len = pack(codec, n, 0, &info);
+		CHECK_EQ(tdmi_blob_strip(ws, blob, len, 0, less), -EBADMSG);
+		CHECK_EQ(tdmi_blob_strip(ws, blob, len, 1u << n, less), -EBADMSG);
+		while (live & (live - 1)) {
+			live &= ~(1u << t_rand(&rng) % n);
+			live = live ? live : 1;
+			r = tdmi_blob_strip(ws, blob, len, live, less);
+			CHECK(r > 0 && r <= (int)sizeof(less));
+			len = (u32)r;
+			memcpy(blob, less, len);
+			CHECK_EQ(unpack(len, live, round % 2), 0);
+			check_pages(live, round % 2);
+			for (u32 i = 0; i < n; i++)
+				if (!(live >> i & 1))
+					CHECK_EQ(unpack(len, 1u << i, false), -EBADMSG);
+		}
+		bad = (u32)t_rand(&rng) % len;
+		blob[bad] ^= 0x10;
+		r = tdmi_blob_strip(ws, blob, len, live, less);
+		if (r >= 0) {
+			memcpy(blob, less, (u32)r);
+			CHECK_EQ(unpack((u32)r, live, false), -EBADMSG);
+		}
+	}
+	alone = false;
+}
+
 TEST(same_filled_pages_take_no_room)
 {
 	static const struct {
@@ -134,6 +183,7 @@ TEST(same_filled_pages_take_no_room)
 	} t[] = { { 0, 0 }, { 0x0101010101010101, 1 }, { 0xabcdabcdabcdabcd, 2 }, { 0x1234567812345678, 4 }, { 0x0123456789abcdef, 8 },
 		  { 0x00000000ffffffff, 8 }, { ~(u64)0, 1 } };
 	struct tdm_blob_info info;
+	u32 len;
 
 	setup();
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(t); i++) {
@@ -141,9 +191,10 @@ TEST(same_filled_pages_take_no_room)
 
 		tdmi_page_fill(pages[0], t[i].word);
 		CHECK(tdmi_page_same(pages[0], &word) && word == t[i].word);
-		CHECK_EQ(pack(TDM_CODEC_LZ4, 1, 0, &info), TDM_BLOB_HEADER(1) + t[i].bytes);
+		len = TDM_BLOB_HEADER(1) + (t[i].bytes ? TDM_BLOB_SUM + t[i].bytes : 0);
+		CHECK_EQ(pack(TDM_CODEC_LZ4, 1, 0, &info), len);
 		CHECK_EQ(info.same, 1);
-		CHECK_EQ(unpack(TDM_BLOB_HEADER(1) + t[i].bytes, 1, false), 0);
+		CHECK_EQ(unpack(len, 1, false), 0);
 		check_pages(1, false);
 		pages[0][4095] ^= 1;
 		CHECK(!tdmi_page_same(pages[0], &word));
@@ -160,7 +211,7 @@ TEST(noise_is_stored_raw)
 		make(pages[i], NOISE, &rng);
 	for (u32 codec = 1; codec <= 2; codec++)
 		for (u32 n = 1; n <= 16; n++) {
-			CHECK_EQ(pack(codec, n, 0, &info), TDM_BLOB_HEADER(n) + n * TDM_PAGE_SIZE);
+			CHECK_EQ(pack(codec, n, 0, &info), TDM_BLOB_HEADER(n) + n * (TDM_BLOB_SUM + TDM_PAGE_SIZE));
 			CHECK_EQ(info.incompressible, (1u << n) - 1);
 		}
 }
@@ -184,6 +235,71 @@ TEST(sixteen_pages_pack_better_than_one_by_one)
 			together = pack(codec, 16, 0, &info);
 			CHECK(together < lone);
 		}
+}
+
+static void resum_bytes(u8 *at, const u8 *bytes, u32 len)
+{
+	u32 sum = (u32)XXH3_64bits(bytes, len);
+
+	memcpy(at, &sum, sizeof(sum));
+}
+
+/* Make the hashes of what may be a blob right again, as far as there are any. */
+static void resum(u8 *b, u32 len)
+{
+	u32 n = len > 1 ? b[1] : 0, at = TDM_BLOB_HEADER(n);
+
+	if (!n || n > TDM_BLOB_PAGES || at > len)
+		return;
+	resum_bytes(b + at - TDM_BLOB_SUM, b, at - TDM_BLOB_SUM);
+	for (u32 pass = 0; pass < 2; pass++)
+		for (u32 i = 0; i < n; i++) {
+			u32 v = (u32)b[2 + 2 * i] | (u32)b[3 + 2 * i] << 8, size = v & 0x1fff;
+
+			/* Same-filled pages (kind 1) come first. */
+			if (!size || (v >> 13 == 1) != (pass == 0))
+				continue;
+			if (at + TDM_BLOB_SUM + size > len)
+				return;
+			resum_bytes(b + at, b + at + TDM_BLOB_SUM, size);
+			at += TDM_BLOB_SUM + size;
+		}
+}
+
+/* Memory fails: what comes back is right, or an error. */
+TEST(a_flipped_bit_is_found, .seconds = 60)
+{
+	u32 found = 0, unseen = 0;
+	u64 rng = t_seed();
+
+	setup();
+	for (u32 round = 0; round < (t_slow() ? 8u : 40u); round++) {
+		u32 n = 1 + (u32)t_rand(&rng) % 16, len, step = 1 + (u32)t_rand(&rng) % 60;
+		struct tdm_blob_info info;
+
+		for (u32 i = 0; i < n; i++)
+			make(pages[i], (u32)t_rand(&rng) % KINDS, &rng);
+		len = pack(1 + round % 2, n, 0, &info);
+		for (u32 at = 0; at < len; at += at < 200 ? 1 : step) {
+			u32 bad = 0;
+
+			blob[at] ^= (u8)(1u << t_rand(&rng) % 8);
+			for (u32 i = 0; i < n; i++) {
+				int r = unpack(len, 1u << i, i & 1);
+
+				CHECK(r == 0 || r == -EBADMSG);
+				if (!r)
+					check_pages(1u << i, i & 1);
+				bad += r != 0;
+			}
+			CHECK_EQ(unpack(len, (1u << n) - 1, false), bad ? -EBADMSG : 0);
+			found += bad != 0;
+			unseen += bad == 0;
+			len = pack(1 + round % 2, n, 0, &info);
+		}
+	}
+	CHECK(found > 1000);
+	CHECK_EQ(unseen, 0);
 }
 
 /* Flip, cut, lengthen, and invent: an error or garbage, but nothing is written that was not asked for. ASan watches the rest. */
@@ -215,6 +331,9 @@ TEST(what_is_not_a_blob_does_no_harm, .seconds = 60)
 			copy[i] = (u8)t_rand(&rng);
 		for (u32 k = (u32)t_rand(&rng) % 4; k-- && len;)
 			copy[t_rand(&rng) % (t_rand(&rng) % 2 ? len : TDM_MIN(len, 40u))] = (u8)t_rand(&rng);
+		/* As if the hashes were no obstacle. */
+		if (t_rand(&rng) % 4)
+			resum(copy, len);
 		memset(back, 0xa5, sizeof(back));
 		for (u32 i = 0; i < TDM_BLOB_PAGES; i++)
 			dst[i] = mask >> i & 1 ? back[i] : NULL;

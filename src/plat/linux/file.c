@@ -20,6 +20,7 @@
 #endif
 
 #define DEPTH_MAX 32u
+#define REFUSALS_MAX 60000u /* a minute */
 
 /* ---- files ----------------------------------------------------------------------------------------------------------- */
 
@@ -267,7 +268,8 @@ static struct plat_io *cqe_take(struct plat_ioq *q)
 
 int plat_ioq_reap(struct plat_ioq *q, struct plat_io **done, u32 max, u32 min)
 {
-	u32 n = 0;
+	tdm_a32 nobody_wakes = { 0 };
+	u32 n = 0, tries = 0;
 
 	TDM_BUG_ON(min > max || min > q->pending);
 	for (;;) {
@@ -279,7 +281,11 @@ int plat_ioq_reap(struct plat_ioq *q, struct plat_io **done, u32 max, u32 min)
 			done[n++] = io;
 		if (n >= min)
 			break;
-		TDM_BUG_ON(ring_enter(q, 0, min - n) < 0);
+		if (ring_enter(q, 0, min - n) >= 0)
+			continue;
+		/* It will not wait for us, but the transfers are under way: look at the ring now and then. */
+		TDM_BUG_ON(++tries > REFUSALS_MAX);
+		plat_wait(&nobody_wakes, 0, 1000000);
 	}
 	q->pending -= n;
 	return (int)n;

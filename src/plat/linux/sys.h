@@ -18,9 +18,9 @@
 
 #ifdef __clang_analyzer__
 /* So that it knows that the kernel may write wherever an argument points. */
-long tdm_sys6(long nr, long a, long b, long c, long d, long e, long f);
+long tdm_sys6_raw(long nr, long a, long b, long c, long d, long e, long f);
 #else
-static inline long tdm_sys6(long nr, long a, long b, long c, long d, long e, long f)
+static inline long tdm_sys6_raw(long nr, long a, long b, long c, long d, long e, long f)
 {
 	register long r10 __asm__("r10") = d;
 	register long r8 __asm__("r8") = e;
@@ -33,6 +33,14 @@ static inline long tdm_sys6(long nr, long a, long b, long c, long d, long e, lon
 			 : "rcx", "r11", "memory");
 	return ret;
 }
+#endif
+
+#ifdef TDM_INJECT
+/* A library for tests only, in which calls can be made to fail: tests/live/inject.c. */
+long tdmi_inject(long nr, long a, long b, long c, long d, long e, long f);
+#define tdm_sys6(nr, a, b, c, d, e, f) tdmi_inject(nr, a, b, c, d, e, f)
+#else
+#define tdm_sys6(nr, a, b, c, d, e, f) tdm_sys6_raw(nr, a, b, c, d, e, f)
 #endif
 
 #define tdm_sys0(nr) tdm_sys6((nr), 0, 0, 0, 0, 0, 0)

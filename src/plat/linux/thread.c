@@ -139,7 +139,12 @@ static int thread_clone(struct plat_thread *t)
 	*(void **)(void *)(tp + 0x10) = tp;
 	*(u64 *)(void *)(tp + 0x28) = canary;
 	tdm_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
+#ifdef TDM_INJECT
+	r = tdmi_inject(SYS_clone, 0, 0, 0, 0, 0, 0); /* only asked */
+	r = r < 0 ? r : raw_clone(flags, stack_top - 16, &t->tid, tp, t);
+#else
 	r = raw_clone(flags, stack_top - 16, &t->tid, tp, t);
+#endif
 	tdm_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &old, 0, 8);
 	return r < 0 ? (int)r : 0;
 }
