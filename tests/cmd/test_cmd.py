@@ -622,6 +622,19 @@ def killed_while_stopped_is_seen():
     check(p.wait(timeout=10) == 137, p.returncode)
 
 
+@test
+def stopped_for_a_moment_only():
+    # Whoever goes on before we have stopped likewise must not leave us stopped for ever.
+    code = "import os, signal, time\n" \
+           "if os.fork() == 0:\n" \
+           "    for i in range(1500):\n" \
+           "        os.kill(os.getppid(), signal.SIGSTOP); time.sleep(0.00005 * (i % 10)); os.kill(os.getppid(), signal.SIGCONT); time.sleep(0.0003)\n" \
+           "    os._exit(0)\n" \
+           "os.wait()\n"
+    p = start("run", "--quiet", sys.executable, "-S", "-c", code)
+    check(p.wait(timeout=40) == 0, p.returncode)
+
+
 # ---- on a terminal ----------------------------------------------------------------------------------------------------------
 
 
