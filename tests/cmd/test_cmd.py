@@ -794,6 +794,18 @@ def stats_hold_what_happened():
         check(os.listdir(d) == ["s.json"] and stat.S_IMODE(os.stat(out).st_mode) == 0o666 & ~umask(), os.listdir(d))
 
 
+@test
+def losses_are_told_of():
+    with tempfile.TemporaryDirectory() as d:
+        out = os.path.join(d, "s.json")
+        r = tandem("run", "--quiet", "--stats", out, "true", env={"STUB_LOSES": "1"})
+        s = load(out)
+        check((s["lost"], s["poisoned"], s["late_drops"]) == (1, 2, 3), s)
+        check(b"1 page vanished" in r.stderr and b"2 pages could not be read back" in r.stderr, r.stderr)
+        r = tandem("run", "--quiet", "--stats", out, "true")
+        check(load(out)["lost"] == 0 and not r.stderr, r.stderr)
+
+
 def umask():
     m = os.umask(0)
     os.umask(m)

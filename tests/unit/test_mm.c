@@ -466,6 +466,26 @@ TEST(shared_pages_are_unshared)
 	finish();
 }
 
+/* What vanishes is a loss, but for zeros that were given while the program was dropping the page. */
+TEST(what_vanishes_is_counted)
+{
+	start();
+	map(BASE, BASE + P(64));
+	put(BASE, 1);
+	tdmi_cpu_drop(&cpu, BASE, BASE + P(1));
+	CHECK_EQ(get(BASE), 0);
+	CHECK_EQ(tdmi_mm_count(&mm, TDM_C_LATE_DROPS), 1);
+	CHECK_EQ(tdmi_mm_count(&mm, TDM_C_LOST), 0);
+	put(BASE, 2);
+	CHECK_EQ(out_pages(BASE, BASE + P(16)), 1);
+	CHECK_EQ(get(BASE), 2);
+	tdmi_cpu_drop(&cpu, BASE, BASE + P(1));
+	CHECK_EQ(get(BASE), 0);
+	CHECK_EQ(tdmi_mm_count(&mm, TDM_C_LATE_DROPS), 1);
+	CHECK_EQ(tdmi_mm_count(&mm, TDM_C_LOST), 1);
+	finish();
+}
+
 /* A thread that serves faults must not wait for one: it leaves what is shared to another. */
 TEST(shared_pages_wait_for_who_may_unshare)
 {
