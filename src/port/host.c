@@ -127,8 +127,11 @@ static int do_move(int uffd, u64 dst, u64 src, u32 n, u64 mode, u32 *done)
 	while (*done < n) {
 		u64 off = (u64)*done << TDM_PAGE_SHIFT;
 		struct tdm_uffdio_move m = { dst + off, src + off, ((u64)n << TDM_PAGE_SHIFT) - off, mode, 0 };
-		long r = tdm_sys3(SYS_ioctl, uffd, TDM_UFFDIO_MOVE, &m);
+		long r;
 
+		plat_window();
+		r = tdm_sys3(SYS_ioctl, uffd, TDM_UFFDIO_MOVE, &m);
+		plat_window();
 		if (m.move > 0)
 			*done += (u32)(m.move >> TDM_PAGE_SHIFT);
 		else if (r < 0)
@@ -157,8 +160,11 @@ int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done)
 	while (*done < n) {
 		u64 off = (u64)*done << TDM_PAGE_SHIFT;
 		struct uffdio_copy c = { .dst = va + off, .src = (u64)(uintptr_t)src + off, .len = ((u64)n << TDM_PAGE_SHIFT) - off };
-		long r = tdm_sys3(SYS_ioctl, uffd, UFFDIO_COPY, &c);
+		long r;
 
+		plat_window();
+		r = tdm_sys3(SYS_ioctl, uffd, UFFDIO_COPY, &c);
+		plat_window();
 		if (c.copy > 0)
 			*done += (u32)(c.copy >> TDM_PAGE_SHIFT);
 		else if (r < 0)
@@ -336,7 +342,9 @@ static void trash_empty(struct tdm_host *h)
 static void discard_in_place(struct tdm_host *h, u64 slot, u64 len)
 {
 	TDM_BUG_ON(tdmi_host_unregister(h, slot, slot + len));
+	plat_window();
 	plat_discard((void *)(uintptr_t)slot, len);
+	plat_window();
 	TDM_BUG_ON(tdmi_host_register_events(h, slot, slot + len));
 }
 
