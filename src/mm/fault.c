@@ -284,8 +284,10 @@ static int bring_blob(struct block *b, struct blob_part *p)
 			}
 	} else if (!r) {
 		if (to_home) {
+			/* What is not moved stays there, and nobody wants it. */
+			clear_stale(mm, folio, p->mask);
 			r = move_runs(b, folio, p->mask, &done);
-			clear_stale(mm, folio, done);
+			mark_stale(mm, folio, p->mask & ~done);
 		}
 		if (!to_home || r == -EINVAL) {
 			u32 copied = 0;

@@ -466,6 +466,25 @@ TEST(shared_pages_are_unshared)
 	finish();
 }
 
+/* A page that the port had already leaves its unpacked bytes in the home: they must not be forgotten there. */
+TEST(a_warm_home_that_was_not_needed)
+{
+	start();
+	map(BASE, BASE + P(64));
+	mm.frames.warm_max = 4;
+	put_range(0, 32, 1);
+	CHECK_EQ(out_pages(BASE, BASE + P(32)), 32);
+	CHECK(mm.frames.warm_count > 0);
+	/* As after a fork: the parent has given it to the child, whose table does not know. */
+	tdmi_cpu_preset(&cpu, BASE + P(5), 1, 7, false);
+	CHECK_EQ(get(BASE), 1);
+	CHECK_EQ(get(BASE + P(5) + 40), 0x0707070707070707);
+	CHECK_EQ(mm.frames.warm_count, 1);
+	check_counters();
+	CHECK_EQ(home_pages(BASE, BASE + P(16)), 16);
+	finish();
+}
+
 /* What vanishes is a loss, but for zeros that were given while the program was dropping the page. */
 TEST(what_vanishes_is_counted)
 {
