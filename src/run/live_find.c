@@ -133,10 +133,14 @@ void tdmi_live_forget_unregistered(struct tdm_live *l)
 	while (tdmi_vma_next(&l->mm, at, &v)) {
 		u64 start = TDM_MAX(at, v.start), end;
 
-		if (tdmi_host_mapping(&l->host, start, &m))
+		int r = tdmi_host_mapping(&l->host, start, &m);
+
+		/* Only what is known to be gone is forgotten: its bytes are. */
+		TDM_BUG_ON(r && r != -ENOENT);
+		if (r)
 			m = (struct tdm_mapping){ .start = ~(u64)0, .end = ~(u64)0 };
 		end = TDM_MIN(v.end, start < m.start ? m.start : m.end);
-		if (start < m.start || tdmi_host_registered(l->host.uffd, start))
+		if (start < m.start || tdmi_host_registered(l->host.uffd, start) == -ENOENT)
 			tdmi_zap(l->ctx, start, end, TDM_ZAP_UNMAP);
 		at = end;
 	}
