@@ -457,14 +457,21 @@ static void count_lost(struct block *b, u32 i, struct tdm_pte pte)
 static int fault_lent(struct block *b, u32 i)
 {
 	struct tdm_pte pte = tdm_pt_get(b->pt, i);
+	struct tdm_frame *folio = tdm_pfn_block(&b->mm->frames, tdm_pte_pfn(pte));
 	struct tdm_port *port = b->mm->port;
+	u32 done = 0, k = i & (TDM_BLOCK_PAGES - 1);
 	u64 present = 0;
 	bool huge;
-	u32 done = 0;
 	int r;
 
 	if (port->ops->present(port, (struct tdm_va){ tdm_pt_va(b->pt, i) }, 1, &present, &huge) || (present & 1))
 		return 0;
+	/* A move to there or from there was not what it was said to be (port/host.c): the bytes are at home. */
+	if (port->ops->holds && !(folio->stale >> k & 1) && port->ops->holds(port, tdm_frame_home(&b->mm->frames, folio + k))) {
+		tdmi_page_set(b->mm, b->pt, i, (struct tdm_pte){ pte.v & ~TDM_PTE_ACCESSED });
+		tdmi_lru_add_home(&b->mm->lru, folio);
+		return -EAGAIN;
+	}
 	r = fill(b->ctx, FILL_COPY, tdm_pt_va(b->pt, i), b->mm->zeros, 1, &done);
 	if (done)
 		count_lost(b, i, pte);

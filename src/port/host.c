@@ -186,6 +186,11 @@ static int host_invalidate(struct tdm_port *p, struct tdm_va va, void *slot, u32
 	return r == -EFAULT ? -EBUSY : r;
 }
 
+static bool host_holds(struct tdm_port *p, const void *slot)
+{
+	return is_present(host_of(p), (u64)(uintptr_t)slot);
+}
+
 int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done)
 {
 	*done = 0;
@@ -418,6 +423,7 @@ static const struct tdm_port_ops host_ops = {
 	.invalidate = host_invalidate,
 	.wake = host_wake,
 	.present = host_present,
+	.holds = host_holds,
 	.next_present = host_next_present,
 	.unshare = host_unshare,
 	.discard = host_discard,
