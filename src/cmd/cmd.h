@@ -96,6 +96,8 @@ void tdmi_report_look(struct run *r);
 int tdmi_report_exit(const struct run *r);
 /* Five lines. */
 void tdmi_report_summary(const struct run *r, FILE *f);
+/* A line, even if nothing else is wanted, if pages were lost. */
+void tdmi_report_losses(const struct run *r, FILE *f);
 void tdmi_report_processes(const struct run *r, FILE *f);
 /* The live line, without a newline. rate: faults a second. */
 void tdmi_report_live(const struct tdm_control *c, double rate, char *out, size_t len);

@@ -190,6 +190,7 @@ static int finish(const struct supervise *s, const struct options *o)
 
 	if (!o->quiet)
 		tdmi_report_summary(&s->run, stderr);
+	tdmi_report_losses(&s->run, stderr);
 	if (o->stats && tdmi_json_write(&s->run, o->stats, err))
 		tdmi_complain("%s", err);
 	return tdmi_report_exit(&s->run);

@@ -168,6 +168,9 @@ static json_t *build(const struct run *r)
 	json_object_set_new(o, "seconds_waiting", json_real((double)t.stat[TDM_STAT_STALL_NS] / 1e9));
 	json_object_set_new(o, "seconds_serving", json_real((double)t.stat[TDM_STAT_FAULT_NS] / 1e9));
 	json_object_set_new(o, "over_budget", num(t.stat[TDM_STAT_OVER_BUDGET]));
+	json_object_set_new(o, "lost", num(t.stat[TDM_STAT_LOST]));
+	json_object_set_new(o, "poisoned", num(t.stat[TDM_STAT_POISONED]));
+	json_object_set_new(o, "late_drops", num(t.stat[TDM_STAT_LATE_DROPS]));
 	json_object_set_new(o, "forks", num(t.stat[TDM_STAT_FORKS]));
 	json_object_set_new(o, "processes", num(tdm_a64_ld_relaxed(&c->procs)));
 	json_object_set_new(o, "unmanaged", num(tdm_a64_ld_relaxed(&c->unmanaged)));

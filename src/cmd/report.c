@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* report.c - the segment's numbers, in words: the live line, the summary, the processes. */
+#include <inttypes.h>
 #include <string.h>
 #include <sys/wait.h>
 #include "cmd/cmd.h"
@@ -104,6 +105,22 @@ void tdmi_report_summary(const struct run *r, FILE *f)
 		fprintf(f, ", %.2f s\n", r->seconds);
 	else
 		fprintf(f, ", %u running\n", t.live);
+}
+
+void tdmi_report_losses(const struct run *r, FILE *f)
+{
+	struct tdm_control_totals t;
+	u64 lost, poisoned;
+
+	tdmi_control_totals(r->c, &t);
+	lost = t.stat[TDM_STAT_LOST];
+	poisoned = t.stat[TDM_STAT_POISONED];
+	if (lost)
+		fprintf(f, "tandem: %" PRIu64 " page%s vanished and read as zeros: what the program has computed since may be wrong; this is a bug of tandem's\n",
+			lost, lost == 1 ? "" : "s");
+	if (poisoned)
+		fprintf(f, "tandem: %" PRIu64 " page%s could not be read back from a tier: lost to the program, which gets SIGBUS there\n", poisoned,
+			poisoned == 1 ? "" : "s");
 }
 
 void tdmi_report_processes(const struct run *r, FILE *f)

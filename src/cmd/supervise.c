@@ -198,16 +198,23 @@ static void pass_on(struct watch *w, const siginfo_t *si)
 		kill(w->child, si->si_signo);
 }
 
-/* While we are stopped, somebody may let the program alone go on; then we must too, or its end would go unseen. */
+static bool stopped(pid_t pid)
+{
+	char state;
+
+	return tdmi_proc_stat(pid, &state, NULL, NULL) && state == 'T';
+}
+
+/* While we are stopped, somebody may let the program alone go on; then we must too, or its end would go unseen. He may have done so before we are
+ * stopped: what we are sent then is lost on us. */
 static pid_t start_waker(pid_t child)
 {
 	pid_t self = getpid(), pid = fork();
-	char state;
 
 	if (pid)
 		return pid;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	while (getppid() == self && tdmi_proc_stat(child, &state, NULL, NULL) && state == 'T')
+	while (getppid() == self && (stopped(child) || !stopped(self)))
 		nanosleep(&(struct timespec){ .tv_nsec = 50 * (long)MS }, NULL);
 	if (getppid() == self)
 		kill(self, SIGCONT);

@@ -15,6 +15,7 @@
  */
 #include <string.h>
 #include "base/check.h"
+#include "base/fmt.h"
 #include "mm/mm.h"
 
 #define FUTILE_NS ((u64)20000000)
@@ -82,14 +83,18 @@ static u64 block_va(const struct block *b, u32 i)
 	return b->va + ((u64)i << TDM_PAGE_SHIFT);
 }
 
-/* Pages [i, i + n) of the block are mapped by the port now. */
-static void set_lent(struct block *b, struct tdm_frame *folio, u32 i, u32 n)
+/* The pages of mask are mapped by the port now. zeroed: TDM_PTE_ZEROED, or 0; a page that comes from its home is what it was. */
+static void set_lent_mask(struct block *b, struct tdm_frame *folio, u32 mask, u64 zeroed)
 {
 	u64 pfn = tdm_frame_pfn(&b->mm->frames, folio).v;
 
-	for (u32 k = i; k < i + n; k++)
-		tdmi_page_set(b->mm, b->pt, b->first + k,
-			      tdm_pte_mk((struct tdm_pfn){ pfn + k }, TDM_PTE_WRITE | TDM_PTE_ACCESSED));
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
+		struct tdm_pte was = tdm_pt_get(b->pt, b->first + k);
+		u64 z = tdm_pte_home(was) ? was.v & TDM_PTE_ZEROED : zeroed;
+
+		if (mask >> k & 1)
+			tdmi_page_set(b->mm, b->pt, b->first + k, tdm_pte_mk((struct tdm_pfn){ pfn + k }, TDM_PTE_WRITE | TDM_PTE_ACCESSED | z));
+	}
 }
 
 static void mark_stale(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask)
@@ -202,13 +207,6 @@ static int move_runs(struct block *b, struct tdm_frame *folio, u32 mask, u32 *do
 	return r ? r : refused ? -EINVAL : 0;
 }
 
-static void set_lent_mask(struct block *b, struct tdm_frame *folio, u32 mask)
-{
-	for (u32 i = 0; i < TDM_BLOCK_PAGES; i++)
-		if (mask >> i & 1)
-			set_lent(b, folio, i, 1);
-}
-
 static int bring_home(struct block *b, u32 mask)
 {
 	struct tdm_frame *folio = tdmi_block_folio(b->mm, b->pt, b->first);
@@ -219,7 +217,7 @@ static int bring_home(struct block *b, u32 mask)
 		r = move_runs(b, folio, mask, &moved);
 	if (r == -EINVAL)
 		r = copy_runs(b, tdm_frame_home(&b->mm->frames, folio), mask & ~moved, &copied);
-	set_lent_mask(b, folio, moved | copied);
+	set_lent_mask(b, folio, moved | copied, 0);
 	mark_stale(b->mm, folio, copied);
 	b->soft += (u32)__builtin_popcount(moved | copied);
 	if (moved | copied)
@@ -307,8 +305,10 @@ static int bring_blob(struct block *b, struct blob_part *p)
 			}
 	} else if (!r) {
 		if (to_home) {
+			/* What is not moved stays there, and nobody wants it. */
+			clear_stale(mm, folio, p->mask);
 			r = move_runs(b, folio, p->mask, &done);
-			clear_stale(mm, folio, done);
+			mark_stale(mm, folio, p->mask & ~done);
 		}
 		if (!to_home || r == -EINVAL) {
 			u32 copied = 0;
@@ -316,7 +316,7 @@ static int bring_blob(struct block *b, struct blob_part *p)
 			r = copy_runs(b, dst, p->mask & ~done, &copied);
 			done |= copied;
 		}
-		set_lent_mask(b, folio, done);
+		set_lent_mask(b, folio, done, 0);
 		dropped = done;
 		b->hard += (u32)__builtin_popcount(done);
 		if (tdmi_lru_recent(&mm->lru, p->clock))
@@ -360,7 +360,7 @@ static int bring_zero(struct block *b, u32 mask)
 	} else {
 		r = copy_runs(b, mm->zeros, mask, &done);
 	}
-	set_lent_mask(b, folio, done);
+	set_lent_mask(b, folio, done, TDM_PTE_ZEROED);
 	b->zero += (u32)__builtin_popcount(done);
 	if (!folio->mapcount)
 		tdmi_folio_release(mm, folio, 0);
@@ -460,20 +460,49 @@ static void count_fault(struct block *b)
 	tdm_count(ctx, TDM_C_REFAULTS, b->refaults);
 }
 
+/*
+ * Zeros that were given while the program was dropping the page (the drop is announced before it happens) go with what is dropped, and nobody misses
+ * them. Anything else that vanishes is a loss: by a mistake of ours, or the kernel's.
+ */
+static void count_lost(struct block *b, u32 i, struct tdm_pte pte)
+{
+	bool zeros = pte.v & TDM_PTE_ZEROED;
+
+	tdm_count(b->ctx, zeros ? TDM_C_LATE_DROPS : TDM_C_LOST, 1);
+#if defined(TDM_DEBUG) || defined(TDM_WINDOWS)
+	if (!zeros) {
+		struct tdm_frame *folio = tdm_pfn_block(&b->mm->frames, tdm_pte_pfn(pte));
+		char line[200];
+
+		tdmi_fmt(line, sizeof(line), "page %lx was lost: entry %lx, folio in state %u, flags %u, %u pages, stale %x", (unsigned long)tdm_pt_va(b->pt, i),
+			 (unsigned long)pte.v, folio->state, folio->flags, folio->mapcount, folio->stale);
+		plat_log(line);
+	}
+#endif
+}
+
 /* A page that the table says is mapped was missed. Mostly a race that is over; if the port does not have it, it vanished behind our back. */
 static int fault_lent(struct block *b, u32 i)
 {
+	struct tdm_pte pte = tdm_pt_get(b->pt, i);
+	struct tdm_frame *folio = tdm_pfn_block(&b->mm->frames, tdm_pte_pfn(pte));
 	struct tdm_port *port = b->mm->port;
+	u32 done = 0, k = i & (TDM_BLOCK_PAGES - 1);
 	u64 present = 0;
 	bool huge;
-	u32 done = 0;
 	int r;
 
 	if (port->ops->present(port, (struct tdm_va){ tdm_pt_va(b->pt, i) }, 1, &present, &huge) || (present & 1))
 		return 0;
+	/* A move to there or from there was not what it was said to be (port/host.c): the bytes are at home. */
+	if (port->ops->holds && !(folio->stale >> k & 1) && port->ops->holds(port, tdm_frame_home(&b->mm->frames, folio + k))) {
+		tdmi_page_set(b->mm, b->pt, i, (struct tdm_pte){ pte.v & ~TDM_PTE_ACCESSED });
+		tdmi_lru_add_home(&b->mm->lru, folio);
+		return -EAGAIN;
+	}
 	r = fill(b->ctx, FILL_COPY, tdm_pt_va(b->pt, i), b->mm->zeros, 1, &done);
 	if (done)
-		tdm_count(b->ctx, TDM_C_LOST, 1);
+		count_lost(b, i, pte);
 	return r == -EEXIST ? 0 : r;
 }
 

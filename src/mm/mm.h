@@ -51,6 +51,7 @@ enum tdm_count {
 	TDM_C_UNSHARED,   /* copy-on-write copies made so that a page could be taken */
 	TDM_C_POISONED,   /* pages whose bytes could not be got back */
 	TDM_C_LOST,       /* pages that vanished without an event */
+	TDM_C_LATE_DROPS, /* zeros that vanished: what the program drops is announced before it is dropped, and they came between */
 	TDM_C_COMPLETED_ELSEWHERE, /* packed pages that had changed meanwhile */
 	TDM_C_LATENCY0,
 	TDM_C_NR = TDM_C_LATENCY0 + 32,

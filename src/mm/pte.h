@@ -29,6 +29,7 @@ struct tdm_pte {
 #define TDM_PTE_SOFT_DIRTY ((u64)1 << 4)
 #define TDM_PTE_LEAF ((u64)1 << 5)
 #define TDM_PTE_SPECIAL ((u64)1 << 6)
+#define TDM_PTE_ZEROED ((u64)1 << 7) /* it was given as zeros, and has not been in a tier since */
 #define TDM_PTE_PFN_MASK ((((u64)1 << 40) - 1) << 12)
 
 enum tdm_pte_type {

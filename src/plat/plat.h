@@ -43,6 +43,15 @@ int plat_wait(tdm_a32 *addr, u32 expected, u64 timeout_ns);
 /* Wake at most n sleepers of addr. */
 void plat_wake(tdm_a32 *addr, u32 n);
 
+/* A moment in which another thread may come between. With -Dwindows=true some dawdle here, at random; else it is nothing. */
+#ifdef TDM_WINDOWS
+void plat_window(void);
+#else
+static inline void plat_window(void)
+{
+}
+#endif
+
 /* ---- threads ------------------------------------------------------------------------------------------------------- */
 
 struct plat_thread;

@@ -79,6 +79,7 @@ void plat_mutex_lock(struct plat_mutex *m)
 {
 	u32 old = 0;
 
+	plat_window();
 	tdmi_lockrank_acquire(m, m->rank);
 	if (tdm_a32_cas_acqrel(&m->word, &old, 1))
 		return;
@@ -91,6 +92,7 @@ void plat_mutex_unlock(struct plat_mutex *m)
 	tdmi_lockrank_release(m, m->rank);
 	if (tdm_a32_xchg_acqrel(&m->word, 0) == 2)
 		plat_wake(&m->word, 1);
+	plat_window();
 }
 
 int plat_wait(tdm_a32 *addr, u32 expected, u64 timeout_ns)

@@ -47,6 +47,8 @@ struct tdm_port_ops {
 	void (*wake)(struct tdm_port *p, struct tdm_va va, u32 n);
 	/* Which pages are mapped: bit i of present[] for page i; *huge: all by one leaf. */
 	int (*present)(struct tdm_port *p, struct tdm_va va, u32 n, u64 *present, bool *huge);
+	/* Is there a page in this slot? May be NULL: then nobody needs to ask. */
+	bool (*holds)(struct tdm_port *p, const void *slot);
 	/* The first mapped page at or after va and before end; end when there is none. No table lock is needed. */
 	u64 (*next_present)(struct tdm_port *p, u64 va, u64 end);
 	/* Make n mapped pages the process's own where they are copies shared by fork. No lock is held. */

@@ -18,7 +18,7 @@
 
 #define TDM_CONTROL_ENV "TANDEM_CONTROL"
 #define TDM_CONTROL_MAGIC 0x314d444e41544454ull
-#define TDM_CONTROL_VERSION 1u
+#define TDM_CONTROL_VERSION 2u
 #define TDM_CONTROL_SLOTS 1024u
 #define TDM_CONTROL_TIERS 8u
 #define TDM_CONTROL_MSGS 64u
@@ -47,6 +47,9 @@ enum tdm_stat {
 	TDM_STAT_SAME_FILLED,
 	TDM_STAT_INCOMPRESSIBLE,
 	TDM_STAT_DEMOTED_BLOBS,
+	TDM_STAT_LOST,               /* pages that vanished, and read as zeros */
+	TDM_STAT_POISONED,           /* pages that could not be read back: a touch ends in SIGBUS */
+	TDM_STAT_LATE_DROPS,         /* zeros that went with what the program dropped */
 	TDM_STAT_LATENCY0,           /* 32 buckets: faults served in less than 2^(i+8) ns */
 	TDM_STAT_NR = TDM_STAT_LATENCY0 + 32,
 };

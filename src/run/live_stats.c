@@ -91,6 +91,9 @@ static const struct {
 	{ TDM_STAT_STALLS, TDM_C_STALLS },
 	{ TDM_STAT_STALL_NS, TDM_C_STALL_NS },
 	{ TDM_STAT_FAULT_NS, TDM_C_FAULT_NS },
+	{ TDM_STAT_LOST, TDM_C_LOST },
+	{ TDM_STAT_POISONED, TDM_C_POISONED },
+	{ TDM_STAT_LATE_DROPS, TDM_C_LATE_DROPS },
 };
 
 static void publish_engine(struct tdm_live *l, struct tdm_control_slot *s)

@@ -52,6 +52,11 @@ static void publish(void)
 	set(TDM_STAT_IN_BYTES_TOTAL, 2 << 20);
 	set(TDM_STAT_STALLS, 2);
 	set(TDM_STAT_STALL_NS, 1500000000);
+	if (getenv("STUB_LOSES")) {
+		set(TDM_STAT_LOST, 1);
+		set(TDM_STAT_POISONED, 2);
+		set(TDM_STAT_LATE_DROPS, 3);
+	}
 	set(TDM_STAT_LATENCY0 + 4, 149);
 	set(TDM_STAT_LATENCY0 + 12, 1);
 	tdm_a64_st_relaxed(&s->tier_out[0], 1 << 20);

@@ -622,6 +622,19 @@ def killed_while_stopped_is_seen():
     check(p.wait(timeout=10) == 137, p.returncode)
 
 
+@test
+def stopped_for_a_moment_only():
+    # Whoever goes on before we have stopped likewise must not leave us stopped for ever.
+    code = "import os, signal, time\n" \
+           "if os.fork() == 0:\n" \
+           "    for i in range(1500):\n" \
+           "        os.kill(os.getppid(), signal.SIGSTOP); time.sleep(0.00005 * (i % 10)); os.kill(os.getppid(), signal.SIGCONT); time.sleep(0.0003)\n" \
+           "    os._exit(0)\n" \
+           "os.wait()\n"
+    p = start("run", "--quiet", sys.executable, "-S", "-c", code)
+    check(p.wait(timeout=40) == 0, p.returncode)
+
+
 # ---- on a terminal ----------------------------------------------------------------------------------------------------------
 
 
@@ -779,6 +792,18 @@ def stats_hold_what_happened():
         check(sum(b["faults"] for b in lat["buckets"]) == 450, lat)
         check(s["wall_seconds"] > 0 and re.fullmatch(r"\d+\.\d+\.\d+", s["version"]) and "peak_pss" not in s, s)
         check(os.listdir(d) == ["s.json"] and stat.S_IMODE(os.stat(out).st_mode) == 0o666 & ~umask(), os.listdir(d))
+
+
+@test
+def losses_are_told_of():
+    with tempfile.TemporaryDirectory() as d:
+        out = os.path.join(d, "s.json")
+        r = tandem("run", "--quiet", "--stats", out, "true", env={"STUB_LOSES": "1"})
+        s = load(out)
+        check((s["lost"], s["poisoned"], s["late_drops"]) == (1, 2, 3), s)
+        check(b"1 page vanished" in r.stderr and b"2 pages could not be read back" in r.stderr, r.stderr)
+        r = tandem("run", "--quiet", "--stats", out, "true")
+        check(load(out)["lost"] == 0 and not r.stderr, r.stderr)
 
 
 def umask():

@@ -266,6 +266,8 @@ def judge(r, evicted=True, expect_rc=0):
     s = r.stats
     if s.get("over_budget"):
         raise Failed(f"every tier was full {s['over_budget']} times")
+    if s.get("lost") or s.get("poisoned"):
+        raise Failed("\n".join([f"{s['lost']} pages were lost, {s['poisoned']} could not be read back"] + tail(r)))
     if s.get("unmanaged"):
         raise Failed(f"{s['unmanaged']} processes could not be managed")
     if evicted:

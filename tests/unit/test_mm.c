@@ -360,6 +360,45 @@ TEST(shared_pages_are_unshared)
 	finish();
 }
 
+/* A page that the port had already leaves its unpacked bytes in the home: they must not be forgotten there. */
+TEST(a_warm_home_that_was_not_needed)
+{
+	start();
+	map(BASE, BASE + P(64));
+	mm.frames.warm_max = 4;
+	put_range(0, 32, 1);
+	CHECK_EQ(out_pages(BASE, BASE + P(32)), 32);
+	CHECK(tdmi_frames_warm(&mm.frames) > 0);
+	/* As after a fork: the parent has given it to the child, whose table does not know. */
+	tdmi_cpu_preset(&cpu, BASE + P(5), 1, 7, false);
+	CHECK_EQ(get(BASE), 1);
+	CHECK_EQ(get(BASE + P(5) + 40), 0x0707070707070707);
+	CHECK_EQ(tdmi_frames_warm(&mm.frames), 1);
+	check_counters();
+	CHECK_EQ(home_pages(BASE, BASE + P(16)), 16);
+	finish();
+}
+
+/* What vanishes is a loss, but for zeros that were given while the program was dropping the page. */
+TEST(what_vanishes_is_counted)
+{
+	start();
+	map(BASE, BASE + P(64));
+	put(BASE, 1);
+	tdmi_cpu_drop(&cpu, BASE, BASE + P(1));
+	CHECK_EQ(get(BASE), 0);
+	CHECK_EQ(tdmi_mm_count(&mm, TDM_C_LATE_DROPS), 1);
+	CHECK_EQ(tdmi_mm_count(&mm, TDM_C_LOST), 0);
+	put(BASE, 2);
+	CHECK_EQ(out_pages(BASE, BASE + P(16)), 1);
+	CHECK_EQ(get(BASE), 2);
+	tdmi_cpu_drop(&cpu, BASE, BASE + P(1));
+	CHECK_EQ(get(BASE), 0);
+	CHECK_EQ(tdmi_mm_count(&mm, TDM_C_LATE_DROPS), 1);
+	CHECK_EQ(tdmi_mm_count(&mm, TDM_C_LOST), 1);
+	finish();
+}
+
 /* A thread that serves faults must not wait for one: it leaves what is shared to another. */
 TEST(shared_pages_wait_for_who_may_unshare)
 {

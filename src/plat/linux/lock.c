@@ -32,6 +32,7 @@ bool plat_mutex_trylock(struct plat_mutex *m)
 
 void plat_mutex_lock(struct plat_mutex *m)
 {
+	plat_window();
 	for (u32 i = 0; i < SPINS; i++) {
 		u32 old = 0;
 
@@ -47,6 +48,7 @@ void plat_mutex_unlock(struct plat_mutex *m)
 {
 	if (tdm_a32_xchg_acqrel(&m->word, 0) == 2)
 		plat_wake(&m->word, 1);
+	plat_window();
 }
 
 int plat_wait(tdm_a32 *addr, u32 expected, u64 timeout_ns)
