@@ -26,53 +26,38 @@ struct home_try {
 	bool gone;  /* the address is not there, or an event is pending */
 };
 
-/* Pages that are out, with nothing at their homes: a move goes over them, and one is cheaper than two. */
-static u32 bridges(struct tdm_pt *pt, u32 first, const struct tdm_frame *folio)
-{
-	u32 mask = 0;
-
-	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
-		if (tdm_pte_is(tdm_pt_get(pt, first + k), TDM_PTE_T_SWAP))
-			mask |= 1u << k;
-	return mask & ~(u32)folio->stale;
-}
-
-/* Take the lent pages of mask home. The event lock and the table lock are held. */
+/* Take the lent pages of mask home, each run of them by one move. Never over what lies between: a page that is out by the table may be there, if it
+ * was given to a fork's child by its parent. The event lock and the table lock are held. */
 static void home_runs(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct tdm_frame *folio, u32 mask, struct home_try *t)
 {
 	u8 *home = tdm_frame_home(&mm->frames, folio);
-	u32 over = mask | bridges(pt, first, folio);
 	bool single = false;
 
 	for (u32 i = 0; i < TDM_BLOCK_PAGES && !t->gone;) {
 		u32 n = 0, done = 0;
 		int r;
 
-		if (!(mask >> i & 1)) {
-			single = single && (over >> i & 1);
+		while (i + n < TDM_BLOCK_PAGES && (mask >> (i + n) & 1))
+			n++;
+		if (!n) {
+			single = false;
 			i++;
 			continue;
 		}
-		for (u32 k = i; k < TDM_BLOCK_PAGES && (over >> k & 1); k++)
-			if (mask >> k & 1)
-				n = k + 1 - i;
 		n = single ? 1 : n;
 		r = mm->port->ops->invalidate(mm->port, (struct tdm_va){ tdm_pt_va(pt, first + i) },
 					      home + ((size_t)i << TDM_PAGE_SHIFT), n, &done);
 		TDM_BUG_ON(done > n);
-		for (u32 k = i; k < i + done; k++) {
-			if (!(mask >> k & 1))
-				continue;
+		for (u32 k = i; k < i + done; k++)
 			tdmi_page_set(mm, pt, first + k, (struct tdm_pte){ tdm_pt_get(pt, first + k).v & ~TDM_PTE_ACCESSED });
-			t->taken++;
-		}
+		t->taken += done;
 		i += done;
 		if ((r == -EINVAL || r == -ENOENT) && n > 1) {
 			/* The run may lie in two mappings: page by page. */
 			single = true;
 		} else if (r == -EBUSY) {
 			/* After a fork it is the same with the others: do not ask for each. */
-			t->busy |= (((1u << (n - done)) - 1) << i) & mask;
+			t->busy |= ((1u << (n - done)) - 1) << i;
 			i += n - done;
 		} else if (r == -EINVAL || r == -EEXIST) {
 			t->refused |= 1u << i++;
