@@ -11,6 +11,8 @@
 #include "base/check.h"
 #include "base/lockrank.h"
 
+#define FREE_ORDER 0x80u /* in the order of the first frame of a free folio */
+
 static void list_push(struct tdm_frames *f, u32 *head, u32 nr)
 {
 	struct tdm_frame *d = &f->desc[nr];
@@ -65,7 +67,7 @@ static void put_free(struct tdm_frames *f, u32 nr, u32 order)
 	struct tdm_frame *d = &f->desc[nr];
 
 	d->state = TDM_FRAME_FREE;
-	d->order = (u8)order;
+	d->order = (u8)(order | FREE_ORDER);
 	list_push(f, &f->free_head[order], nr);
 }
 
@@ -138,10 +140,12 @@ void tdmi_folio_free(struct tdm_frames *f, struct tdm_frame *folio)
 		u32 buddy = nr ^ (1u << order);
 		struct tdm_frame *b = &f->desc[buddy];
 
-		if (b->state != TDM_FRAME_FREE || b->order != order)
+		/* Not by its state: that of a folio in use changes under the LRU's lock. */
+		if (b->order != (order | FREE_ORDER))
 			break;
 		list_del(f, &f->free_head[order], buddy);
 		b->state = TDM_FRAME_TAIL;
+		b->order = 0;
 		nr &= ~(1u << order);
 		order++;
 	}
@@ -208,7 +212,7 @@ bool tdmi_frames_valid(struct tdm_frames *f)
 	plat_mutex_lock(&f->lock);
 	for (u32 o = 0; o <= TDM_HUGE_ORDER; o++)
 		for (u32 i = f->free_head[o]; i != TDM_FRAME_NIL; i = f->desc[i].next) {
-			ok = ok && f->desc[i].state == TDM_FRAME_FREE && f->desc[i].order == o && i % (1u << o) == 0;
+			ok = ok && f->desc[i].state == TDM_FRAME_FREE && f->desc[i].order == (o | FREE_ORDER) && i % (1u << o) == 0;
 			free += (u64)1 << o;
 		}
 	for (u32 i = f->warm_head; i != TDM_FRAME_NIL; i = f->desc[i].next) {

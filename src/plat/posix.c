@@ -207,7 +207,7 @@ struct plat_ioq {
 
 int plat_ioq_create(struct plat_ioq **q, u32 depth)
 {
-	*q = calloc(1, sizeof(**q) + depth * sizeof((*q)->done[0]));
+	*q = calloc(1, sizeof(**q) + depth * sizeof(struct plat_io *));
 	if (!*q)
 		return -ENOMEM;
 	(*q)->depth = depth;
@@ -240,8 +240,8 @@ int plat_ioq_reap(struct plat_ioq *q, struct plat_io **done, u32 max, u32 min)
 	u32 n = TDM_MIN(max, q->count);
 
 	TDM_BUG_ON(min > q->count);
-	memcpy(done, q->done, n * sizeof(*done));
-	memmove(q->done, q->done + n, (q->count - n) * sizeof(*done));
+	memcpy(done, q->done, n * sizeof(struct plat_io *));
+	memmove(q->done, q->done + n, (q->count - n) * sizeof(struct plat_io *));
 	q->count -= n;
 	return (int)n;
 }

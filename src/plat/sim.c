@@ -333,7 +333,10 @@ static u8 *block_for_write(struct sim_file *f, u64 i)
 	if (i >= f->nblocks) {
 		u64 n = TDM_MAX(i + 1, 2 * f->nblocks);
 
-		f->block = realloc(f->block, n * sizeof(*f->block));
+		u8 **more = realloc(f->block, n * sizeof(*f->block));
+
+		TDM_BUG_ON(!more);
+		f->block = more;
 		memset(f->block + f->nblocks, 0, (n - f->nblocks) * sizeof(*f->block));
 		f->nblocks = n;
 	}
@@ -400,7 +403,7 @@ int plat_ioq_create(struct plat_ioq **q, u32 depth)
 		return -ENOMEM;
 	*q = calloc(1, sizeof(**q));
 	(*q)->depth = depth;
-	(*q)->done = calloc(depth, sizeof(*(*q)->done));
+	(*q)->done = calloc(depth, sizeof(struct plat_io *));
 	sim.ioqs++;
 	return 0;
 }
@@ -438,8 +441,8 @@ int plat_ioq_reap(struct plat_ioq *q, struct plat_io **done, u32 max, u32 min)
 
 	if (min > q->count)
 		TDM_BUG("deadlock: waits for more transfers than were submitted");
-	memcpy(done, q->done, n * sizeof(*done));
-	memmove(q->done, q->done + n, (q->count - n) * sizeof(*done));
+	memcpy(done, q->done, n * sizeof(struct plat_io *));
+	memmove(q->done, q->done + n, (q->count - n) * sizeof(struct plat_io *));
 	q->count -= n;
 	return (int)n;
 }

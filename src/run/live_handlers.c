@@ -12,13 +12,13 @@
  *   - while one that serves a fault waits for something slow: room, or a file (on_slow());
  *   - when the leader has a fault of another thread waiting whenever it is done with one, most of the time (note_backlog()); until they are woken for
  *     nothing most of the time (note_futile()).
- * They are registered with EPOLLEXCLUSIVE, the leader first: a message wakes the first in the order of registration that sleeps.
+ * They are registered with EPOLLEXCLUSIVE: a message wakes the first in the order of registration that sleeps.
  *
  * Where a thread runs that waits for its page, /proc tells, for about as much as a fault costs; it is asked once in LOOK_NS by whoever has just
  * served one. Two answers in a row that name another CPU make that one's handler the leader.
  *
- * Nothing is left unread: who is registered looks at once whether there is anything to read, and whoever leaves does so before the next one
- * comes, or looks itself once more. Edge-triggered, since a handler reads until nothing is left, whatever it was woken for.
+ * Nothing is left unread: who is registered finds at once what there is to read, and whoever is taken out, and may have been woken for something, kicks
+ * those who stay. Edge-triggered, since a handler reads until nothing is left, whatever it was woken for.
  *
  * Who is active, and who leads, is guarded by l->lead; no other lock is taken under it. The counters in struct tdm_handler are the handler's own.
  */
@@ -35,69 +35,73 @@
 #define NO_CPU (~(u32)0)
 #define SEEN 4096 /* "always", for the averages */
 
-/* ---- the order in which they are woken --------------------------------------------------------------------------- */
+/* ---- who is woken ---------------------------------------------------------------------------------------------------- */
 
-static int enter(struct tdm_live *l, u32 i)
+/* What there is to read already counts as coming now. -ENOMEM, -ENOSPC (fs.epoll.max_user_watches): it stays as it was. */
+static int activate(struct tdm_live *l, u32 i)
 {
 	struct epoll_event e = { .events = EPOLLIN | EPOLLET | EPOLLEXCLUSIVE };
-	long r = tdm_sys4(SYS_epoll_ctl, l->handler[i].epoll, EPOLL_CTL_ADD, l->host.uffd, &e);
+	int epoll = l->handler[i].epoll;
+	long r;
 
-	return r ? (int)r : (int)tdm_sys4(SYS_epoll_ctl, l->handler[i].epoll, EPOLL_CTL_ADD, l->host.kick_fd, &e);
+	if (l->handler[i].active)
+		return 0;
+	r = tdm_sys4(SYS_epoll_ctl, epoll, EPOLL_CTL_ADD, l->host.uffd, &e);
+	if (r)
+		return (int)r;
+	r = tdm_sys4(SYS_epoll_ctl, epoll, EPOLL_CTL_ADD, l->host.kick_fd, &e);
+	if (r) {
+		tdm_sys4(SYS_epoll_ctl, epoll, EPOLL_CTL_DEL, l->host.uffd, NULL);
+		tdmi_host_kick(&l->host);
+		return (int)r;
+	}
+	l->handler[i].active = true;
+	l->nactive++;
+	return 0;
 }
 
-static void leave(struct tdm_live *l, u32 i)
+static void deactivate(struct tdm_live *l, u32 i)
 {
 	tdm_sys4(SYS_epoll_ctl, l->handler[i].epoll, EPOLL_CTL_DEL, l->host.uffd, NULL);
 	tdm_sys4(SYS_epoll_ctl, l->handler[i].epoll, EPOLL_CTL_DEL, l->host.kick_fd, NULL);
-}
-
-/* Out, and in again in the right order: the leader, then the others that are active. */
-static void lead(struct tdm_live *l, u32 leader)
-{
-	for (u32 i = 0; i < l->nhandlers; i++)
-		if (l->handler[i].active)
-			leave(l, i);
-	l->handler[l->leader].active = l->nactive > 1;
-	l->nactive += !l->handler[leader].active - (l->nactive == 1);
-	l->handler[leader].active = true;
-	l->leader = leader;
-	TDM_BUG_ON(enter(l, leader));
-	for (u32 i = 0; i < l->nhandlers; i++)
-		if (i != leader && l->handler[i].active)
-			TDM_BUG_ON(enter(l, i));
-}
-
-/* One more, preferably on that CPU. Its index, or nhandlers. */
-static u32 add_helper(struct tdm_live *l, u32 cpu)
-{
-	u32 k = l->nhandlers;
-
-	for (u32 i = 0; i < l->nhandlers; i++)
-		if (!l->handler[i].active && (k == l->nhandlers || l->handler[i].cpu == cpu))
-			k = i;
-	if (k < l->nhandlers) {
-		l->handler[k].active = true;
-		l->nactive++;
-		TDM_BUG_ON(enter(l, k));
-	}
-	return k;
-}
-
-static void remove_helper(struct tdm_live *l, u32 i)
-{
-	if (i == l->leader || !l->handler[i].active)
-		return;
-	leave(l, i);
 	l->handler[i].active = false;
 	l->nactive--;
 	/* It may have been woken for something that it has not read yet. */
 	tdmi_host_kick(&l->host);
 }
 
+/* If the one before was alone, it stands back. */
+static void lead(struct tdm_live *l, u32 leader)
+{
+	u32 before = l->leader;
+	bool alone = l->nactive == 1;
+
+	if (before == leader || activate(l, leader))
+		return;
+	l->leader = leader;
+	if (alone)
+		deactivate(l, before);
+}
+
+/* One more. Its index, or nhandlers. */
+static u32 add_helper(struct tdm_live *l)
+{
+	for (u32 i = 0; i < l->nhandlers; i++)
+		if (!l->handler[i].active)
+			return activate(l, i) ? l->nhandlers : i;
+	return l->nhandlers;
+}
+
+static void remove_helper(struct tdm_live *l, u32 i)
+{
+	if (i != l->leader && l->handler[i].active)
+		deactivate(l, i);
+}
+
 /* The CPU on which a thread runs, or did last: field 39 of its stat. */
 static u32 cpu_of(u32 tid)
 {
-	char buf[1024], *p = buf, *end;
+	char buf[1024], *p, *end;
 	u32 cpu = 0;
 	long fd, n;
 
@@ -145,7 +149,7 @@ static void note_backlog(struct tdm_live *l, struct tdm_handler *h, bool waiting
 	h->backlog += waiting ? (SEEN - h->backlog) / 16 : -(h->backlog / 16);
 	if (h->backlog < SEEN / 2 || l->nhandlers == 1 || !plat_mutex_trylock(&l->lead))
 		return;
-	(void)add_helper(l, NO_CPU);
+	(void)add_helper(l);
 	plat_mutex_unlock(&l->lead);
 	h->backlog = 0;
 }
@@ -171,7 +175,7 @@ static void on_slow(struct tdm_ctx *ctx, bool begins)
 		return;
 	plat_mutex_lock(&l->lead);
 	if (begins) {
-		h->stand_in = l->nactive == 1 ? add_helper(l, NO_CPU) : l->nhandlers;
+		h->stand_in = l->nactive == 1 ? add_helper(l) : l->nhandlers;
 	} else if (h->stand_in < l->nhandlers) {
 		remove_helper(l, h->stand_in);
 	}
@@ -265,11 +269,8 @@ static int prepare(struct tdm_live *l, u32 cpu)
 		return h->epoll;
 	h->ctx = tdmi_ctx_create(&l->mm);
 	r = h->ctx ? (int)tdm_sys4(SYS_epoll_ctl, h->epoll, EPOLL_CTL_ADD, l->stop_fd, &e) : -ENOMEM;
-	if (!r && !l->nhandlers) {
-		r = enter(l, 0);
-		h->active = true;
-		l->nactive = 1;
-	}
+	if (!r && !l->nhandlers)
+		r = activate(l, 0);
 	if (r) {
 		if (h->ctx)
 			tdmi_ctx_destroy(h->ctx);
@@ -292,6 +293,7 @@ int tdmi_live_start_handlers(struct tdm_live *l)
 	tdm_a32_st_relaxed(&l->nready, 0);
 	plat_mutex_init(&l->lead, TDM_RANK_PLAT);
 	l->nhandlers = 0;
+	l->nactive = 0;
 	l->leader = 0;
 	l->lead_last = NO_CPU;
 	l->stop_fd = tdmi_linux_fd_keep(tdm_sys2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK));

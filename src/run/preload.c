@@ -112,7 +112,7 @@ EXPORT void *mremap(void *addr, size_t old_len, size_t new_len, int flags, ...)
 	long r;
 
 	va_start(ap, flags);
-	to = flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) ? va_arg(ap, void *) : NULL;
+	to = flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) ? va_arg(ap, void *) : NULL; /* NOLINT(clang-analyzer-valist.Uninitialized) */
 	va_end(ap);
 	r = tdm_sys5(SYS_mremap, addr, old_len, new_len, flags, to);
 	for (u32 i = 0; r == -EFAULT && l && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED && i < 3; i++) {

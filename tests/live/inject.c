@@ -87,7 +87,7 @@ static __attribute__((constructor(101))) void configure(void)
 	for (u32 i = 0; n && i < TDM_ARRAY_SIZE(calls); i++)
 		if (strlen(calls[i].name) == n && !memcmp(s, calls[i].name, n))
 			which = i;
-	if (which < 0)
+	if (!s || which < 0)
 		return;
 	s += n + (s[n] == ':');
 	first = number(&s);

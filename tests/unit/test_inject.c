@@ -145,14 +145,14 @@ TEST(the_disk_is_full_for_good, .seconds = 200)
 
 TEST(anything_for_a_while, .seconds = 200)
 {
-	static const struct failure f = { "anything, three calls", MEMORY | TDM_SIM_ALL, 3, 0, true, false };
+	static const struct failure f = { "anything, three calls", ALLOC | TDM_SIM_ALL, 3, 0, true, false };
 
 	every_call(&worlds[0], &f, 5);
 }
 
 TEST(anything_for_good, .seconds = 200)
 {
-	static const struct failure f = { "anything for good", MEMORY | TDM_SIM_ALL, ~(u64)0, 0, true, true };
+	static const struct failure f = { "anything for good", ALLOC | TDM_SIM_ALL, ~(u64)0, 0, true, true };
 
 	every_call(&worlds[0], &f, 5);
 }

@@ -444,12 +444,13 @@ static void finish(void)
 static void run(bool forks, u64 seconds)
 {
 	pthread_t th[THREADS];
+	const char *asked = getenv("TDM_SECONDS");
 	u64 r, end, rounds = 0;
 
 	seed = t_seed();
 	r = seed;
-	if (getenv("TDM_SECONDS"))
-		seconds = strtoull(getenv("TDM_SECONDS"), NULL, 0);
+	if (asked)
+		seconds = strtoull(asked, NULL, 0);
 	start();
 	tdm_a64_st_relaxed(&mm.limit_bytes, tdmi_mm_usage(&mm) + ((u64)PAGES / 3 << TDM_PAGE_SHIFT));
 	tdm_a64_st_relaxed(&mm.high_bytes, tdm_a64_ld_relaxed(&mm.limit_bytes) - ((u64)256 << 10));
