@@ -254,6 +254,19 @@ struct blob_part {
 	u8 at[TDM_BLOCK_PAGES]; /* index in the block by index in the blob */
 };
 
+/* Has the whole block been restored from one blob, each page from its own place in it? Then it may be kept. */
+static bool keep_blob(struct block *b, const struct blob_part *p, struct tdm_frame *folio, u32 done)
+{
+	bool all = done == 0xffff && p->blob_mask == 0xffff;
+
+	for (u32 k = 0; all && k < TDM_BLOCK_PAGES; k++)
+		all = p->at[k] == k;
+	if (!all || !tdmi_swap_keep(b->mm->swap, p->handle))
+		return false;
+	tdmi_folio_keep(b->mm, folio, (u32)p->handle + 1);
+	return true;
+}
+
 /* All swap entries of *mask that are in the same blob as the first one; they leave *mask. */
 static void gather_blob(struct block *b, u32 *mask, struct blob_part *p)
 {
@@ -322,7 +335,7 @@ static int bring_blob(struct block *b, struct blob_part *p)
 		if (tdmi_lru_recent(&mm->lru, p->clock))
 			b->refaults += (u32)__builtin_popcount(done);
 	}
-	if (dropped) {
+	if (dropped && !keep_blob(b, p, folio, done)) {
 		u32 drop = 0;
 
 		for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)

@@ -100,6 +100,15 @@ void tdmi_homes_discard(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask)
 	tdm_a64_sub_relaxed(&mm->stale, (u64)__builtin_popcount(mask));
 }
 
+void tdmi_folio_keep(struct tdm_mm *mm, struct tdm_frame *folio, u32 kept)
+{
+	u32 was = folio->kept;
+
+	folio->kept = kept;
+	if (was && was != kept)
+		tdmi_swap_forget(mm->swap, was - 1);
+}
+
 bool tdmi_dirty_discard(struct tdm_mm *mm, u64 keep)
 {
 	struct tdm_frame *folio[TDM_HUGE_PAGES / TDM_BLOCK_PAGES];
@@ -128,6 +137,7 @@ static void folio_free(struct tdm_mm *mm, struct tdm_frame *folio)
 	u32 stale = folio->stale;
 
 	TDM_BUG_ON(folio->mapcount);
+	tdmi_folio_keep(mm, folio, 0);
 	if (folio->order == TDM_BLOCK_ORDER && stale == 0xffff && tdmi_folio_free_warm(&mm->frames, folio)) {
 		tdm_a64_sub_relaxed(&mm->stale, TDM_BLOCK_PAGES);
 		return;

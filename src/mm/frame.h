@@ -47,7 +47,7 @@ struct tdm_frame {
 	u8 state;        /* enum tdm_frame_state; LRU lock (allocator lock while free) */
 	u8 gen;          /* head: generation modulo 4; LRU lock */
 	u8 flags;        /* TDM_FRAME_F_* */
-	u32 pad;
+	u32 kept;        /* head, order 4: the blob that its 16 pages came from and may still be like (mm/swap.h), plus 1; 0: none. Table lock */
 };
 
 struct tdm_frames {

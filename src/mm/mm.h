@@ -217,6 +217,8 @@ void tdmi_folio_touched(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct 
 int tdmi_huge_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, u32 moved, struct tdm_pt *spare);
 /* Give an isolated folio back (mm/lru.h). false: it had died, and is freed. No table lock is needed. */
 bool tdmi_folio_putback(struct tdm_mm *mm, struct tdm_frame *folio, enum tdm_lru_where where);
+/* The folio's pages may be what this blob holds, plus 1; 0: none. What it had before is forgotten. */
+void tdmi_folio_keep(struct tdm_mm *mm, struct tdm_frame *folio, u32 kept);
 /* Homes whose bytes nobody wants: discard them (physical pages go back). mask: bits within the folio. */
 void tdmi_homes_discard(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask);
 /* Empty dirty folios (mm/frame.h), if there are enough, or more than keep pages in them. With no lock held. true: done. */

@@ -317,6 +317,7 @@ static bool make_world(const struct world *w)
 		tdmi_swap_destroy(swap);
 		return false;
 	}
+	tdmi_swap_keep_limit(swap, (u64)256 << 10);
 	ctx = tdmi_ctx_create(&mm);
 	if (!ctx) {
 		tdmi_mm_destroy(&mm);

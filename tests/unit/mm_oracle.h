@@ -111,6 +111,11 @@ static void swap_pages(u64 want)
 	tdmi_swap_stats(mm.swap, &st);
 	CHECK_EQ(st.pages, want);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.out), want);
+	/* What is kept goes with the pages that it is kept for. */
+	if (!want)
+		CHECK_EQ(st.packed_bytes, st.kept_bytes);
+	if (!tdm_a64_ld_relaxed(&mm.lent) && !tdm_a64_ld_relaxed(&mm.home))
+		CHECK_EQ(st.kept_bytes, 0);
 }
 
 #endif

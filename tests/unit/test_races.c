@@ -403,6 +403,7 @@ static void start(void)
 	pthread_mutex_init(&kernel.lock, NULL);
 	CHECK_EQ(tdmi_tier_mem_create(TDM_CODEC_LZ4, 0, &tier), 0);
 	CHECK_EQ(tdmi_swap_create(&tier, 1, &swap), 0);
+	tdmi_swap_keep_limit(swap, (u64)1 << 20);
 	CHECK_EQ(tdmi_mm_init(&mm, &kernel.port, kernel.cpu.arena, FRAMES, swap), 0);
 	mm.frames.warm_max = 8;
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(ctx); i++) {
