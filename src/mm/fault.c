@@ -5,7 +5,7 @@
  * A fault finds its PTE under the table's lock, and acts on what it says:
  *   none, removed   a first touch (or one after the program dropped the page): zeros
  *   home            a soft fault: the frame is lent again, by moving it, or by copying it where moving would disturb more than it saves
- *                   (a lone page: a move flushes every CPU's TLB), or must not be done (its bytes are being packed)
+ *                   (a lone page, while other CPUs run the program), or must not be done (its bytes are being packed)
  *   out             a hard fault: unpack, and map
  *   lent            somebody else was faster
  * Pages are dealt with a block (64 KiB) at a time; the block that was asked for comes first, so that whoever waits for it can go on.
@@ -20,6 +20,8 @@
 
 #define FUTILE_NS ((u64)20000000)
 #define STREAM_PAGES ((u64)256) /* at most; see stream_pages() */
+#define LONE_SLOW_NS ((u64)4000) /* a move that takes longer has waited for other CPUs */
+#define LONE_COPIES 256u /* at most */
 
 /* One block of a fault in progress. */
 struct block {
@@ -207,14 +209,35 @@ static int move_runs(struct block *b, struct tdm_frame *folio, u32 mask, u32 *do
 	return r ? r : refused ? -EINVAL : 0;
 }
 
+/*
+ * A lone page is moved in half the time that a copy takes, unless another CPU runs a thread of the program: its TLB must be flushed, which costs several
+ * times as much. What the last such move took tells; after a slow one the next few pages are copied, after several in a row many.
+ */
+static int move_lone(struct block *b, struct tdm_frame *folio, u32 mask, u32 *done_mask)
+{
+	struct tdm_ctx *ctx = b->ctx;
+	u64 start;
+	int r;
+
+	if (ctx->lone_copies) {
+		ctx->lone_copies--;
+		return -EINVAL;
+	}
+	start = plat_now_ns();
+	r = move_runs(b, folio, mask, done_mask);
+	ctx->lone_wait = plat_now_ns() - start > LONE_SLOW_NS ? TDM_MIN(4 * ctx->lone_wait + 4, LONE_COPIES) : 0;
+	ctx->lone_copies = ctx->lone_wait;
+	return r;
+}
+
 static int bring_home(struct block *b, u32 mask)
 {
 	struct tdm_frame *folio = tdmi_block_folio(b->mm, b->pt, b->first);
 	u32 moved = 0, copied = 0;
 	int r = -EINVAL;
 
-	if (!(folio->flags & TDM_FRAME_F_WRITEBACK) && __builtin_popcount(mask) > 1)
-		r = move_runs(b, folio, mask, &moved);
+	if (!(folio->flags & TDM_FRAME_F_WRITEBACK))
+		r = mask & (mask - 1) ? move_runs(b, folio, mask, &moved) : move_lone(b, folio, mask, &moved);
 	if (r == -EINVAL)
 		r = copy_runs(b, tdm_frame_home(&b->mm->frames, folio), mask & ~moved, &copied);
 	set_lent_mask(b, folio, moved | copied, 0);
