@@ -20,8 +20,8 @@
 
 #define FUTILE_NS ((u64)20000000)
 #define STREAM_PAGES ((u64)256) /* at most; see stream_pages() */
-#define LONE_SLOW_NS ((u64)4000) /* a move that takes longer has waited for other CPUs */
-#define LONE_COPIES 256u /* at most */
+#define LONE_MAX_NS 2500u /* what a copy of a lone page costs */
+#define LONE_PROBE 64u
 
 /* One block of a fault in progress. */
 struct block {
@@ -210,23 +210,21 @@ static int move_runs(struct block *b, struct tdm_frame *folio, u32 mask, u32 *do
 }
 
 /*
- * A lone page is moved in half the time that a copy takes, unless another CPU runs a thread of the program: its TLB must be flushed, which costs several
- * times as much. What the last such move took tells; after a slow one the next few pages are copied, after several in a row many.
+ * A lone page is moved in half the time that a copy takes, unless another CPU runs a thread of the program, or of ours: its TLB must be flushed, which costs
+ * several times as much. What the last such moves took tells. While that is too much one in LONE_PROBE is moved still, to see.
  */
 static int move_lone(struct block *b, struct tdm_frame *folio, u32 mask, u32 *done_mask)
 {
 	struct tdm_ctx *ctx = b->ctx;
-	u64 start;
+	u64 start, took;
 	int r;
 
-	if (ctx->lone_copies) {
-		ctx->lone_copies--;
+	if (ctx->lone_ns > LONE_MAX_NS && ++ctx->lone_copies % LONE_PROBE)
 		return -EINVAL;
-	}
 	start = plat_now_ns();
 	r = move_runs(b, folio, mask, done_mask);
-	ctx->lone_wait = plat_now_ns() - start > LONE_SLOW_NS ? TDM_MIN(4 * ctx->lone_wait + 4, LONE_COPIES) : 0;
-	ctx->lone_copies = ctx->lone_wait;
+	took = TDM_MIN(plat_now_ns() - start, (u64)8 * LONE_MAX_NS);
+	ctx->lone_ns += (u32)took / 32 - ctx->lone_ns / 32;
 	return r;
 }
 
