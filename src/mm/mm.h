@@ -155,8 +155,8 @@ int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages);
 int tdmi_range_out(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages);
 /* Home pages that ought to be on probation, given what is lent. */
 u64 tdmi_home_wanted(const struct tdm_mm *mm);
-/* Give warm and stale memory back. */
-void tdmi_trim(struct tdm_ctx *ctx);
+/* Give warm and dirty memory back, some of it. false: there is none. No lock is held. */
+bool tdmi_trim(struct tdm_ctx *ctx);
 
 /* ---- adopt.c: make [start, end), which the port now serves and in which pages are present, known. */
 int tdmi_adopt(struct tdm_ctx *ctx, u64 start, u64 end);
@@ -220,5 +220,7 @@ int tdmi_huge_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, u32 moved, str
 bool tdmi_folio_putback(struct tdm_mm *mm, struct tdm_frame *folio, enum tdm_lru_where where);
 /* Homes whose bytes nobody wants: discard them (physical pages go back). mask: bits within the folio. */
 void tdmi_homes_discard(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask);
+/* Empty dirty folios (mm/frame.h), if there are enough, or more than keep pages in them. With no lock held. true: done. */
+bool tdmi_dirty_discard(struct tdm_mm *mm, u64 keep);
 
 #endif

@@ -14,6 +14,8 @@
 #include "base/check.h"
 #include "mm/mm.h"
 
+#define DIRTY_SHARE 64 /* of the limit */
+#define DIRTY_MAX 2048 /* pages */
 #define RESIDENT_MIN ((u64)512) /* pages that are left alone, whatever the budget */
 
 /* ---- age --------------------------------------------------------------------------------------------------------- */
@@ -394,18 +396,25 @@ static int pack_one(struct tdm_ctx *ctx, bool *none)
 
 /* ---- making room ---------------------------------------------------------------------------------------------------- */
 
-void tdmi_trim(struct tdm_ctx *ctx)
+/* Pages in dirty folios that may wait until they can be emptied with others. */
+static u64 dirty_keep(const struct tdm_mm *mm)
+{
+	return TDM_MIN(tdm_a64_ld_relaxed(&mm->limit_bytes) >> TDM_PAGE_SHIFT, (u64)DIRTY_MAX * DIRTY_SHARE) / DIRTY_SHARE;
+}
+
+bool tdmi_trim(struct tdm_ctx *ctx)
 {
 	struct tdm_mm *mm = ctx->mm;
 	struct tdm_frame *f = tdmi_folio_take_warm(&mm->frames);
 
-	if (f) {
-		f->stale = 0xffff;
-		tdm_a64_add_relaxed(&mm->stale, TDM_BLOCK_PAGES);
-		tdmi_homes_discard(mm, f, 0xffff);
-		f->refcount = 0;
-		tdmi_folio_free(&mm->frames, f);
-	}
+	if (!f)
+		return tdmi_dirty_discard(mm, 0);
+	f->stale = 0xffff;
+	tdm_a64_add_relaxed(&mm->stale, TDM_BLOCK_PAGES);
+	tdmi_homes_discard(mm, f, 0xffff);
+	f->refcount = 0;
+	tdmi_folio_free(&mm->frames, f);
+	return true;
 }
 
 u64 tdmi_home_wanted(const struct tdm_mm *mm)
@@ -432,6 +441,7 @@ u64 tdmi_reclaim(struct tdm_ctx *ctx, u64 target, u64 pages)
 		r = pack_one(ctx, &none);
 		if (r < 0)
 			break;
+		(void)tdmi_dirty_discard(mm, dirty_keep(mm));
 		freed += (u64)r;
 		idle = r || aged ? 0 : idle + 1;
 		if (none && !aged)
@@ -517,6 +527,7 @@ int tdmi_range_out(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 			continue;
 		}
 		r = pack_folio(ctx, folio);
+		(void)tdmi_dirty_discard(ctx->mm, dirty_keep(ctx->mm));
 		if (r > 0) {
 			*pages += (u64)r;
 			r = 0;

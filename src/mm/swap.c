@@ -442,7 +442,7 @@ u64 tdmi_swap_tidy(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 bytes)
 			saved += got = squeeze(s, ws, i, 16);
 		/* Blobs leave holes; it is chunks that are memory. */
 		s->tier[i]->ops->stats(s->tier[i], &st);
-		if (st.mem_bytes - TDM_MIN(st.bytes, st.mem_bytes) > st.bytes / 8 + TIDY_SLACK)
+		if (st.mem_bytes - TDM_MIN(st.bytes, st.mem_bytes) > st.bytes / 16 + TIDY_SLACK)
 			s->tier[i]->ops->shrink(s->tier[i], TDM_MIN(bytes, st.mem_bytes - st.bytes));
 	}
 	return saved;

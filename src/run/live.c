@@ -128,10 +128,10 @@ static void make_room(struct tdm_live *l)
 		tdmi_swap_tidy(l->swap, l->ctx->ws, (u64)1 << 20);
 		/* Those who serve faults go on as long as there is a warm folio. */
 		for (u64 over = l->usage; over > l->limit && tdmi_frames_warm(&l->mm.frames); over -= TDM_MIN(over, TDM_BLOCK_SIZE))
-			tdmi_trim(l->ctx);
+			(void)tdmi_trim(l->ctx);
 		freed = tdmi_reclaim(l->ctx, target, 256);
 		if (!freed)
-			tdmi_trim(l->ctx);
+			(void)tdmi_trim(l->ctx);
 		tdmi_mm_exit(l->ctx);
 		measure(l);
 		/* New memory is nobody's to take before it has been found, and nobody waits who touches it. */

@@ -95,6 +95,7 @@ static void check_counters(void)
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.lent), t.lent);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.home), t.home);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.out), t.out);
+	t.stale += tdm_a64_ld_relaxed(&mm.frames.dirty_pages);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.stale), t.stale);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.frames.used), t.frames);
 	CHECK(tdmi_frames_valid(&mm.frames));

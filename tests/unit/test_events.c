@@ -862,6 +862,7 @@ static const struct tdm_port_ops model_ops = {
 	.next_present = k_next_present,
 	.unshare = k_unshare,
 	.discard = k_discard,
+	.discard_many = k_discard,
 	.drain = tdmi_host_drain,
 };
 
