@@ -5,7 +5,7 @@
  * A fault finds its PTE under the table's lock, and acts on what it says:
  *   none, removed   a first touch (or one after the program dropped the page): zeros
  *   home            a soft fault: the frame is lent again, by moving it, or by copying it where moving would disturb more than it saves
- *                   (a lone page: a move flushes every CPU's TLB), or must not be done (its bytes are being packed)
+ *                   (a lone page, while other CPUs run the program), or must not be done (its bytes are being packed)
  *   out             a hard fault: unpack, and map
  *   lent            somebody else was faster
  * Pages are dealt with a block (64 KiB) at a time; the block that was asked for comes first, so that whoever waits for it can go on.
@@ -20,6 +20,8 @@
 
 #define FUTILE_NS ((u64)20000000)
 #define STREAM_PAGES ((u64)256) /* at most; see stream_pages() */
+#define LONE_MAX_NS 2500u /* what a copy of a lone page costs */
+#define LONE_PROBE 64u
 
 /* One block of a fault in progress. */
 struct block {
@@ -207,14 +209,33 @@ static int move_runs(struct block *b, struct tdm_frame *folio, u32 mask, u32 *do
 	return r ? r : refused ? -EINVAL : 0;
 }
 
+/*
+ * A lone page is moved in half the time that a copy takes, unless another CPU runs a thread of the program, or of ours: its TLB must be flushed, which costs
+ * several times as much. What the last such moves took tells. While that is too much one in LONE_PROBE is moved still, to see.
+ */
+static int move_lone(struct block *b, struct tdm_frame *folio, u32 mask, u32 *done_mask)
+{
+	struct tdm_ctx *ctx = b->ctx;
+	u64 start, took;
+	int r;
+
+	if (ctx->lone_ns > LONE_MAX_NS && ++ctx->lone_copies % LONE_PROBE)
+		return -EINVAL;
+	start = plat_now_ns();
+	r = move_runs(b, folio, mask, done_mask);
+	took = TDM_MIN(plat_now_ns() - start, (u64)8 * LONE_MAX_NS);
+	ctx->lone_ns += (u32)took / 32 - ctx->lone_ns / 32;
+	return r;
+}
+
 static int bring_home(struct block *b, u32 mask)
 {
 	struct tdm_frame *folio = tdmi_block_folio(b->mm, b->pt, b->first);
 	u32 moved = 0, copied = 0;
 	int r = -EINVAL;
 
-	if (!(folio->flags & TDM_FRAME_F_WRITEBACK) && __builtin_popcount(mask) > 1)
-		r = move_runs(b, folio, mask, &moved);
+	if (!(folio->flags & TDM_FRAME_F_WRITEBACK))
+		r = mask & (mask - 1) ? move_runs(b, folio, mask, &moved) : move_lone(b, folio, mask, &moved);
 	if (r == -EINVAL)
 		r = copy_runs(b, tdm_frame_home(&b->mm->frames, folio), mask & ~moved, &copied);
 	set_lent_mask(b, folio, moved | copied, 0);

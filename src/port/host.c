@@ -117,6 +117,7 @@ static int open_files(struct tdm_host *h)
 		return h->maps;
 	if (h->trash_uffd < 0)
 		return h->trash_uffd;
+	tdmi_linux_mem_fill_by(h->trash_uffd);
 	/* Write-protection is never asked for: the mode is there because one is needed, and missing pages of the trash and of the arena are
 	 * the kernel's business. */
 	return reg(h->trash_uffd, (u64)(uintptr_t)h->trash, (u64)(uintptr_t)h->trash + TRASH_PAGES * TDM_PAGE_SIZE,
@@ -519,6 +520,7 @@ static void close_files(struct tdm_host *h)
 {
 	const int fds[] = { h->trash_uffd, h->pagemap, h->maps, h->kick_fd };
 
+	tdmi_linux_mem_fill_by(-1);
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(fds); i++)
 		if (fds[i] >= 0)
 			tdm_sys1(SYS_close, fds[i]);
