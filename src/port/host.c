@@ -38,6 +38,9 @@ static int uffd_new(void)
 	if (fd != -EPERM && fd != -ENOSYS)
 		return (int)fd;
 	dev = tdm_sys4(SYS_openat, AT_FDCWD, "/dev/userfaultfd", O_RDWR | O_CLOEXEC, 0);
+	/* Anything else would be blamed on the user's rights. */
+	if (dev == -EMFILE || dev == -ENFILE || dev == -ENOMEM || dev == -EINTR)
+		return (int)dev;
 	if (dev < 0)
 		return -EPERM;
 	fd = tdm_sys3(SYS_ioctl, dev, TDM_USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
