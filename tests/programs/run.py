@@ -247,7 +247,7 @@ def python_test(module, ram, limit=150):
             "print('ran',r.testsRun>0,'ballast',ok);sys.exit(0 if r.wasSuccessful() and ok else 1)")
     # unittest, not regrtest: one module, in this process, no workers.
     # Our own line: test_signal, for one, prints times.
-    return both("python-" + module, lambda d: [python_with_tests(), "-c", code], ram, limit=limit, lines="ran ")
+    return both("python-" + module, lambda d: [python_with_tests(), "-c", code], ram, limit=limit, lines="ballast")
 
 
 def sqlite(d):
