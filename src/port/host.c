@@ -353,8 +353,12 @@ void tdmi_host_fds_restore(const struct rlimit *was)
 
 int tdmi_host_read_msg(int uffd, struct uffd_msg *msg)
 {
-	long r = tdm_sys3(SYS_read, uffd, msg, sizeof(*msg));
+	long r;
 
+	/* Whoever reads sleeps when there is nothing left, and is not woken again for what there was (run/live_handlers.c). */
+	do
+		r = tdm_sys3(SYS_read, uffd, msg, sizeof(*msg));
+	while (r == -EINTR);
 	if (r == -EMFILE) {
 		/* A fork's message comes with a descriptor. */
 		struct rlimit was;
@@ -365,7 +369,7 @@ int tdmi_host_read_msg(int uffd, struct uffd_msg *msg)
 		if (r == -EMFILE)
 			plat_abort("tandem: a process forks that has no descriptor left, and no right to have more: raise its limit (ulimit -Hn)\n");
 	}
-	if (r == -EAGAIN || r == -EINTR)
+	if (r == -EAGAIN)
 		return 0;
 	return r == (long)sizeof(*msg) ? 1 : r < 0 ? (int)r : 0;
 }
