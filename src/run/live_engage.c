@@ -11,7 +11,7 @@
 
 static int make_swap(struct tdm_live *l, char *err, size_t errlen)
 {
-	struct tdm_tier *tier[TDM_CONTROL_TIERS];
+	struct tdm_tier *tier[TDM_CONTROL_TIERS] = { NULL };
 	int r = 0;
 	u32 n;
 

@@ -862,6 +862,7 @@ static const struct tdm_port_ops model_ops = {
 	.next_present = k_next_present,
 	.unshare = k_unshare,
 	.discard = k_discard,
+	.discard_many = k_discard,
 	.drain = tdmi_host_drain,
 };
 
@@ -1013,6 +1014,7 @@ static void start(u64 seed)
 	tdmi_tiers_init(NULL);
 	CHECK_EQ(tdmi_tier_mem_create(TDM_CODEC_LZ4, 0, &tier), 0);
 	CHECK_EQ(tdmi_swap_create(&tier, 1, &swap), 0);
+	tdmi_swap_keep_limit(swap, (u64)1 << 20);
 	live.host.port.ops = &model_ops;
 	live.host.mm = &live.mm;
 	live.arena = plat_map(FRAMES * TDM_PAGE_SIZE);
