@@ -4,10 +4,10 @@
  *
  * tdm_start() attaches an engine to the calling process: from then on anonymous memory that the process maps is watched; when more of it
  * is resident than the budget allows, the coldest pages are compressed, or written to a file, and come back when anyone touches them.
- * The program does not notice, except by the clock. There is at most one engine in a process.
+ * The program does not notice, except by the clock. There is at most one engine in a process. The child of a fork has one of its own, by the same handle.
  *
- * All functions may be called from any thread unless said otherwise, but not from a signal handler. They return 0 or -errno; errno itself is
- * never written.
+ * All functions may be called from any thread, but not from a signal handler. They return 0 or -errno; errno itself is never written. An engine that has
+ * been stopped is -EINVAL to all of them.
  */
 #ifndef TANDEM_TANDEM_H
 #define TANDEM_TANDEM_H
@@ -73,7 +73,8 @@ struct tdm_stats {
  * receives one line for the user (errlen bytes at most, always terminated). */
 TDM_API int tdm_start(const struct tdm_options *options, struct tdm **out, char *err, size_t errlen);
 
-/* Bring every page home and detach. The process then has all of its memory back in ram. -ENOMEM: not everything fits; the engine stays. */
+/* Bring every page home and detach. The process then has all of its memory back in ram. -ENOMEM: not everything fits; or the error of a tier that could
+ * not give a page back. Then the engine stays, with all that it had. */
 TDM_API int tdm_stop(struct tdm *t);
 
 /* What the engine has done. -EINVAL: stats->size is unknown. */

@@ -31,6 +31,7 @@ struct block {
 	u32 first;   /* index of its first page in the PTE table */
 	u64 va;
 	bool write;  /* the access that missed is a write */
+	bool asked;  /* nobody missed it: who asked is told what a tier cannot give, and the page stays there */
 	u64 from, to; /* where there may be somebody to wake */
 	u32 soft, hard, zero, refaults; /* pages brought */
 };
@@ -330,7 +331,7 @@ static int bring_blob(struct block *b, struct blob_part *p)
 	r = tdmi_swap_in(mm->swap, b->ctx->ws, p->handle, p->blob_mask, p->dst);
 	if (slow)
 		go_slow(b->ctx, false);
-	if (r == -EIO || r == -EBADMSG) {
+	if (!b->asked && (r == -EIO || r == -EBADMSG)) {
 		r = 0;
 		for (u32 i = 0; i < TDM_BLOCK_PAGES && !r; i++)
 			if (p->mask >> i & 1) {
@@ -714,7 +715,7 @@ int tdmi_fault(struct tdm_ctx *ctx, struct tdm_va va, bool write)
 /* One PTE table's part of tdmi_bring(). */
 static int bring_table(struct tdm_ctx *ctx, u64 va, u64 end)
 {
-	struct block b = { .ctx = ctx, .mm = ctx->mm };
+	struct block b = { .ctx = ctx, .mm = ctx->mm, .asked = true };
 	struct tdm_pt *pt;
 	int r;
 

@@ -140,7 +140,7 @@ u64 tdmi_mm_usage(const struct tdm_mm *mm);
 /* ---- fault.c: a port has missed at va. 0: served, or there is nothing to serve (the accessor was woken either way). -EAGAIN: the gate is
  * closed. write: the access was a write. */
 int tdmi_fault(struct tdm_ctx *ctx, struct tdm_va va, bool write);
-/* Bring every page of [start, end) that is home or out. */
+/* Bring every page of [start, end) that is home or out. What a tier cannot give is an error, and stays there. */
 int tdmi_bring(struct tdm_ctx *ctx, u64 start, u64 end);
 /* The same for a caller that holds the event lock. */
 int tdmi_bring_locked(struct tdm_ctx *ctx, u64 start, u64 end);

@@ -106,14 +106,15 @@ static void home_block(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, s
 	tdmi_rcu_read_unlock(ctx->rcu);
 }
 
-static void home_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, struct home_try *t, bool *split)
+/* part: not all of it is wanted home, so it is only split. */
+static void home_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, bool part, struct home_try *t, bool *split)
 {
 	struct tdm_mm *mm = ctx->mm;
 	/* A part that has gone home cannot be told from the rest without. */
 	struct tdm_pt *pmd, *spare = tdmi_pt_spare(mm, folio->va);
 	struct tdm_pte pte;
 	u32 i, done = 0;
-	bool kept = spare == NULL;
+	bool kept = spare == NULL || part;
 	int r;
 
 	*split = false;
@@ -183,20 +184,21 @@ static u32 home_parts(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 mask, u3
 	return busy;
 }
 
-/* Take an isolated folio home, and put it back where it belongs. The event lock is held, and let go of for a while if pages refuse. */
-static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio)
+/* Take an isolated folio home, a block's pages in the mask `only`, and put it back where it belongs. One of 2 MiB of which not all are wanted is split.
+ * The event lock is held, and let go of for a while if pages refuse. */
+static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, bool part)
 {
 	struct tdm_mm *mm = ctx->mm;
 	struct home_try t = { 0 };
 	bool split = false, shared = false;
 
 	if (folio->order == TDM_HUGE_ORDER) {
-		home_huge(ctx, folio, &t, &split);
+		home_huge(ctx, folio, part, &t, &split);
 		/* Splitting has put its 32 parts on the lists, or it. */
 		if (!split)
 			(void)tdmi_folio_putback(mm, folio, t.home ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
 	} else {
-		home_block(ctx, folio, ~0u, &t);
+		home_block(ctx, folio, only, &t);
 		if (t.busy && !t.gone && !ctx->may_wait) {
 			shared = true;
 		} else if (t.busy && !t.gone) {
@@ -208,8 +210,8 @@ static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio)
 			t.busy &= ~again;
 			t.gone = !tdmi_events_settled(ctx);
 			/* One pinned page must not keep the others of its run: by halves until it is alone. */
-			for (u32 part = TDM_BLOCK_PAGES; again && !t.gone && part; part /= 2)
-				again = home_parts(ctx, folio, again, part, &t);
+			for (u32 n = TDM_BLOCK_PAGES; again && !t.gone && n; n /= 2)
+				again = home_parts(ctx, folio, again, n, &t);
 			t.busy |= again;
 		}
 		(void)tdmi_folio_putback(mm, folio,
@@ -236,7 +238,7 @@ u64 tdmi_age(struct tdm_ctx *ctx, u64 pages)
 		plat_mutex_lock(&mm->event_lock);
 		folio = tdmi_events_settled(ctx) ? tdmi_lru_isolate_lent(&mm->lru, ctx->may_wait) : NULL;
 		if (folio)
-			taken += home_folio(ctx, folio);
+			taken += home_folio(ctx, folio, ~0u, false);
 		plat_mutex_unlock(&mm->event_lock);
 		if (!folio)
 			break;
@@ -256,9 +258,10 @@ struct packing {
 	u32 kept;                          /* the folio's; it gets it back, unless it dies meanwhile */
 	bool same;                         /* they are what they were in that blob, and in the same places there */
 	bool alone;                        /* this neighbourhood is used page by page */
+	bool more;                         /* there are home pages that are not being packed */
 };
 
-static bool pack_begin(struct tdm_ctx *ctx, struct tdm_frame *folio, struct packing *p)
+static bool pack_begin(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct packing *p)
 {
 	struct tdm_mm *mm = ctx->mm;
 	u8 *home = tdm_frame_home(&mm->frames, folio);
@@ -271,6 +274,8 @@ static bool pack_begin(struct tdm_ctx *ctx, struct tdm_frame *folio, struct pack
 			p->first = tdm_pt_index(pt, folio->va);
 			p->alone = !pt->order;
 			p->mask = folio_pages(mm, pt, p->first, folio, false);
+			p->more = p->mask & ~only;
+			p->mask &= only;
 			for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
 				p->pte[k] = tdm_pt_get(pt, p->first + k);
 				p->home[k] = home + ((size_t)k << TDM_PAGE_SHIFT);
@@ -379,8 +384,8 @@ static bool split_home(struct tdm_ctx *ctx, struct tdm_frame *folio)
 	return split;
 }
 
-/* Pack the home pages of an isolated block folio, and put it back. The pages, or -errno of the tiers. */
-static int pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio)
+/* Pack the home pages of an isolated block folio that are in the mask, and put it back. The pages, or -errno of the tiers. */
+static int pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only)
 {
 	struct tdm_mm *mm = ctx->mm;
 	struct packing p;
@@ -389,13 +394,13 @@ static int pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio)
 	u32 n;
 	int r;
 
-	if (!pack_begin(ctx, folio, &p)) {
-		(void)tdmi_folio_putback(mm, folio, TDM_LRU_TO_YOUNG);
+	if (!pack_begin(ctx, folio, only, &p)) {
+		(void)tdmi_folio_putback(mm, folio, p.more ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
 		return 0;
 	}
 	r = pack_store(ctx, &p, &handle);
 	n = pack_end(ctx, &p, handle, r, &lent);
-	(void)tdmi_folio_putback(mm, folio, r ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
+	(void)tdmi_folio_putback(mm, folio, r || p.more ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
 	tdm_count(ctx, TDM_C_EVICTED_PAGES, n);
 	tdm_a32_st_relaxed(&mm->full, r != 0);
 	return r ? r : (int)n;
@@ -415,7 +420,7 @@ static int pack_one(struct tdm_ctx *ctx, bool *none)
 			(void)split_home(ctx, folio);
 			continue;
 		}
-		r = pack_folio(ctx, folio);
+		r = pack_folio(ctx, folio, ~0u);
 		if (r)
 			return r;
 	}
@@ -512,9 +517,22 @@ static struct tdm_frame *isolate_at(struct tdm_ctx *ctx, u64 *va, u64 end, bool 
 	return folio;
 }
 
+/* The pages of a folio's block that are in [start, end). */
+static u32 pages_in(const struct tdm_frame *folio, u64 start, u64 end)
+{
+	u32 mask = 0;
+
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
+		u64 va = folio->va + ((u64)k << TDM_PAGE_SHIFT);
+
+		mask |= (u32)(va >= start && va < end) << k;
+	}
+	return mask;
+}
+
 int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 {
-	u64 va = TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE);
+	u64 va = TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE), split = ~(u64)0;
 
 	*pages = 0;
 	while (va < end) {
@@ -524,8 +542,16 @@ int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 		plat_mutex_lock(&ctx->mm->event_lock);
 		wait = !tdmi_events_settled(ctx);
 		folio = wait ? NULL : isolate_at(ctx, &va, end, &wait);
-		if (folio)
-			*pages += home_folio(ctx, folio);
+		if (folio) {
+			u64 at = folio->va;
+			bool part = folio->order == TDM_HUGE_ORDER && (at < start || at + TDM_HUGE_SIZE > end);
+
+			*pages += home_folio(ctx, folio, pages_in(folio, start, end), part);
+			/* Once more, block by block; if it could not be split it stays. */
+			if (part && split != at)
+				va = TDM_ALIGN_DOWN(TDM_MAX(at, start), TDM_BLOCK_SIZE);
+			split = part ? at : split;
+		}
 		plat_mutex_unlock(&ctx->mm->event_lock);
 		if (wait)
 			plat_yield();
@@ -548,13 +574,13 @@ int tdmi_range_out(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 		if (!folio)
 			continue;
 		if (folio->order == TDM_HUGE_ORDER) {
-			u64 at = folio->va;
+			u64 at = TDM_MAX(folio->va, TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE));
 
 			if (split_home(ctx, folio))
 				va = at;
 			continue;
 		}
-		r = pack_folio(ctx, folio);
+		r = pack_folio(ctx, folio, pages_in(folio, start, end));
 		(void)tdmi_dirty_discard(ctx->mm, dirty_keep(ctx->mm));
 		if (r > 0) {
 			*pages += (u64)r;

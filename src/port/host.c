@@ -41,6 +41,9 @@ static int uffd_new(void)
 	if (fd != -EPERM && fd != -ENOSYS)
 		return (int)fd;
 	dev = tdm_sys4(SYS_openat, AT_FDCWD, "/dev/userfaultfd", O_RDWR | O_CLOEXEC, 0);
+	/* Anything else would be blamed on the user's rights. */
+	if (dev == -EMFILE || dev == -ENFILE || dev == -ENOMEM || dev == -EINTR)
+		return (int)dev;
 	if (dev < 0)
 		return -EPERM;
 	fd = tdm_sys3(SYS_ioctl, dev, TDM_USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
@@ -354,8 +357,12 @@ void tdmi_host_fds_restore(const struct rlimit *was)
 
 int tdmi_host_read_msg(int uffd, struct uffd_msg *msg)
 {
-	long r = tdm_sys3(SYS_read, uffd, msg, sizeof(*msg));
+	long r;
 
+	/* Whoever reads sleeps when there is nothing left, and is not woken again for what there was (run/live_handlers.c). */
+	do
+		r = tdm_sys3(SYS_read, uffd, msg, sizeof(*msg));
+	while (r == -EINTR);
 	if (r == -EMFILE) {
 		/* A fork's message comes with a descriptor. */
 		struct rlimit was;
@@ -366,7 +373,7 @@ int tdmi_host_read_msg(int uffd, struct uffd_msg *msg)
 		if (r == -EMFILE)
 			plat_abort("tandem: a process forks that has no descriptor left, and no right to have more: raise its limit (ulimit -Hn)\n");
 	}
-	if (r == -EAGAIN || r == -EINTR)
+	if (r == -EAGAIN)
 		return 0;
 	return r == (long)sizeof(*msg) ? 1 : r < 0 ? (int)r : 0;
 }

@@ -12,9 +12,28 @@ struct tdm {
 	struct tdm_live *live;
 };
 
-static struct tdm the_one;
-static tdm_a32 taken;      /* 1: the_one is in use */
-static bool atfork_done;   /* written by the first tdm_start() */
+/* One call at a time: they would wait for each other in the engine, and none may be in there when it goes. The program's threads only. */
+static struct plat_mutex lock;
+static struct tdm the_one; /* live: NULL when there is no engine; the lock */
+static bool atfork_done;   /* the lock */
+
+static void fork_prepare(void)
+{
+	plat_mutex_lock(&lock);
+	tdmi_live_fork_prepare();
+}
+
+static void fork_parent(void)
+{
+	tdmi_live_fork_parent();
+	plat_mutex_unlock(&lock);
+}
+
+static void fork_child(void)
+{
+	tdmi_live_fork_child();
+	plat_mutex_reset(&lock);
+}
 
 const char *tdm_version(void)
 {
@@ -35,6 +54,11 @@ static int check_options(const struct tdm_options *o, char *err, size_t errlen)
 		tdmi_fmt(err, errlen, "at most %u tiers", TDM_CONTROL_TIERS);
 		return -EINVAL;
 	}
+	for (u32 i = 0; i < o->ntiers; i++)
+		if (!o->tiers[i] || strlen(o->tiers[i]) >= sizeof(((struct tdm_live *)0)->tier[0])) {
+			tdmi_fmt(err, errlen, "tier %u has no name, or one that is too long", i + 1);
+			return -EINVAL;
+		}
 	if (o->flags & ~TDM_F_STRICT) {
 		tdmi_fmt(err, errlen, "unknown flags");
 		return -EINVAL;
@@ -42,93 +66,124 @@ static int check_options(const struct tdm_options *o, char *err, size_t errlen)
 	return 0;
 }
 
+static int start_locked(const struct tdm_options *o, char *line, size_t len)
+{
+	const char *dir = getenv("TMPDIR"), *default_tiers[2] = { "lz4", NULL };
+	struct tdm_live_config c = { .eager = true };
+	char file_tier[sizeof(((struct tdm_live *)0)->tier[0])];
+	int r;
+
+	if (the_one.live) {
+		tdmi_fmt(line, len, "there is an engine in this process already");
+		return -EBUSY;
+	}
+	if (tdmi_live) {
+		tdmi_fmt(line, len, "this process runs under `tandem run`, which manages its memory");
+		return -EBUSY;
+	}
+	dir = dir && *dir && strlen(dir) + sizeof("file:") <= sizeof(file_tier) ? dir : "/var/tmp";
+	tdmi_fmt(file_tier, sizeof(file_tier), "file:%s", dir);
+	default_tiers[1] = file_tier;
+	c.budget = o->ram_bytes;
+	c.strict = o->flags & TDM_F_STRICT;
+	c.ntiers = o->ntiers ? o->ntiers : 2;
+	c.tier = o->ntiers ? o->tiers : default_tiers;
+	tdmi_tiers_init(getenv("TMPDIR"));
+	r = tdmi_live_start(&c, line, len);
+	the_one.live = r ? NULL : tdmi_live;
+	return r;
+}
+
 int tdm_start(const struct tdm_options *o, struct tdm **out, char *err, size_t errlen)
 {
-	const char *dir = getenv("TMPDIR");
-	char file_tier[120];
-	const char *default_tiers[2] = { "lz4", file_tier };
-	struct tdm_live_config c = { .eager = true };
 	char line[240] = "";
-	u32 expected = 0;
 	int r = check_options(o, line, sizeof(line));
 
-	if (!r && (!out || !tdm_a32_cas_acqrel(&taken, &expected, 1))) {
-		tdmi_fmt(line, sizeof(line), "there is an engine in this process already");
-		r = out ? -EBUSY : -EINVAL;
-	}
-	if (!r && tdmi_live) {
-		tdmi_fmt(line, sizeof(line), "this process runs under `tandem run`, which manages its memory");
-		tdm_a32_st_release(&taken, 0);
-		r = -EBUSY;
+	if (!r && !out) {
+		tdmi_fmt(line, sizeof(line), "there is no place for the engine's handle");
+		r = -EINVAL;
 	}
 	if (!r) {
-		tdmi_fmt(file_tier, sizeof(file_tier), "file:%s", dir && *dir ? dir : "/var/tmp");
-		c.budget = o->ram_bytes;
-		c.strict = o->flags & TDM_F_STRICT;
-		c.ntiers = o->ntiers ? o->ntiers : 2;
-		c.tier = o->ntiers ? o->tiers : default_tiers;
-		tdmi_tiers_init(getenv("TMPDIR"));
+		plat_mutex_lock(&lock);
 		if (!atfork_done)
-			pthread_atfork(tdmi_live_fork_prepare, tdmi_live_fork_parent, tdmi_live_fork_child);
+			pthread_atfork(fork_prepare, fork_parent, fork_child);
 		atfork_done = true;
-		r = tdmi_live_start(&c, line, sizeof(line));
-		if (r)
-			tdm_a32_st_release(&taken, 0);
-		the_one.live = tdmi_live;
-		*out = &the_one;
+		r = start_locked(o, line, sizeof(line));
+		plat_mutex_unlock(&lock);
 	}
-	if (r && err && errlen)
+	if (!r)
+		*out = &the_one;
+	else if (err && errlen)
 		tdmi_fmt(err, errlen, "%s", line);
 	return r;
 }
 
-static bool valid(const struct tdm *t)
+/* The engine, and the lock; NULL, and no lock. */
+static struct tdm_live *begin(const struct tdm *t)
 {
-	return t == &the_one && tdm_a32_ld_acquire(&taken) && the_one.live;
+	struct tdm_live *l;
+
+	if (t != &the_one)
+		return NULL;
+	plat_mutex_lock(&lock);
+	l = the_one.live;
+	if (!l)
+		plat_mutex_unlock(&lock);
+	return l;
+}
+
+static int end(int r)
+{
+	plat_mutex_unlock(&lock);
+	return r;
 }
 
 int tdm_stop(struct tdm *t)
 {
+	struct tdm_live *l = begin(t);
 	int r;
 
-	if (!valid(t))
+	if (!l)
 		return -EINVAL;
-	r = tdmi_live_stop(t->live, NULL, 0);
-	if (!r) {
-		t->live = NULL;
-		tdm_a32_st_release(&taken, 0);
-	}
-	return r;
+	r = tdmi_live_stop(l, NULL, 0);
+	if (!r)
+		the_one.live = NULL;
+	return end(r);
 }
 
 int tdm_stats_get(struct tdm *t, struct tdm_stats *stats)
 {
-	struct tdm_live *l = t ? t->live : NULL;
+	struct tdm_live *l = stats && stats->size == sizeof(*stats) ? begin(t) : NULL;
+	struct tdm_stats s;
 
-	if (!valid(t) || !stats || stats->size != sizeof(*stats))
+	if (!l)
 		return -EINVAL;
 	plat_mutex_lock(&l->req_lock);
 	(void)tdmi_live_request_locked(l, TDM_OP_STATS, 0, 0, NULL);
-	*stats = l->req.stats;
+	s = l->req.stats;
 	plat_mutex_unlock(&l->req_lock);
+	(void)end(0);
+	*stats = s;
 	return 0;
 }
 
 int tdm_budget_set(struct tdm *t, uint64_t ram_bytes)
 {
-	if (!valid(t) || (ram_bytes && ram_bytes < RAM_MIN))
-		return -EINVAL;
-	return tdmi_live_request(t->live, TDM_OP_BUDGET, ram_bytes, 0, NULL);
+	struct tdm_live *l = !ram_bytes || ram_bytes >= RAM_MIN ? begin(t) : NULL;
+
+	return l ? end(tdmi_live_request(l, TDM_OP_BUDGET, ram_bytes, 0, NULL)) : -EINVAL;
 }
 
 static int range_op(struct tdm *t, enum tdm_live_op op, const void *addr, size_t len, size_t *pages)
 {
 	u64 start = (u64)(uintptr_t)addr, n = 0;
+	struct tdm_live *l = !len || (start | len) % TDM_PAGE_SIZE || start + len < start ? NULL : begin(t);
 	int r;
 
-	if (!valid(t) || !len || (start | len) % TDM_PAGE_SIZE || start + len < start)
+	if (!l)
 		return -EINVAL;
-	r = tdmi_live_request(t->live, op, start, start + len, &n);
+	r = tdmi_live_request(l, op, start, start + len, &n);
+	(void)end(r);
 	if (pages)
 		*pages = n;
 	return r;

@@ -357,6 +357,13 @@ int tdmi_live_request(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64
 	return r;
 }
 
+static void live_free(struct tdm_live *l)
+{
+	tdmi_live = NULL;
+	plat_unmap(l, sizeof(*l));
+	tdmi_linux_mem_release();
+}
+
 int tdmi_live_start(const struct tdm_live_config *c, char *err, size_t errlen)
 {
 	struct tdm_live *l = plat_map(sizeof(*l));
@@ -384,8 +391,7 @@ int tdmi_live_start(const struct tdm_live_config *c, char *err, size_t errlen)
 	r = tdmi_linux_thread_start_private(&l->main, tdmi_live_main, l, "tandem", -1);
 	if (r) {
 		tdmi_fmt(err, errlen, "no thread for the engine could be started (error %d)", -r);
-		tdmi_live = NULL;
-		plat_unmap(l, sizeof(*l));
+		live_free(l);
 		return r;
 	}
 	while (!tdm_a32_ld_acquire(&l->started))
@@ -393,8 +399,7 @@ int tdmi_live_start(const struct tdm_live_config *c, char *err, size_t errlen)
 	if (tdm_a32_ld_acquire(&l->started) == 2) {
 		tdmi_fmt(err, errlen, "what the process has mapped cannot be seen in /proc/self/maps");
 		plat_thread_join(l->main);
-		tdmi_live = NULL;
-		plat_unmap(l, sizeof(*l));
+		live_free(l);
 		return -EIO;
 	}
 	if (c->eager) {
@@ -416,7 +421,6 @@ int tdmi_live_stop(struct tdm_live *l, char *err, size_t errlen)
 		return r;
 	}
 	plat_thread_join(l->main);
-	tdmi_live = NULL;
-	plat_unmap(l, sizeof(*l));
+	live_free(l);
 	return 0;
 }

@@ -11,7 +11,7 @@
 
 static int make_swap(struct tdm_live *l, char *err, size_t errlen)
 {
-	struct tdm_tier *tier[TDM_CONTROL_TIERS];
+	struct tdm_tier *tier[TDM_CONTROL_TIERS] = { NULL };
 	int r = 0;
 	u32 n;
 
@@ -92,23 +92,58 @@ out_uffd:
 	return r;
 }
 
+static bool next_vma(struct tdm_live *l, u64 at, struct tdm_vma *v)
+{
+	bool is;
+
+	tdmi_rcu_read_lock(l->ctx->rcu);
+	is = tdmi_vma_next(&l->mm, at, v);
+	tdmi_rcu_read_unlock(l->ctx->rcu);
+	return is;
+}
+
+/* The engine forgets a VMA before the kernel does: pages that were taken from a mapping that is not registered would read as zeros. */
+static int let_go(struct tdm_live *l, const struct tdm_vma *v)
+{
+	int r;
+
+	plat_mutex_lock(&l->mm.event_lock);
+	r = tdmi_bring_locked(l->ctx, v->start, v->end);
+	if (!r)
+		r = tdmi_vma_insert(&l->mm, v->start, v->end, TDM_VMA_EXCLUDED);
+	if (!r) {
+		tdmi_zap(l->ctx, v->start, v->end, TDM_ZAP_FORGET);
+		tdmi_host_unregister(&l->host, v->start, v->end);
+	}
+	plat_mutex_unlock(&l->mm.event_lock);
+	return r;
+}
+
 int tdmi_live_disengage(struct tdm_live *l)
 {
 	struct tdm_vma v;
-	u64 at = 0;
+	u64 at, gone = 0;
 	int r = 0;
 
 	/* With nobody taking pages home any more, what has been brought stays. */
 	tdm_a64_st_relaxed(&l->mm.limit_bytes, ~(u64)0);
 	tdm_a64_st_relaxed(&l->mm.high_bytes, ~(u64)0);
-	while (!r && tdmi_vma_next(&l->mm, at, &v)) {
+	/* All of it first: if there is no room, nothing has changed. */
+	for (at = 0; !r && next_vma(l, at, &v); at = v.end)
 		r = tdmi_bring(l->ctx, v.start, v.end);
-		if (!r)
-			tdmi_host_unregister(&l->host, v.start, v.end);
-		at = v.end;
-	}
 	if (r)
 		return r;
+	while (!r && next_vma(l, gone, &v)) {
+		r = let_go(l, &v);
+		gone = r ? gone : v.end;
+	}
+	if (r) {
+		/* The engine stays after all: what has been let go it finds again. */
+		plat_mutex_lock(&l->mm.event_lock);
+		(void)tdmi_vma_remove(&l->mm, 0, gone);
+		plat_mutex_unlock(&l->mm.event_lock);
+		return r;
+	}
 	tdmi_live_stop_handlers(l);
 	tdmi_ctx_destroy(l->ctx);
 	tdmi_mm_destroy(&l->mm);

@@ -234,14 +234,12 @@ int tdmi_live_exclude(struct tdm_live *l, u64 start, u64 end)
 	/* Nothing is taken home while we hold the event lock, so what has been brought stays. A fault that is being served finds the VMA excluded, or
 	 * is done with its table before the table forgets the range. */
 	plat_mutex_lock(&l->mm.event_lock);
-	r = tdmi_vma_insert(&l->mm, start, end, TDM_VMA_EXCLUDED);
+	r = tdmi_bring_locked(l->ctx, start, end);
 	if (!r)
-		r = tdmi_bring_locked(l->ctx, start, end);
+		r = tdmi_vma_insert(&l->mm, start, end, TDM_VMA_EXCLUDED);
 	if (!r) {
 		(void)tdmi_host_register_events(&l->host, start, end);
 		tdmi_zap(l->ctx, start, end, TDM_ZAP_FORGET);
-	} else {
-		(void)tdmi_vma_insert(&l->mm, start, end, 0); /* as it was */
 	}
 	plat_mutex_unlock(&l->mm.event_lock);
 	tdmi_mm_exit(l->ctx);

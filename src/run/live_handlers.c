@@ -299,7 +299,9 @@ int tdmi_live_start_handlers(struct tdm_live *l)
 	l->stop_fd = tdmi_linux_fd_keep(tdm_sys2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK));
 	if (l->stop_fd < 0)
 		return l->stop_fd;
-	tdm_sys3(SYS_sched_getaffinity, 0, sizeof(mask), mask);
+	/* A kernel made for more CPUs than that refuses to say: then there is one, wherever it runs. */
+	if (tdm_sys3(SYS_sched_getaffinity, 0, sizeof(mask), mask) <= 0)
+		mask[0] = 1;
 	for (u32 cpu = 0; !r && cpu < 1024 && l->nhandlers < TDM_LIVE_HANDLERS; cpu++)
 		if (mask[cpu / 64] >> (cpu % 64) & 1)
 			r = prepare(l, cpu);

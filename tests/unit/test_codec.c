@@ -21,7 +21,7 @@ static void setup(void)
 	CHECK(ws);
 }
 
-enum { ZEROS, BYTES, WORDS, TEXT, HEAP, NOISE, SPARSE, ALMOST_NOISE, KINDS };
+enum { ZEROS, BYTES, WORDS, TEXT, HEAP, NOISE, SPARSE, NUMBERS, ALPHABET, ALMOST_NOISE, KINDS };
 
 static void make(u8 *p, u32 kind, u64 *rng)
 {
@@ -55,6 +55,21 @@ static void make(u8 *p, u32 kind, u64 *rng)
 	case SPARSE:
 		for (u32 i = 0; i < 20; i++)
 			p[t_rand(rng) % TDM_PAGE_SIZE] = (u8)t_rand(rng);
+		break;
+	case NUMBERS: /* between the parts that repeat, bytes that are nearly random */
+		for (u32 i = 0; i < TDM_PAGE_SIZE; i += 8) {
+			static const u64 mask[8] = { 0x3fffc0, ~(u64)0, 0xff, 0xfc0, 0, 3, 0, 0 };
+			static const u64 base[8] = { 0x7f5ab1e00000, 0, 0, 0x7f5ab1e00000, 0, 0, 0x3ff0000000000000, 0 };
+
+			w = i % 64 == 8 && i % 192 != 8 ? 0 : base[i / 8 % 8] + (t_rand(rng) & mask[i / 8 % 8]);
+			memcpy(p + i, &w, 8);
+		}
+		break;
+	case ALPHABET: /* no repetitions, and not all bytes: Huffman coding gains anything from nothing to half */
+		w = 40 + t_rand(rng) % 216;
+		for (u32 i = 0; i < TDM_PAGE_SIZE; i++)
+			p[i] = (u8)(t_rand(rng) % w);
+		memset(p + t_rand(rng) % 2048, 7, t_rand(rng) % 2048);
 		break;
 	default:
 		for (u32 i = 0; i < TDM_PAGE_SIZE; i++)
@@ -235,6 +250,37 @@ TEST(sixteen_pages_pack_better_than_one_by_one)
 			together = pack(codec, 16, 0, &info);
 			CHECK(together < lone);
 		}
+}
+
+/* A pair of such pages would take longer to unpack than two lone ones if its few and nearly random literals were Huffman-coded for the little that gains. */
+TEST(literals_that_gain_little_are_plain)
+{
+	struct tdm_blob_info info;
+	u64 rng = t_seed();
+	u32 plain = 0;
+
+	setup();
+	for (u32 round = 0; round < 100; round++) {
+		u32 len;
+
+		make(pages[0], NUMBERS, &rng);
+		make(pages[1], NUMBERS, &rng);
+		len = pack(TDM_CODEC_ZSTD, 2, 0, &info);
+		CHECK(len < 2200);
+		plain += !(blob[TDM_BLOB_HEADER(2) + TDM_BLOB_SUM + 5] & 3); /* frame header, block header, then this */
+		CHECK_EQ(unpack(len, 3, round & 1), 0);
+		check_pages(3, round & 1);
+	}
+	CHECK(plain > 90);
+	for (u32 round = 0; round < 2000; round++) {
+		u32 len;
+
+		for (u32 i = 0; i < 4; i++)
+			make(pages[i], t_rand(&rng) % 4 ? ALPHABET : NUMBERS, &rng);
+		len = pack(TDM_CODEC_ZSTD, 4, 0, &info);
+		CHECK_EQ(unpack(len, 15, round & 1), 0);
+		check_pages(15, round & 1);
+	}
 }
 
 static void resum_bytes(u8 *at, const u8 *bytes, u32 len)

@@ -21,6 +21,8 @@
 
 /* The one reservation that all plat_map() memory comes from: nothing in it is ever the program's. Makes it on first use. 0 or -ENOMEM. */
 int tdmi_linux_mem_init(void);
+/* Give the reservation back if nothing of it is mapped: there must be no engine thread any more. */
+void tdmi_linux_mem_release(void);
 /* Does [start, end) touch engine memory? */
 bool tdmi_linux_mem_own(u64 start, u64 end);
 /* Physical pages are not asked for: the bytes handed out by plat_map() now. */

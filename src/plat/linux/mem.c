@@ -25,7 +25,7 @@ struct extent {
 
 static struct {
 	struct plat_mutex lock;
-	u64 start, end;       /* written once */
+	u64 start, end;       /* written before there is another engine thread, and when there is none any more */
 	struct extent *free;  /* sorted, never adjacent; guarded by lock */
 	u32 nfree;
 	tdm_a64 mapped;
@@ -54,6 +54,15 @@ int tdmi_linux_mem_init(void)
 		return 0;
 	}
 	return -ENOMEM;
+}
+
+void tdmi_linux_mem_release(void)
+{
+	if (!mem.start || tdm_a64_ld_relaxed(&mem.mapped))
+		return;
+	tdm_sys2(SYS_munmap, mem.start, mem.end - mem.start);
+	mem.start = mem.end = 0;
+	mem.nfree = 0;
 }
 
 bool tdmi_linux_mem_own(u64 start, u64 end)

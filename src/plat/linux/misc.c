@@ -51,9 +51,18 @@ void tdmi_linux_log_sink(void (*sink)(const char *line))
 	log_sink = sink;
 }
 
+/* The program's, and not what an engine thread has under that number in a table of its own. */
 static void write_stderr(const char *s)
 {
-	tdm_sys3(SYS_write, 2, s, strlen(s));
+	long pid = tdm_sys2(SYS_pidfd_open, tdm_sys0(SYS_getpid), 0);
+	long fd = pid < 0 ? pid : tdm_sys3(SYS_pidfd_getfd, pid, 2, 0);
+
+	if (fd >= 0) {
+		tdm_sys3(SYS_write, fd, s, strlen(s));
+		tdm_sys1(SYS_close, fd);
+	}
+	if (pid >= 0)
+		tdm_sys1(SYS_close, pid);
 }
 
 void plat_log(const char *line)
@@ -80,7 +89,8 @@ void plat_abort(const char *msg)
 
 	if (log_sink)
 		log_sink(msg);
-	write_stderr(msg);
+	else
+		write_stderr(msg);
 	tdm_sys4(SYS_rt_sigaction, SIGABRT, &dfl, 0, 8);
 	tdm_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &none, 0, 8);
 	tdm_sys3(SYS_tgkill, pid, tdmi_linux_gettid(), SIGABRT);
