@@ -65,6 +65,8 @@ void tdmi_host_drain(struct tdm_port *p, struct tdm_ctx *ctx);
 void tdmi_host_event(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_msg *m);
 /* An UNMAP of which only that is known to be true here which was expected. The event lock is held. */
 void tdmi_host_left(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end);
+/* What is served, and has not been found yet, has a VMA from now on. The event lock is held. */
+void tdmi_host_know_served(struct tdm_host *h, struct tdm_ctx *ctx);
 /* Whoever waits to leave has left. The event lock is held. */
 void tdmi_host_forget_limbo(struct tdm_host *h, struct tdm_ctx *ctx);
 /* One message, raw; for the time of a fork. 1, 0 (nothing), or -errno. */

@@ -188,6 +188,16 @@ static void know_all(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end
 	}
 }
 
+void tdmi_host_know_served(struct tdm_host *h, struct tdm_ctx *ctx)
+{
+	struct tdm_vma v;
+	u64 at = 0;
+
+	for (; tdmi_vma_next(h->mm, at, &v) && v.start < LIMBO; at = v.end)
+		know_all(h, ctx, at, v.start);
+	know_all(h, ctx, at, LIMBO);
+}
+
 /* Somebody new comes to [start, end). */
 static void displace(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end)
 {

@@ -161,13 +161,15 @@ static int look(struct tdm_live *l, u64 va, struct tdm_mapping *m)
 	}
 }
 
-/* In the child of a fork: what was not copied (MADV_DONTFORK), or was gone before it was, is nothing to manage. The event lock is held. */
+/* In the child of a fork: what was not copied (MADV_DONTFORK), or was gone before it was, is nothing to manage. So is what had been served, because it
+ * was registered, and not been found yet: that has entries, and no VMA. The event lock is held. */
 void tdmi_live_forget_unregistered(struct tdm_live *l)
 {
 	struct tdm_mapping m;
 	struct tdm_vma v;
 	u64 at = 0;
 
+	tdmi_host_know_served(&l->host, l->ctx);
 	while (tdmi_vma_next(&l->mm, at, &v)) {
 		u64 start = TDM_MAX(at, v.start), end;
 		int r = look(l, start, &m);

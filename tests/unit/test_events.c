@@ -78,6 +78,7 @@ static u8 *arena;
 static bool forks;               /* the program forks */
 static bool resting;             /* nobody begins anything new */
 static bool in_program;          /* a step of the program is not interrupted by another */
+static bool scripted;            /* the program does what a test says, and nothing else */
 
 static struct { u32 thread; u32 page; } fault_queue[4 * THREADS];
 static u32 nfaults;
@@ -524,7 +525,7 @@ static void program_step(void)
 /* Whatever is asked of the kernel, the program was faster. */
 static void meanwhile(void)
 {
-	if (in_program || below(3))
+	if (in_program || scripted || below(3))
 		return;
 	for (u32 n = 1 + below(6); n; n--)
 		program_step();
@@ -884,8 +885,19 @@ static void come_to_rest(void);
 static void look_at_everything(void);
 static void run_steps(u32 steps);
 
+static void take_over(void);
+
 /* In a process of its own: what the engine knows is what it knew when it stopped, as in a real child. */
 static void live_as_child(void)
+{
+	take_over();
+	look_at_everything();
+	run_steps(300);
+	look_at_everything();
+	_exit(0);
+}
+
+static void take_over(void)
 {
 	u32 n = live.frozen.judged;
 	struct tdm_frozen_event *e = calloc(n + 1, sizeof(*e));
@@ -921,10 +933,6 @@ static void live_as_child(void)
 		}
 	memset(dropping, 0, sizeof(dropping));
 	in_program = false;
-	look_at_everything();
-	run_steps(300);
-	look_at_everything();
-	_exit(0);
 }
 
 /* The engine stands still, and the program forks. */
@@ -1080,6 +1088,97 @@ static void run(u64 seed, u32 steps)
 	tdmi_ctx_destroy(live.ctx);
 	tdmi_mm_destroy(&live.mm);
 }
+
+/* ---- some orders by hand (may_leak: the simulated platform keeps its lists) -------------------------------------------------- */
+
+static void begin_script(void)
+{
+	arena = aligned_alloc(TDM_HUGE_SIZE, ARENA);
+	CHECK(arena != NULL);
+	scripted = true;
+	start(1);
+}
+
+static void end_script(void)
+{
+	come_to_rest();
+	look_at_everything();
+	tdmi_ctx_destroy(live.ctx);
+	tdmi_mm_destroy(&live.mm);
+	free(arena);
+}
+
+/* A mapping of a thread's, registered or not. */
+static void has(u32 t, u32 first, u32 n, u8 reg)
+{
+	*free_area(&thread[t]) = (struct area){ first, n };
+	for (u32 p = first; p < first + n; p++)
+		page[p] = (struct page){ .mapped = true, .reg = reg };
+}
+
+static void write_at(u32 t, u32 p)
+{
+	while (!touch(&thread[t], p, true))
+		CHECK(serve());
+}
+
+/* Who has something to say, and has not yet, says it. */
+static void queue_event(u32 t)
+{
+	CHECK(thread[t].state == ANNOUNCING && thread[t].phase == TO_QUEUE);
+	announce_step(&thread[t]);
+}
+
+/* The child of a fork in which nothing else is read than what is queued: in a process of its own. */
+static void fork_script(void (*child_does)(void))
+{
+	int uffd = -1, status;
+	pid_t pid;
+
+	while (uffd < 0 || nqueued)
+		CHECK_EQ(tdmi_frozen_read(&live, &uffd), 0);
+	tdmi_frozen_judge(&live, uffd);
+	fflush(NULL);
+	pid = fork();
+	CHECK(pid >= 0);
+	if (pid == 0) {
+		take_over();
+		child_does();
+		_exit(0);
+	}
+	CHECK_EQ(waitpid(pid, &status, 0), pid);
+	CHECK_EQ(status, 0);
+	tdmi_frozen_end(&live);
+	changing--;
+	fork_phase = FORK_NONE;
+}
+
+static void child_maps_again(void)
+{
+	u64 pages;
+
+	CHECK(!page[12].mapped);
+	has(0, 10, 4, REG_NONE);
+	write_at(0, 12);
+	(void)tdmi_range_out(live.ctx, va_of(0), va_of(PAGES), &pages);
+	CHECK(touch(&thread[0], 12, false));
+}
+
+/* A page that was served where nobody had found a mapping yet, and that was unmapped as the program forked, is not the child's. */
+TEST(a_child_does_not_know_what_was_served_unfound, .may_leak = true)
+{
+	begin_script();
+	has(0, 10, 4, REG_MISSING);
+	write_at(0, 12);
+	tdmi_frozen_begin(&live);
+	unmap_pages(&thread[0], 10, 4);
+	fork_now();
+	queue_event(0);
+	fork_script(child_maps_again);
+	end_script();
+}
+
+/* ---- all orders ------------------------------------------------------------------------------------------------------------ */
 
 static void runs(u32 n)
 {
