@@ -251,6 +251,11 @@ int tdmi_host_wake(int uffd, u64 va, u64 len)
 	return (int)tdm_sys3(SYS_ioctl, uffd, UFFDIO_WAKE, &r);
 }
 
+void tdmi_host_let_go(int uffd)
+{
+	tdm_sys1(SYS_close, uffd);
+}
+
 static void host_wake(struct tdm_port *p, struct tdm_va va, u32 n)
 {
 	tdmi_host_wake(host_of(p)->uffd, va.v, (u64)n << TDM_PAGE_SHIFT);

@@ -79,6 +79,9 @@ static bool take(struct tdm_live *l, u64 start, u64 end, uintptr_t flags)
 	bool taken = false;
 
 	plat_mutex_lock(&l->mm.event_lock);
+	/* Who was here before, and has left, says so before those who are here now can: their going is announced from now on. */
+	if (tdmi_host_changing(&l->host))
+		tdmi_host_let_queue(&l->host);
 	if (!(excluded ? tdmi_host_register_events(&l->host, start, end) : tdmi_host_register(&l->host, start, end)))
 		for (u64 at = start; at < end; at = m.end) {
 			int r = registered_at(l, at, &m);
