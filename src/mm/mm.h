@@ -69,6 +69,7 @@ struct tdm_ctx {
 	tdm_a32 busy;             /* inside an operation on the mm: see tdmi_mm_enter() */
 	tdm_a32 filling;          /* the port is being asked to fill: see event.c */
 	u32 fresh;                /* pages that it has mapped which came from the kernel, since it last made room for them: fault.c */
+	u32 tid;                  /* whose fault it serves, as the port says; 0: not known */
 	bool may_wait;            /* others serve faults while this thread waits for one: it may unshare (reclaim.c) */
 	/* Or NULL: called by a thread that serves a fault before and after it waits for something slow, so that somebody else serves the next. It may be
 	 * called with a table locked. */

@@ -463,6 +463,7 @@ static const struct tdm_port_ops host_ops = {
 	.unshare = host_unshare,
 	.discard = host_discard,
 	.drain = tdmi_host_drain,
+	.refused = tdmi_host_refused,
 };
 
 static bool kernel_has_poison(void)

@@ -119,6 +119,9 @@ bool tdmi_host_underway_done(struct tdm_host *h, struct tdm_underway *u);
 /* Both: everybody who has changed a mapping until now has queued his event at the end. */
 void tdmi_host_let_queue(struct tdm_host *h);
 
+/* See struct tdm_port_ops. */
+void tdmi_host_refused(struct tdm_port *p, struct tdm_ctx *ctx, struct tdm_va va);
+
 /* A mapping of the process. */
 struct tdm_mapping {
 	u64 start, end;

@@ -121,3 +121,46 @@ void tdmi_host_let_queue(struct tdm_host *h)
 	while (!tdmi_host_underway_done(h, &u))
 		plat_wait(&nobody, 0, NAP_NS);
 }
+
+/*
+ * mremap() of locked memory populates what it has grown by before it announces that it has moved; and before that is announced and read nothing can
+ * be filled. So that part is not ours to fill: it is let go of, and found again later. It begins at va, since it is populated in order, and all of it is
+ * new. No further than that: what is behind it may be managed.
+ */
+void tdmi_host_refused(struct tdm_port *p, struct tdm_ctx *ctx, struct tdm_va va)
+{
+	struct tdm_host *h = tdm_container_of(p, struct tdm_host, port);
+	u64 arg[3] = { 0 }, end;
+	char path[48], buf[160];
+	struct tdm_mapping m;
+	struct tdm_vma v;
+	const char *s = buf;
+	long fd, n;
+
+	tdmi_fmt(path, sizeof(path), "/proc/self/task/%u/syscall", ctx->tid);
+	fd = ctx->tid ? tdm_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0) : -1;
+	if (fd < 0)
+		return;
+	n = tdm_sys3(SYS_read, fd, buf, sizeof(buf) - 1);
+	tdm_sys1(SYS_close, fd);
+	buf[TDM_MAX(n, 0)] = 0;
+	/* "25 0xaddr 0xold_len 0xnew_len ..." */
+	if (s[0] != '2' || s[1] != '5' || s[2] != ' ')
+		return;
+	for (u32 i = 0; i < 3; i++) {
+		while (*s && *s != ' ')
+			s++;
+		for (s += *s ? 3 : 0; (*s >= '0' && *s <= '9') || (*s >= 'a' && *s <= 'f'); s++)
+			arg[i] = arg[i] << 4 | (u64)(*s <= '9' ? *s - '0' : *s - 'a' + 10);
+	}
+	if (arg[2] <= arg[1] || tdmi_host_mapping(h, va.v, &m) || va.v < m.start)
+		return;
+	end = TDM_MIN(m.end, va.v + TDM_ALIGN_UP(arg[2], TDM_PAGE_SIZE) - TDM_ALIGN_UP(arg[1], TDM_PAGE_SIZE));
+	tdmi_rcu_read_lock(ctx->rcu);
+	/* Somebody who was here before is not known to have gone yet: page by page, then. */
+	if (tdmi_vma_next(h->mm, va.v, &v) && v.start < end)
+		end = TDM_MAX(v.start, va.v + TDM_PAGE_SIZE);
+	tdmi_rcu_read_unlock(ctx->rcu);
+	if (end > va.v)
+		tdmi_host_unregister(h, va.v, end);
+}

@@ -430,6 +430,7 @@ static void *raw_forker(void *arg)
 			_exit(4);
 		}
 		reap((pid_t)pid, 4, "child of a bare fork among others");
+		sleep_ms(30); /* each is given all that is out */
 	}
 	return NULL;
 }
@@ -455,7 +456,7 @@ static void part_mixed(void)
 	atomic_store(&com->stop, false);
 	for (uintptr_t i = 0; i < 4; i++)
 		CHECK(pthread_create(&th[i], NULL, i < 2 ? raw_forker : dropper, (void *)i) == 0, "pthread_create");
-	for (unsigned i = 0; i < (opt.seconds > 5 ? 400u : 20u); i++) {
+	for (unsigned i = 0; i < (opt.seconds > 5 ? 400u : 30u); i++) {
 		pid_t pid = do_fork();
 
 		if (pid == 0) {
