@@ -34,9 +34,9 @@ static json_t *faults(const u64 *stat)
 
 static json_t *pages(const u64 *stat)
 {
-	static const char *const names[] = { "soft", "hard", "zero", "home", "evicted", "same_filled", "incompressible" };
+	static const char *const names[] = { "soft", "hard", "zero", "home", "evicted", "same_filled", "incompressible", "unchanged" };
 	static const u8 which[] = { TDM_STAT_SOFT_PAGES,    TDM_STAT_HARD_PAGES,  TDM_STAT_ZERO_PAGES,    TDM_STAT_HOME_PAGES,
-				    TDM_STAT_EVICTED_PAGES, TDM_STAT_SAME_FILLED, TDM_STAT_INCOMPRESSIBLE };
+				    TDM_STAT_EVICTED_PAGES, TDM_STAT_SAME_FILLED, TDM_STAT_INCOMPRESSIBLE, TDM_STAT_UNCHANGED };
 
 	return pick(stat, names, which, TDM_ARRAY_SIZE(which));
 }

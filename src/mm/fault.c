@@ -5,7 +5,7 @@
  * A fault finds its PTE under the table's lock, and acts on what it says:
  *   none, removed   a first touch (or one after the program dropped the page): zeros
  *   home            a soft fault: the frame is lent again, by moving it, or by copying it where moving would disturb more than it saves
- *                   (a lone page: a move flushes every CPU's TLB), or must not be done (its bytes are being packed)
+ *                   (a lone page, while other CPUs run the program), or must not be done (its bytes are being packed)
  *   out             a hard fault: unpack, and map
  *   lent            somebody else was faster
  * Pages are dealt with a block (64 KiB) at a time; the block that was asked for comes first, so that whoever waits for it can go on.
@@ -21,6 +21,8 @@
 #define REFUSED_TRIES 64u
 #define FUTILE_NS ((u64)20000000)
 #define STREAM_PAGES ((u64)256) /* at most; see stream_pages() */
+#define LONE_MAX_NS 2500u /* what a copy of a lone page costs */
+#define LONE_PROBE 64u
 
 /* One block of a fault in progress. */
 struct block {
@@ -208,14 +210,33 @@ static int move_runs(struct block *b, struct tdm_frame *folio, u32 mask, u32 *do
 	return r ? r : refused ? -EINVAL : 0;
 }
 
+/*
+ * A lone page is moved in half the time that a copy takes, unless another CPU runs a thread of the program, or of ours: its TLB must be flushed, which costs
+ * several times as much. What the last such moves took tells. While that is too much one in LONE_PROBE is moved still, to see.
+ */
+static int move_lone(struct block *b, struct tdm_frame *folio, u32 mask, u32 *done_mask)
+{
+	struct tdm_ctx *ctx = b->ctx;
+	u64 start, took;
+	int r;
+
+	if (ctx->lone_ns > LONE_MAX_NS && ++ctx->lone_copies % LONE_PROBE)
+		return -EINVAL;
+	start = plat_now_ns();
+	r = move_runs(b, folio, mask, done_mask);
+	took = TDM_MIN(plat_now_ns() - start, (u64)8 * LONE_MAX_NS);
+	ctx->lone_ns += (u32)took / 32 - ctx->lone_ns / 32;
+	return r;
+}
+
 static int bring_home(struct block *b, u32 mask)
 {
 	struct tdm_frame *folio = tdmi_block_folio(b->mm, b->pt, b->first);
 	u32 moved = 0, copied = 0;
 	int r = -EINVAL;
 
-	if (!(folio->flags & TDM_FRAME_F_WRITEBACK) && __builtin_popcount(mask) > 1)
-		r = move_runs(b, folio, mask, &moved);
+	if (!(folio->flags & TDM_FRAME_F_WRITEBACK))
+		r = mask & (mask - 1) ? move_runs(b, folio, mask, &moved) : move_lone(b, folio, mask, &moved);
 	if (r == -EINVAL)
 		r = copy_runs(b, tdm_frame_home(&b->mm->frames, folio), mask & ~moved, &copied);
 	set_lent_mask(b, folio, moved | copied, 0);
@@ -254,6 +275,19 @@ struct blob_part {
 	void *dst[TDM_BLOCK_PAGES];
 	u8 at[TDM_BLOCK_PAGES]; /* index in the block by index in the blob */
 };
+
+/* Has the whole block been restored from one blob, each page from its own place in it? Then it may be kept. */
+static bool keep_blob(struct block *b, const struct blob_part *p, struct tdm_frame *folio, u32 done)
+{
+	bool all = done == 0xffff && p->blob_mask == 0xffff;
+
+	for (u32 k = 0; all && k < TDM_BLOCK_PAGES; k++)
+		all = p->at[k] == k;
+	if (!all || !tdmi_swap_keep(b->mm->swap, p->handle))
+		return false;
+	tdmi_folio_keep(b->mm, folio, (u32)p->handle + 1);
+	return true;
+}
 
 /* All swap entries of *mask that are in the same blob as the first one; they leave *mask. */
 static void gather_blob(struct block *b, u32 *mask, struct blob_part *p)
@@ -323,7 +357,7 @@ static int bring_blob(struct block *b, struct blob_part *p)
 		if (tdmi_lru_recent(&mm->lru, p->clock))
 			b->refaults += (u32)__builtin_popcount(done);
 	}
-	if (dropped) {
+	if (dropped && !keep_blob(b, p, folio, done)) {
 		u32 drop = 0;
 
 		for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
@@ -616,7 +650,7 @@ static void drain_events(struct tdm_ctx *ctx)
 static void pay(struct tdm_ctx *ctx)
 {
 	for (; ctx->fresh && tdmi_frames_warm(&ctx->mm->frames); ctx->fresh -= TDM_MIN(ctx->fresh, TDM_BLOCK_PAGES))
-		tdmi_trim(ctx);
+		(void)tdmi_trim(ctx);
 }
 
 /* The budget is exceeded: whoever wants a page makes room first. */

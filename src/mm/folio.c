@@ -69,11 +69,11 @@ struct tdm_frame *tdmi_block_folio_get(struct tdm_mm *mm, struct tdm_pt *pt, u32
 	return f;
 }
 
-void tdmi_homes_discard(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask)
+/* Pages of a folio as runs, for the port. How many. */
+static u32 runs_of(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask, void **slot, u32 *pages)
 {
-	void *slot[TDM_BLOCK_PAGES];
-	u32 pages[TDM_BLOCK_PAGES], n = 0;
 	u8 *home = tdm_frame_home(&mm->frames, folio);
+	u32 n = 0;
 
 	for (u32 i = 0; i < TDM_BLOCK_PAGES; i++) {
 		if (!(mask >> i & 1))
@@ -85,11 +85,50 @@ void tdmi_homes_discard(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask)
 		slot[n] = home + ((size_t)i << TDM_PAGE_SHIFT);
 		pages[n++] = 1;
 	}
+	return n;
+}
+
+void tdmi_homes_discard(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask)
+{
+	void *slot[TDM_BLOCK_PAGES];
+	u32 pages[TDM_BLOCK_PAGES], n = runs_of(mm, folio, mask, slot, pages);
+
 	if (n)
 		mm->port->ops->discard(mm->port, slot, pages, n);
 	mask &= folio->stale;
 	folio->stale &= (u16)~mask;
 	tdm_a64_sub_relaxed(&mm->stale, (u64)__builtin_popcount(mask));
+}
+
+void tdmi_folio_keep(struct tdm_mm *mm, struct tdm_frame *folio, u32 kept)
+{
+	u32 was = folio->kept;
+
+	folio->kept = kept;
+	if (was && was != kept)
+		tdmi_swap_forget(mm->swap, was - 1);
+}
+
+bool tdmi_dirty_discard(struct tdm_mm *mm, u64 keep)
+{
+	struct tdm_frame *folio[TDM_HUGE_PAGES / TDM_BLOCK_PAGES];
+	void *slot[TDM_HUGE_PAGES / 2];
+	u32 pages[TDM_HUGE_PAGES / 2], n = 0, stale = 0;
+	u32 folios = tdmi_folios_take_dirty(&mm->frames, keep, folio);
+
+	if (!folios)
+		return false;
+	for (u32 i = 0; i < folios; i++) {
+		n += runs_of(mm, folio[i], folio[i]->stale, slot + n, pages + n);
+		stale += (u32)__builtin_popcount(folio[i]->stale);
+	}
+	plat_mutex_lock(&mm->event_lock);
+	mm->port->ops->discard_many(mm->port, slot, pages, n);
+	plat_mutex_unlock(&mm->event_lock);
+	tdm_a64_sub_relaxed(&mm->stale, stale);
+	for (u32 i = 0; i < folios; i++)
+		tdmi_folio_free(&mm->frames, folio[i]);
+	return true;
 }
 
 /* The last reference is gone. */
@@ -98,8 +137,13 @@ static void folio_free(struct tdm_mm *mm, struct tdm_frame *folio)
 	u32 stale = folio->stale;
 
 	TDM_BUG_ON(folio->mapcount);
+	tdmi_folio_keep(mm, folio, 0);
 	if (folio->order == TDM_BLOCK_ORDER && stale == 0xffff && tdmi_folio_free_warm(&mm->frames, folio)) {
 		tdm_a64_sub_relaxed(&mm->stale, TDM_BLOCK_PAGES);
+		return;
+	}
+	if (folio->order == TDM_BLOCK_ORDER && stale && stale != 0xffff) {
+		tdmi_folio_free_dirty(&mm->frames, folio, (u32)__builtin_popcount(stale));
 		return;
 	}
 	if (stale)

@@ -12,6 +12,8 @@
 #include "base/lockrank.h"
 
 #define FREE_ORDER 0x80u /* in the order of the first frame of a free folio */
+#define DIRTY_ORDER 0x40u /* likewise, of a dirty one */
+#define RIPE_PAGES 64u /* emptied together they cost less than a microsecond each; more would save little, and others wait for it */
 
 static void list_push(struct tdm_frames *f, u32 *head, u32 nr)
 {
@@ -36,6 +38,11 @@ static void list_del(struct tdm_frames *f, u32 *head, u32 nr)
 		f->desc[d->next].prev = d->prev;
 }
 
+static size_t dirty_bytes(u32 nframes)
+{
+	return TDM_ALIGN_UP(nframes / TDM_HUGE_PAGES * sizeof(u16), TDM_PAGE_SIZE);
+}
+
 int tdmi_frames_init(struct tdm_frames *f, void *arena, u32 nframes)
 {
 	if (!nframes || nframes % TDM_HUGE_PAGES)
@@ -43,6 +50,12 @@ int tdmi_frames_init(struct tdm_frames *f, void *arena, u32 nframes)
 	f->desc = plat_map((size_t)nframes * sizeof(struct tdm_frame));
 	if (!f->desc)
 		return -ENOMEM;
+	f->dirty = plat_map(dirty_bytes(nframes));
+	if (!f->dirty) {
+		plat_unmap(f->desc, (size_t)nframes * sizeof(struct tdm_frame));
+		f->desc = NULL;
+		return -ENOMEM;
+	}
 	f->arena = arena;
 	f->nframes = nframes;
 	plat_mutex_init(&f->lock, TDM_RANK_FRAMES);
@@ -52,6 +65,9 @@ int tdmi_frames_init(struct tdm_frames *f, void *arena, u32 nframes)
 	f->warm_head = TDM_FRAME_NIL;
 	tdm_a32_st_relaxed(&f->warm_count, 0);
 	f->warm_max = 0;
+	tdm_a32_st_relaxed(&f->ripe, TDM_FRAME_NIL);
+	f->dirty_folios = 0;
+	tdm_a64_st_relaxed(&f->dirty_pages, 0);
 	tdm_a64_st_relaxed(&f->used, 0);
 	return 0;
 }
@@ -59,6 +75,7 @@ int tdmi_frames_init(struct tdm_frames *f, void *arena, u32 nframes)
 void tdmi_frames_destroy(struct tdm_frames *f)
 {
 	plat_unmap(f->desc, (size_t)f->nframes * sizeof(struct tdm_frame));
+	plat_unmap(f->dirty, dirty_bytes(f->nframes));
 	f->desc = NULL;
 }
 
@@ -192,6 +209,62 @@ struct tdm_frame *tdmi_folio_take_warm(struct tdm_frames *f)
 	return d;
 }
 
+void tdmi_folio_free_dirty(struct tdm_frames *f, struct tdm_frame *folio, u32 pages)
+{
+	u32 range = tdm_frame_nr(f, folio) / TDM_HUGE_PAGES;
+
+	plat_mutex_lock(&f->lock);
+	TDM_ASSERT(folio->mapcount == 0 && folio->order == TDM_BLOCK_ORDER);
+	folio->state = TDM_FRAME_DIRTY;
+	folio->order |= DIRTY_ORDER;
+	f->dirty_folios++;
+	f->dirty[range] = (u16)(f->dirty[range] + pages);
+	tdm_a64_st_relaxed(&f->dirty_pages, tdm_a64_ld_relaxed(&f->dirty_pages) + pages);
+	if (f->dirty[range] >= RIPE_PAGES)
+		tdm_a32_st_relaxed(&f->ripe, range);
+	plat_mutex_unlock(&f->lock);
+	tdm_a64_sub_relaxed(&f->used, TDM_BLOCK_PAGES);
+}
+
+/* The 2 MiB range with the most dirty pages, or one with enough. */
+static u32 dirtiest(const struct tdm_frames *f)
+{
+	u32 best = 0;
+
+	for (u32 i = 1; i < f->fresh / TDM_HUGE_PAGES && f->dirty[best] < RIPE_PAGES; i++)
+		if (f->dirty[i] > f->dirty[best])
+			best = i;
+	return best;
+}
+
+u32 tdmi_folios_take_dirty(struct tdm_frames *f, u64 keep, struct tdm_frame *folio[TDM_HUGE_PAGES / TDM_BLOCK_PAGES])
+{
+	u32 range, n = 0;
+
+	if (tdm_a32_ld_relaxed(&f->ripe) == TDM_FRAME_NIL && tdm_a64_ld_relaxed(&f->dirty_pages) <= keep)
+		return 0;
+	plat_mutex_lock(&f->lock);
+	range = tdm_a32_ld_relaxed(&f->ripe);
+	if (range == TDM_FRAME_NIL)
+		range = dirtiest(f);
+	for (u32 i = 0; i < TDM_HUGE_PAGES && f->dirty[range]; i += TDM_BLOCK_PAGES) {
+		struct tdm_frame *d = &f->desc[range * TDM_HUGE_PAGES + i];
+
+		if (d->order != (TDM_BLOCK_ORDER | DIRTY_ORDER))
+			continue;
+		d->order = TDM_BLOCK_ORDER;
+		d->state = TDM_FRAME_NEW;
+		folio[n++] = d;
+	}
+	f->dirty_folios -= n;
+	tdm_a64_st_relaxed(&f->dirty_pages, tdm_a64_ld_relaxed(&f->dirty_pages) - f->dirty[range]);
+	f->dirty[range] = 0;
+	tdm_a32_st_relaxed(&f->ripe, TDM_FRAME_NIL);
+	plat_mutex_unlock(&f->lock);
+	tdm_a64_add_relaxed(&f->used, (u64)n * TDM_BLOCK_PAGES);
+	return n;
+}
+
 void tdmi_folio_split(struct tdm_frames *f, struct tdm_frame *folio)
 {
 	u32 nr = tdm_frame_nr(f, folio), n = 1u << folio->order;
@@ -219,7 +292,7 @@ bool tdmi_frames_valid(struct tdm_frames *f)
 		ok = ok && f->desc[i].state == TDM_FRAME_WARM;
 		warm++;
 	}
-	ok = ok && warm == tdmi_frames_warm(f) && free + warm * TDM_BLOCK_PAGES + tdm_a64_ld_relaxed(&f->used) == f->fresh;
+	ok = ok && warm == tdmi_frames_warm(f) && free + (warm + f->dirty_folios) * TDM_BLOCK_PAGES + tdm_a64_ld_relaxed(&f->used) == f->fresh;
 	plat_mutex_unlock(&f->lock);
 	return ok;
 }

@@ -8,6 +8,9 @@
  *
  * Free folios come in two kinds: in the buddy lists their homes hold no physical page; the *warm* cache holds order-4 folios all of whose
  * homes do, so that a restore into them needs no page from the kernel. Warm pages count as ram in use.
+ *
+ * A freed order-4 folio of which some homes hold a page is *dirty*: emptying homes one by one costs a flush of every CPU's TLB each, so it waits until
+ * there are many in its 2 MiB of the arena, which are emptied together. Dirty pages count as ram in use.
  */
 #ifndef TDM_MM_FRAME_H
 #define TDM_MM_FRAME_H
@@ -20,6 +23,7 @@ enum tdm_frame_state {
 	TDM_FRAME_TAIL,     /* not the first frame of its folio, or never used */
 	TDM_FRAME_FREE,     /* head of a free folio in the buddy lists */
 	TDM_FRAME_WARM,     /* in the warm cache */
+	TDM_FRAME_DIRTY,    /* freed, not emptied */
 	TDM_FRAME_NEW,      /* allocated, on no list */
 	TDM_FRAME_LENT,     /* on a generation's list */
 	TDM_FRAME_HOME,     /* on the list of those on probation */
@@ -43,7 +47,7 @@ struct tdm_frame {
 	u8 state;        /* enum tdm_frame_state; LRU lock (allocator lock while free) */
 	u8 gen;          /* head: generation modulo 4; LRU lock */
 	u8 flags;        /* TDM_FRAME_F_* */
-	u32 pad;
+	u32 kept;        /* head, order 4: the blob that its 16 pages came from and may still be like (mm/swap.h), plus 1; 0: none. Table lock */
 };
 
 struct tdm_frames {
@@ -56,6 +60,10 @@ struct tdm_frames {
 	u32 warm_head;
 	tdm_a32 warm_count;       /* may be read without */
 	u32 warm_max;
+	u16 *dirty;               /* pages in dirty folios, for each 2 MiB of the arena */
+	tdm_a32 ripe;             /* one of those where there are many, or TDM_FRAME_NIL; may be read without */
+	u32 dirty_folios;
+	tdm_a64 dirty_pages;      /* the sum; may be read without */
 	tdm_a64 used;             /* frames in allocated folios */
 };
 
@@ -72,6 +80,11 @@ bool tdmi_folio_free_warm(struct tdm_frames *f, struct tdm_frame *folio);
 void tdmi_frames_warm_limit(struct tdm_frames *f, u32 max);
 /* Take one folio out of the warm cache, to be discarded and freed. NULL: it is empty. */
 struct tdm_frame *tdmi_folio_take_warm(struct tdm_frames *f);
+/* Free an order-4 folio of which so many homes hold a page that nobody wants (stale). */
+void tdmi_folio_free_dirty(struct tdm_frames *f, struct tdm_frame *folio, u32 pages);
+/* Take the dirty folios of one 2 MiB range, to be emptied and freed: one where there are many, or, if there are more than keep pages in all dirty
+ * folios, the one where there are most. How many; 0: not now. */
+u32 tdmi_folios_take_dirty(struct tdm_frames *f, u64 keep, struct tdm_frame *folio[TDM_HUGE_PAGES / TDM_BLOCK_PAGES]);
 /* Make 2^(order - 4) order-4 folios of one; each NEW with refcount 1 and its part of va. The caller fixes mapcounts. */
 void tdmi_folio_split(struct tdm_frames *f, struct tdm_frame *folio);
 /* Everything consistent? For tests and debug builds. */

@@ -70,6 +70,7 @@ struct tdm_ctx {
 	tdm_a32 filling;          /* the port is being asked to fill: see event.c */
 	u32 fresh;                /* pages that it has mapped which came from the kernel, since it last made room for them: fault.c */
 	u32 tid;                  /* whose fault it serves, as the port says; 0: not known */
+	u32 lone_ns, lone_copies; /* what a move of a lone page took, on average; lone pages copied since that is too much: fault.c */
 	bool may_wait;            /* others serve faults while this thread waits for one: it may unshare (reclaim.c) */
 	/* Or NULL: called by a thread that serves a fault before and after it waits for something slow, so that somebody else serves the next. It may be
 	 * called with a table locked. */
@@ -155,8 +156,8 @@ int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages);
 int tdmi_range_out(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages);
 /* Home pages that ought to be on probation, given what is lent. */
 u64 tdmi_home_wanted(const struct tdm_mm *mm);
-/* Give warm and stale memory back. */
-void tdmi_trim(struct tdm_ctx *ctx);
+/* Give warm and dirty memory back, some of it. false: there is none. No lock is held. */
+bool tdmi_trim(struct tdm_ctx *ctx);
 
 /* ---- adopt.c: make [start, end), which the port now serves and in which pages are present, known. */
 int tdmi_adopt(struct tdm_ctx *ctx, u64 start, u64 end);
@@ -219,7 +220,11 @@ void tdmi_folio_touched(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct 
 int tdmi_huge_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, u32 moved, struct tdm_pt *spare);
 /* Give an isolated folio back (mm/lru.h). false: it had died, and is freed. No table lock is needed. */
 bool tdmi_folio_putback(struct tdm_mm *mm, struct tdm_frame *folio, enum tdm_lru_where where);
+/* The folio's pages may be what this blob holds, plus 1; 0: none. What it had before is forgotten. */
+void tdmi_folio_keep(struct tdm_mm *mm, struct tdm_frame *folio, u32 kept);
 /* Homes whose bytes nobody wants: discard them (physical pages go back). mask: bits within the folio. */
 void tdmi_homes_discard(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask);
+/* Empty dirty folios (mm/frame.h), if there are enough, or more than keep pages in them. With no lock held. true: done. */
+bool tdmi_dirty_discard(struct tdm_mm *mm, u64 keep);
 
 #endif

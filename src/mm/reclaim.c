@@ -7,13 +7,16 @@
  *          they are used.
  *   pack   the folio's home pages are packed into a blob. No lock is held meanwhile: the folio is marked as under writeback, which keeps its homes
  *          where they are (a fault copies from them instead of moving), and afterwards an entry is changed only if it still is what it
- *          was: a page that was touched, unmapped or dropped meanwhile is taken out of the blob again.
+ *          was: a page that was touched, unmapped or dropped meanwhile is taken out of the blob again. Pages that came from a blob which was kept, and
+ *          are what they were, become entries of that one again.
  *
  * Taking home needs the event lock (see mm.h), packing does not.
  */
 #include "base/check.h"
 #include "mm/mm.h"
 
+#define DIRTY_SHARE 64 /* of the limit */
+#define DIRTY_MAX 2048 /* pages */
 #define RESIDENT_MIN ((u64)512) /* pages that are left alone, whatever the budget */
 
 /* ---- age --------------------------------------------------------------------------------------------------------- */
@@ -249,8 +252,9 @@ struct packing {
 	u32 first;
 	u32 mask;                          /* pages of the block that are being packed */
 	struct tdm_pte pte[TDM_BLOCK_PAGES];
-	const void *page[TDM_BLOCK_PAGES]; /* their homes, in the order of the blob */
-	u32 n;
+	const void *home[TDM_BLOCK_PAGES];
+	u32 kept;                          /* the folio's; it gets it back, unless it dies meanwhile */
+	bool same;                         /* they are what they were in that blob, and in the same places there */
 	bool alone;                        /* this neighbourhood is used page by page */
 };
 
@@ -269,11 +273,13 @@ static bool pack_begin(struct tdm_ctx *ctx, struct tdm_frame *folio, struct pack
 			p->mask = folio_pages(mm, pt, p->first, folio, false);
 			for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
 				p->pte[k] = tdm_pt_get(pt, p->first + k);
-				if (p->mask >> k & 1)
-					p->page[p->n++] = home + ((size_t)k << TDM_PAGE_SHIFT);
+				p->home[k] = home + ((size_t)k << TDM_PAGE_SHIFT);
 			}
-			if (p->mask)
+			if (p->mask) {
 				folio->flags |= TDM_FRAME_F_WRITEBACK;
+				p->kept = folio->kept;
+				folio->kept = 0;
+			}
 		}
 		tdm_pt_unlock(pt);
 	}
@@ -281,11 +287,28 @@ static bool pack_begin(struct tdm_ctx *ctx, struct tdm_frame *folio, struct pack
 	return p->mask != 0;
 }
 
+/* Store the pages. *handle: of the blob that has them now. 0, or -errno of the tiers. */
+static int pack_store(struct tdm_ctx *ctx, struct packing *p, u64 *handle)
+{
+	struct tdm_swap *swap = ctx->mm->swap;
+	const void *page[TDM_BLOCK_PAGES];
+	u32 n = 0;
+
+	*handle = p->kept - 1;
+	p->same = p->kept && tdmi_swap_reuse(swap, ctx->ws, p->kept - 1, p->mask, p->home);
+	if (p->same)
+		return 0;
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+		if (p->mask >> k & 1)
+			page[n++] = p->home[k];
+	return tdmi_swap_out(swap, ctx->ws, page, n, p->alone, handle);
+}
+
 /* The pages are in the blob (r == 0), or are not: make the entries say so. Pages that were packed and are still what they were. */
 static u32 pack_end(struct tdm_ctx *ctx, struct packing *p, u64 handle, int r, bool *lent_left)
 {
 	struct tdm_mm *mm = ctx->mm;
-	u32 clock = tdm_a32_ld_relaxed(&mm->lru.clock), index = 0, out = 0, drop = 0;
+	u32 clock = tdm_a32_ld_relaxed(&mm->lru.clock), index = 0, out = 0, drop = 0, kept = p->kept;
 	struct tdm_pt *pt = NULL;
 
 	*lent_left = false;
@@ -295,15 +318,16 @@ static u32 pack_end(struct tdm_ctx *ctx, struct packing *p, u64 handle, int r, b
 		if (pt)
 			tdm_pt_unlock(pt);
 		pt = NULL;
-		drop = r ? 0 : (1u << p->n) - 1;
 	}
-	for (u32 k = 0; pt && k < TDM_BLOCK_PAGES; k++) {
+	for (u32 k = 0; !r && k < TDM_BLOCK_PAGES; k++) {
+		u32 i = p->same ? k : index;
+
 		if (!(p->mask >> k & 1))
 			continue;
-		if (tdm_pt_get(pt, p->first + k).v != p->pte[k].v) {
-			drop |= r ? 0 : 1u << index;
-		} else if (!r) {
-			tdmi_page_set(mm, pt, p->first + k, tdm_pte_mk_swap(handle, index, clock));
+		if (!pt || tdm_pt_get(pt, p->first + k).v != p->pte[k].v) {
+			drop |= 1u << i;
+		} else {
+			tdmi_page_set(mm, pt, p->first + k, tdm_pte_mk_swap(handle, i, clock));
 			out |= 1u << k;
 		}
 		index++;
@@ -311,6 +335,10 @@ static u32 pack_end(struct tdm_ctx *ctx, struct packing *p, u64 handle, int r, b
 	p->folio->flags &= (u8)~TDM_FRAME_F_WRITEBACK;
 	if (pt) {
 		*lent_left = folio_pages(mm, pt, p->first, p->folio, true) != 0;
+		if (p->folio->mapcount && !p->folio->kept) {
+			p->folio->kept = kept;
+			kept = 0;
+		}
 		if (out && !p->folio->mapcount) {
 			tdmi_folio_release(mm, p->folio, out); /* our isolation still holds it */
 		} else if (out) {
@@ -323,6 +351,8 @@ static u32 pack_end(struct tdm_ctx *ctx, struct packing *p, u64 handle, int r, b
 		tdm_count(ctx, TDM_C_COMPLETED_ELSEWHERE, (u64)__builtin_popcount(drop));
 		tdmi_swap_drop(mm->swap, handle, drop);
 	}
+	if (kept)
+		tdmi_swap_forget(mm->swap, kept - 1);
 	return (u32)__builtin_popcount(out);
 }
 
@@ -363,7 +393,7 @@ static int pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio)
 		(void)tdmi_folio_putback(mm, folio, TDM_LRU_TO_YOUNG);
 		return 0;
 	}
-	r = tdmi_swap_out(mm->swap, ctx->ws, p.page, p.n, p.alone, &handle);
+	r = pack_store(ctx, &p, &handle);
 	n = pack_end(ctx, &p, handle, r, &lent);
 	(void)tdmi_folio_putback(mm, folio, r ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
 	tdm_count(ctx, TDM_C_EVICTED_PAGES, n);
@@ -394,18 +424,25 @@ static int pack_one(struct tdm_ctx *ctx, bool *none)
 
 /* ---- making room ---------------------------------------------------------------------------------------------------- */
 
-void tdmi_trim(struct tdm_ctx *ctx)
+/* Pages in dirty folios that may wait until they can be emptied with others. */
+static u64 dirty_keep(const struct tdm_mm *mm)
+{
+	return TDM_MIN(tdm_a64_ld_relaxed(&mm->limit_bytes) >> TDM_PAGE_SHIFT, (u64)DIRTY_MAX * DIRTY_SHARE) / DIRTY_SHARE;
+}
+
+bool tdmi_trim(struct tdm_ctx *ctx)
 {
 	struct tdm_mm *mm = ctx->mm;
 	struct tdm_frame *f = tdmi_folio_take_warm(&mm->frames);
 
-	if (f) {
-		f->stale = 0xffff;
-		tdm_a64_add_relaxed(&mm->stale, TDM_BLOCK_PAGES);
-		tdmi_homes_discard(mm, f, 0xffff);
-		f->refcount = 0;
-		tdmi_folio_free(&mm->frames, f);
-	}
+	if (!f)
+		return tdmi_dirty_discard(mm, 0);
+	f->stale = 0xffff;
+	tdm_a64_add_relaxed(&mm->stale, TDM_BLOCK_PAGES);
+	tdmi_homes_discard(mm, f, 0xffff);
+	f->refcount = 0;
+	tdmi_folio_free(&mm->frames, f);
+	return true;
 }
 
 u64 tdmi_home_wanted(const struct tdm_mm *mm)
@@ -432,6 +469,7 @@ u64 tdmi_reclaim(struct tdm_ctx *ctx, u64 target, u64 pages)
 		r = pack_one(ctx, &none);
 		if (r < 0)
 			break;
+		(void)tdmi_dirty_discard(mm, dirty_keep(mm));
 		freed += (u64)r;
 		idle = r || aged ? 0 : idle + 1;
 		if (none && !aged)
@@ -517,6 +555,7 @@ int tdmi_range_out(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 			continue;
 		}
 		r = pack_folio(ctx, folio);
+		(void)tdmi_dirty_discard(ctx->mm, dirty_keep(ctx->mm));
 		if (r > 0) {
 			*pages += (u64)r;
 			r = 0;

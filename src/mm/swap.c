@@ -9,11 +9,14 @@
  *     WAITERS   somebody sleeps on it
  *     DEAD      its last page was dropped
  *
+ * The word `live` says which of its pages are wanted, and whether the blob is KEPT for the folio whose pages it held: until that lets go of it the
+ * descriptor stays, though its bytes may go (TIER_GONE), or those of pages that are not wanted.
+ *
  * A mover pins the bytes, copies them to the next tier while others go on reading, sets MOVING, waits until it is the only reader, and
  * changes the location.
  *
- * Blobs in memory tiers are in one of two lists of their tier: fifo, oldest first, for demotion, or sparse, when a quarter of the packed pages
- * is not wanted any more: those are stored again without them.
+ * Blobs in memory tiers are in one of three lists of their tier: fifo, oldest first, for demotion; sparse, when a quarter of the packed pages
+ * is not wanted any more: those are stored again without them; or kept, when none is wanted.
  */
 #include <string.h>
 
@@ -24,6 +27,7 @@
 
 #define TIERS_MAX 8u
 #define TIER_NONE 0xffu /* every page is filled with the word in `where` */
+#define TIER_GONE 0xfeu /* it is kept, but its bytes were given up */
 #define BLOCK_BLOBS 2048u
 #define BLOCKS_MAX 65536u
 #define NIL (~(u32)0)
@@ -35,11 +39,19 @@
 #define DEAD ((u32)1 << 29)
 #define READERS (DEAD - 1)
 
-enum { LIST_NONE, LIST_FIFO, LIST_SPARSE, LISTS };
+#define WANTED ((u32)0xffff) /* in live */
+#define KEPT ((u32)1 << 16)
+
+/* Pages that turned out to be what their kept blob said, of the last SCORE_ONE or so, in that unit: below a quarter, keeping costs more than it saves. Now and
+ * then one is kept all the same, to see. */
+#define SCORE_ONE 4096u
+#define SCORE_TRY 16u
+
+enum { LIST_NONE, LIST_FIFO, LIST_SPARSE, LIST_KEPT, LISTS };
 
 struct blob {
 	tdm_a32 state;
-	tdm_a32 live;   /* mask of pages that are wanted */
+	tdm_a32 live;   /* mask of pages that are wanted, and KEPT */
 	u64 where;      /* the tier's handle; for TIER_NONE the word. This and the next three: changed by the mover, under MOVING and lock */
 	u32 len;
 	u8 tier;
@@ -59,10 +71,14 @@ struct tdm_swap {
 	u32 ntiers;
 	struct list list[TIERS_MAX][LISTS];
 	tdm_a64 sparse;         /* blobs in sparse lists; written under the lock */
+	tdm_a64 kept_bytes;     /* in kept lists; likewise */
+	tdm_a64 kept_limit;
+	tdm_a32 score;          /* racing updates may be lost */
+	tdm_a32 refused;        /* since one was last kept all the same; likewise */
 	u32 free;
 	tdm_a32 nblobs;         /* descriptors ever made */
 	tdm_a64 mem;            /* descriptors, bytes */
-	tdm_a64 pages, same_filled, incompressible, out_pages, out_packed, in_pages, dropped_pages, demoted, full;
+	tdm_a64 pages, same_filled, incompressible, out_pages, out_packed, in_pages, dropped_pages, reused, demoted, full;
 	struct blob *block[BLOCKS_MAX];
 };
 
@@ -165,6 +181,8 @@ static void list_add(struct tdm_swap *s, struct blob *b, u32 i, u32 which, bool 
 	*end = i;
 	if (which == LIST_SPARSE)
 		count(&s->sparse, 1);
+	if (which == LIST_KEPT)
+		count(&s->kept_bytes, b->len);
 }
 
 static void list_del(struct tdm_swap *s, struct blob *b)
@@ -183,18 +201,49 @@ static void list_del(struct tdm_swap *s, struct blob *b)
 		blob_at(s, b->next)->prev = b->prev;
 	if (b->list == LIST_SPARSE)
 		tdm_a64_sub_relaxed(&s->sparse, 1);
+	if (b->list == LIST_KEPT)
+		tdm_a64_sub_relaxed(&s->kept_bytes, b->len);
 	b->list = LIST_NONE;
+}
+
+/* Are its bytes in a tier? */
+static bool has_bytes(const struct blob *b)
+{
+	return b->tier != TIER_NONE && b->tier != TIER_GONE;
 }
 
 /* Back into, or for the first time in, the list where it belongs. */
 static void list_file(struct tdm_swap *s, struct blob *b, u32 i, bool oldest)
 {
-	u32 live = (u32)__builtin_popcount(tdm_a32_ld_relaxed(&b->live));
+	u32 live;
 
-	if (b->tier == TIER_NONE || !s->tier[b->tier]->in_memory)
+	if (!has_bytes(b) || !s->tier[b->tier]->in_memory)
 		return;
 	plat_mutex_lock(&s->lock);
-	list_add(s, b, i, live * 2 < b->n ? LIST_SPARSE : LIST_FIFO, oldest);
+	live = tdm_a32_ld_relaxed(&b->live);
+	list_add(s, b, i, live == KEPT ? LIST_KEPT : (u32)__builtin_popcount(live & WANTED) * 2 < b->n ? LIST_SPARSE : LIST_FIFO, oldest);
+	plat_mutex_unlock(&s->lock);
+}
+
+/* Are so many pages of a blob dropped that it ought to be stored without them? */
+static bool is_sparse(u32 wanted, u32 n)
+{
+	return (u32)__builtin_popcount(wanted) * 4 <= n * 3;
+}
+
+/* What is wanted of a blob has changed. Whoever has taken it out of all lists will see. */
+static void relist(struct tdm_swap *s, struct blob *b, u32 i)
+{
+	u32 live, which;
+
+	plat_mutex_lock(&s->lock);
+	live = tdm_a32_ld_relaxed(&b->live);
+	which = live == KEPT ? LIST_KEPT : is_sparse(live & WANTED, b->n) ? LIST_SPARSE : LIST_FIFO;
+	/* A sparse one was perhaps stored without the rest; it does not become one again (squeeze()). */
+	if (b->list != LIST_NONE && b->list != which && !(b->list == LIST_SPARSE && which == LIST_FIFO)) {
+		list_del(s, b);
+		list_add(s, b, i, which, false);
+	}
 	plat_mutex_unlock(&s->lock);
 }
 
@@ -202,10 +251,10 @@ static void blob_free(struct tdm_swap *s, u32 i)
 {
 	struct blob *b = blob_at(s, i);
 
-	if (b->tier != TIER_NONE)
+	if (has_bytes(b))
 		s->tier[b->tier]->ops->drop(s->tier[b->tier], b->where, b->len);
 	plat_mutex_lock(&s->lock);
-	if (b->tier != TIER_NONE)
+	if (has_bytes(b))
 		list_del(s, b);
 	b->next = s->free;
 	s->free = i;
@@ -308,12 +357,6 @@ static int repack(struct tdm_swap_ws *ws, const void *bytes, u32 len, u32 live, 
 	return 0;
 }
 
-/* Are so many pages of a blob dropped that it ought to be stored without them? */
-static bool is_sparse(u32 live, u32 n)
-{
-	return (u32)__builtin_popcount(live) * 4 <= n * 3;
-}
-
 struct place {
 	u64 where;
 	u32 len;
@@ -323,7 +366,7 @@ struct place {
 /* Move the bytes of blob b to the first tier in [from, to) that takes them. We are a reader, and it is in no list. */
 static int blob_move(struct tdm_swap *s, struct tdm_swap_ws *ws, struct blob *b, u32 from, u32 to)
 {
-	u32 live = tdm_a32_ld_relaxed(&b->live);
+	u32 live = tdm_a32_ld_relaxed(&b->live) & WANTED;
 	bool sparse = is_sparse(live, b->n);
 	struct place p = { 0 }, old = { b->where, b->len, b->tier, b->n };
 	const void *bytes;
@@ -351,6 +394,12 @@ static int blob_move(struct tdm_swap *s, struct tdm_swap_ws *ws, struct blob *b,
 	if (r)
 		return r;
 	move_begin(b);
+	if (sparse && (tdm_a32_ld_relaxed(&b->live) & WANTED & ~live)) {
+		/* It is kept, and a page that the copy lacks has come to be wanted. */
+		move_end(b);
+		s->tier[p.tier]->ops->drop(s->tier[p.tier], p.where, p.len);
+		return -EAGAIN;
+	}
 	plat_mutex_lock(&s->lock);
 	b->where = p.where;
 	b->len = p.len;
@@ -398,7 +447,7 @@ static u64 squeeze(struct tdm_swap *s, struct tdm_swap_ws *ws, u32 t, u32 max)
 			saved += len - b->len;
 		plat_mutex_lock(&s->lock);
 		/* Not to the sparse ones again, or this could go on for ever. */
-		list_add(s, b, i, LIST_FIFO, true);
+		list_add(s, b, i, tdm_a32_ld_relaxed(&b->live) == KEPT ? LIST_KEPT : LIST_FIFO, true);
 		plat_mutex_unlock(&s->lock);
 		leave(s, i);
 	}
@@ -422,10 +471,38 @@ static u64 demote_tier(struct tdm_swap *s, struct tdm_swap_ws *ws, u32 t, u64 by
 		}
 		list_file(s, b, i, r == -ENOSPC || r == -EIO);
 		leave(s, i);
-		if (r && r != -ENOENT)
+		if (r && r != -ENOENT && r != -EAGAIN)
 			break;
 	}
 	return moved;
+}
+
+u64 tdmi_swap_forsake(struct tdm_swap *s, u64 bytes)
+{
+	u64 freed = 0;
+	u32 i;
+
+	for (u32 t = 0; t < s->ntiers; t++)
+		while (freed < bytes && list_pop(s, t, LIST_KEPT, &i)) {
+			struct blob *b = blob_at(s, i);
+			struct place old;
+			bool gone;
+
+			move_begin(b);
+			old = (struct place){ b->where, b->len, b->tier, b->n };
+			gone = tdm_a32_ld_relaxed(&b->live) == KEPT;
+			if (gone)
+				b->tier = TIER_GONE;
+			move_end(b);
+			if (gone) {
+				s->tier[old.tier]->ops->drop(s->tier[old.tier], old.where, old.len);
+				freed += old.len;
+			} else {
+				list_file(s, b, i, false);
+			}
+			leave(s, i);
+		}
+	return freed;
 }
 
 u64 tdmi_swap_tidy(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 bytes)
@@ -442,7 +519,7 @@ u64 tdmi_swap_tidy(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 bytes)
 			saved += got = squeeze(s, ws, i, 16);
 		/* Blobs leave holes; it is chunks that are memory. */
 		s->tier[i]->ops->stats(s->tier[i], &st);
-		if (st.mem_bytes - TDM_MIN(st.bytes, st.mem_bytes) > st.bytes / 8 + TIDY_SLACK)
+		if (st.mem_bytes - TDM_MIN(st.bytes, st.mem_bytes) > st.bytes / 16 + TIDY_SLACK)
 			s->tier[i]->ops->shrink(s->tier[i], TDM_MIN(bytes, st.mem_bytes - st.bytes));
 	}
 	return saved;
@@ -450,7 +527,7 @@ u64 tdmi_swap_tidy(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 bytes)
 
 u64 tdmi_swap_demote(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 bytes)
 {
-	u64 moved = 0;
+	u64 moved = tdmi_swap_forsake(s, bytes);
 
 	for (u32 i = 0; i < s->ntiers && moved < bytes; i++) {
 		u64 before = moved;
@@ -607,16 +684,122 @@ void tdmi_swap_drop(struct tdm_swap *s, u64 handle, u32 mask)
 	TDM_BUG_ON((old & mask) != mask);
 	tdm_a64_sub_relaxed(&s->pages, pages);
 	count(&s->dropped_pages, pages);
-	if (old == mask) {
+	if (old == mask)
 		tdm_a32_or_acqrel(&b->state, DEAD);
-	} else {
-		plat_mutex_lock(&s->lock);
-		if (b->list == LIST_FIFO && is_sparse(old & ~mask, b->n)) {
-			list_del(s, b);
-			list_add(s, b, (u32)handle, LIST_SPARSE, false);
-		}
-		plat_mutex_unlock(&s->lock);
+	else if (old == (mask | KEPT) || is_sparse(old & WANTED & ~mask, b->n))
+		relist(s, b, (u32)handle);
+	leave(s, (u32)handle);
+}
+
+/* ---- keeping --------------------------------------------------------------------------------------------------------- */
+
+void tdmi_swap_keep_limit(struct tdm_swap *s, u64 bytes)
+{
+	tdm_a64_st_relaxed(&s->kept_limit, bytes);
+}
+
+u64 tdmi_swap_kept(const struct tdm_swap *s)
+{
+	return tdm_a64_ld_relaxed(&s->kept_bytes);
+}
+
+static void note_reuse(struct tdm_swap *s, u32 tried, u32 same)
+{
+	u32 score = tdm_a32_ld_relaxed(&s->score);
+
+	/* Of a full blob each weighs a sixteenth. */
+	tdm_a32_st_relaxed(&s->score, score - score * tried / 256 + SCORE_ONE * same / 256);
+}
+
+static bool worth_keeping(struct tdm_swap *s, const struct blob *b)
+{
+	u32 refused = tdm_a32_ld_relaxed(&s->refused);
+
+	if (!has_bytes(b) || !s->tier[b->tier]->in_memory ||
+	    tdm_a64_ld_relaxed(&s->kept_bytes) + b->len > tdm_a64_ld_relaxed(&s->kept_limit))
+		return false;
+	if (tdm_a32_ld_relaxed(&s->score) >= SCORE_ONE / 4)
+		return true;
+	tdm_a32_st_relaxed(&s->refused, refused < SCORE_TRY ? refused + 1 : 0);
+	return refused >= SCORE_TRY;
+}
+
+bool tdmi_swap_keep(struct tdm_swap *s, u64 handle)
+{
+	struct blob *b = blob_find(s, handle);
+	u32 old, pages;
+	bool keep;
+
+	enter(b);
+	keep = worth_keeping(s, b);
+	if (keep) {
+		old = tdm_a32_xchg_acqrel(&b->live, KEPT);
+		pages = (u32)__builtin_popcount(old & WANTED);
+		tdm_a64_sub_relaxed(&s->pages, pages);
+		count(&s->dropped_pages, pages);
+		relist(s, b, (u32)handle);
 	}
+	leave(s, (u32)handle);
+	return keep;
+}
+
+/* Are the pages what the blob says? We are a reader. */
+static bool is_same(struct tdm_swap *s, struct tdm_swap_ws *ws, const struct blob *b, u32 mask, const void *const *pages)
+{
+	u32 first = mask & (3u << (__builtin_ctz(mask) & ~1)), part[] = { first, mask & ~first };
+	void *dst[TDM_BLOB_PAGES];
+	const void *bytes;
+	bool same = true;
+
+	if (!has_bytes(b) || !s->tier[b->tier]->in_memory || bytes_get(s, ws, b, &bytes))
+		return false;
+	for (u32 i = 0; i < TDM_BLOB_PAGES; i++)
+		dst[i] = ws->page[i];
+	/* Mostly one pair tells. */
+	for (u32 k = 0; same && k < 2; k++) {
+		same = !part[k] || !tdmi_blob_unpack(ws->codec, bytes, b->len, part[k], dst);
+		for (u32 i = 0; same && i < TDM_BLOB_PAGES; i++)
+			same = !(part[k] >> i & 1) || !memcmp(ws->page[i], pages[i], TDM_PAGE_SIZE);
+	}
+	bytes_release(s, b);
+	return same;
+}
+
+bool tdmi_swap_reuse(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 handle, u32 mask, const void *const *pages)
+{
+	struct blob *b = blob_find(s, handle);
+	u32 old, n = (u32)__builtin_popcount(mask);
+	bool same;
+
+	enter(b);
+	/* Wanted first: from here on nobody stores the blob without them. */
+	old = tdm_a32_or_acqrel(&b->live, mask);
+	TDM_BUG_ON(!(old & KEPT) || (old & mask));
+	same = is_same(s, ws, b, mask, pages);
+	note_reuse(s, n, same ? n : 0);
+	if (same) {
+		count(&s->pages, n);
+		count(&s->out_pages, n);
+		count(&s->out_packed, (u64)b->len * n / b->n);
+		count(&s->reused, n);
+		relist(s, b, (u32)handle);
+	} else {
+		(void)tdm_a32_and_acqrel(&b->live, ~mask);
+	}
+	leave(s, (u32)handle);
+	return same;
+}
+
+void tdmi_swap_forget(struct tdm_swap *s, u64 handle)
+{
+	struct blob *b = blob_find(s, handle);
+	u32 old;
+
+	TDM_BUG_ON(!hold(b));
+	old = tdm_a32_and_acqrel(&b->live, ~KEPT);
+	TDM_BUG_ON(!(old & KEPT));
+	if (old == KEPT)
+		tdm_a32_or_acqrel(&b->state, DEAD);
 	leave(s, (u32)handle);
 }
 
@@ -642,6 +825,8 @@ void tdmi_swap_stats(const struct tdm_swap *s, struct tdm_swap_stats *out)
 		.pages = tdm_a64_ld_relaxed(&s->pages),
 		.raw_bytes = tdm_a64_ld_relaxed(&s->pages) << TDM_PAGE_SHIFT,
 		.mem_bytes = tdmi_swap_mem_bytes(s),
+		.kept_bytes = tdm_a64_ld_relaxed(&s->kept_bytes),
+		.reused_pages = tdm_a64_ld_relaxed(&s->reused),
 		.same_filled = tdm_a64_ld_relaxed(&s->same_filled),
 		.incompressible = tdm_a64_ld_relaxed(&s->incompressible),
 		.out_pages = tdm_a64_ld_relaxed(&s->out_pages),
@@ -685,6 +870,7 @@ int tdmi_swap_create(struct tdm_tier *const *tiers, u32 ntiers, struct tdm_swap 
 	plat_mutex_init(&s->lock, TDM_RANK_SWAP);
 	s->ntiers = ntiers;
 	s->free = NIL;
+	tdm_a32_st_relaxed(&s->score, SCORE_ONE);
 	for (u32 i = 0; i < ntiers; i++) {
 		s->tier[i] = tiers[i];
 		for (u32 k = 0; k < LISTS; k++)
@@ -713,7 +899,7 @@ int tdmi_swap_forked(struct tdm_swap *s, bool child)
 	if (child) {
 		/* What has been done, the parent did; what there is, the child has, too. */
 		tdm_a64 *done[] = { &s->same_filled, &s->incompressible, &s->out_pages, &s->out_packed, &s->in_pages, &s->dropped_pages,
-				    &s->demoted, &s->full };
+				    &s->reused, &s->demoted, &s->full };
 
 		plat_mutex_reset(&s->lock);
 		for (u32 i = 0; i < TDM_ARRAY_SIZE(done); i++)

@@ -6,6 +6,9 @@
  * a blob can move down the waterfall without touching a page table. A page of a blob is restored or dropped once; when its last page is
  * dropped the blob is.
  *
+ * Or it is kept: after all of its pages have been restored, for their folio, which may say later that some of them are wanted after all. If they
+ * still are what was packed they need not be packed again. What is kept is given up when memory is short.
+ *
  * Locking: every function may be called from any engine thread. The caller guarantees that no page is dropped while that page is being
  * loaded (the page-table lock does); loading and dropping *different* pages of one blob, and demotion, may run concurrently: the
  * descriptor has a lock bit.
@@ -28,9 +31,11 @@ struct tdm_swap_stats {
 	u64 packed_bytes;  /* bytes of their blobs, all tiers */
 	u64 mem_bytes;     /* physical memory: memory tiers, descriptors, buffers */
 	u64 disk_bytes;
+	u64 kept_bytes;    /* of blobs that are kept, in memory tiers */
 	u64 same_filled;   /* pages stored without bytes, since the start */
 	u64 incompressible;
-	u64 out_packed_bytes; /* of the blobs stored, since the start */
+	u64 out_packed_bytes; /* of the blobs stored, and of those used again, since the start */
+	u64 reused_pages;  /* of out_pages: not packed again, since the start */
 	u64 out_pages, in_pages, dropped_pages, demoted_blobs, full; /* since the start */
 };
 
@@ -51,6 +56,19 @@ bool tdmi_swap_slow(struct tdm_swap *s, u64 handle);
 int tdmi_swap_in(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 handle, u32 mask, void *const *dst);
 /* The pages of the mask are not wanted any more. */
 void tdmi_swap_drop(struct tdm_swap *s, u64 handle, u32 mask);
+/* Instead of dropping them: all pages of a blob have been restored, and it is kept. false: not this one; drop them. */
+bool tdmi_swap_keep(struct tdm_swap *s, u64 handle);
+/* pages[i], for the pages i of the mask, of which none is wanted now, are to be stored. true: all are what the kept blob says; they are wanted from now
+ * on, and that is all that had to be done. pages[] must not change meanwhile. All or none, since what is split is restored in pieces, too. */
+bool tdmi_swap_reuse(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 handle, u32 mask, const void *const *pages);
+/* Nobody will ask for a kept blob again. */
+void tdmi_swap_forget(struct tdm_swap *s, u64 handle);
+/* So many bytes may be kept. At first: none. */
+void tdmi_swap_keep_limit(struct tdm_swap *s, u64 bytes);
+/* Bytes of blobs that are kept. */
+u64 tdmi_swap_kept(const struct tdm_swap *s);
+/* Give up kept blobs, the oldest first, until that was so many bytes. What it was. */
+u64 tdmi_swap_forsake(struct tdm_swap *s, u64 bytes);
 /* Move the coldest blobs of memory tiers down until `bytes` of memory are freed. The number freed; 0 when there is nowhere to go. */
 u64 tdmi_swap_demote(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 bytes);
 /* Free what can be freed without moving a blob to another tier: compaction, free lists. */

@@ -22,6 +22,9 @@ void *plat_map(size_t size);
 void plat_unmap(void *p, size_t size);
 /* Give the physical pages of a page-aligned part of a plat_map() back; it reads as zeros afterwards. */
 void plat_discard(void *p, size_t size);
+/* memcpy() to a plat_map() of 2 MiB or more, to pages that are mostly untouched: where the world can give a page together with its bytes it need
+ * not be zeroed, nor faulted in. The rest of the last page, if that was untouched, gets what lies behind the bytes at src: it must be readable so far. */
+void plat_copy_new(void *dst, const void *src, size_t len);
 
 /* ---- locks and waiting --------------------------------------------------------------------------------------------- */
 

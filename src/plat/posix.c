@@ -50,6 +50,11 @@ void plat_discard(void *p, size_t size)
 	TDM_BUG_ON(madvise(p, size, MADV_DONTNEED) != 0);
 }
 
+void plat_copy_new(void *dst, const void *src, size_t len)
+{
+	memcpy(dst, src, len);
+}
+
 /* ---- locks and waiting ------------------------------------------------------------------------------------------------- */
 
 /* The word: 0 free, 1 held, 2 held and somebody may sleep. */

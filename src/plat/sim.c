@@ -153,6 +153,11 @@ void plat_discard(void *p, size_t size)
 	memset(p, 0, size);
 }
 
+void plat_copy_new(void *dst, const void *src, size_t len)
+{
+	memcpy(dst, src, len);
+}
+
 /* ---- locks, waiting, threads, clock ------------------------------------------------------------------------------------ */
 
 void plat_mutex_init(struct plat_mutex *m, u32 rank)

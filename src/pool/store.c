@@ -131,10 +131,14 @@ static u64 pages_of(const struct chunk *c, u32 slot, u32 bytes)
 	return TDM_BITS(start >> TDM_PAGE_SHIFT, (u32)TDM_ALIGN_UP(start + bytes, TDM_PAGE_SIZE) >> TDM_PAGE_SHIFT);
 }
 
-static void touch(struct tdm_store *s, struct chunk *c, u64 pages)
+/* How many of the pages were not there before. */
+static u64 touch(struct tdm_store *s, struct chunk *c, u64 pages)
 {
-	mem_add(s, tdm_count_bits(pages & ~c->touched) * TDM_PAGE_SIZE);
+	u64 fresh = tdm_count_bits(pages & ~c->touched);
+
+	mem_add(s, fresh * TDM_PAGE_SIZE);
 	c->touched |= pages;
+	return fresh;
 }
 
 static u8 *slot_ptr(const struct chunk *c, u32 slot)
@@ -516,6 +520,7 @@ int tdmi_store_put(struct tdm_store *s, const void *bytes, u32 len, u32 *handle)
 	struct chunk *c = NULL;
 	struct entry *e;
 	u32 class, slot;
+	bool fresh;
 	u8 *p;
 	int r;
 
@@ -533,14 +538,17 @@ int tdmi_store_put(struct tdm_store *s, const void *bytes, u32 len, u32 *handle)
 		goto out_unlock;
 	}
 	slot = slot_take(s, c);
-	touch(s, c, pages_of(c, slot, len + 4));
+	fresh = touch(s, c, pages_of(c, slot, len + 4)) > 1;
 	e = entry_at(s, *handle);
 	tdm_a32_st_relaxed(&e->pins, 1);
 	e->loc = c->index << 12 | slot;
 	p = slot_ptr(c, slot);
 	memcpy(p, handle, sizeof(*handle));
 	plat_mutex_unlock(&s->lock);
-	memcpy(p + 4, bytes, len);
+	if (fresh)
+		plat_copy_new(p + 4, bytes, len);
+	else
+		memcpy(p + 4, bytes, len);
 	tdm_a32_sub_acqrel(&e->pins, 1);
 	return 0;
 

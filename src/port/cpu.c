@@ -255,6 +255,7 @@ static const struct tdm_port_ops cpu_ops = {
 	.next_present = cpu_next_present,
 	.unshare = cpu_unshare,
 	.discard = cpu_discard,
+	.discard_many = cpu_discard,
 	.drain = cpu_drain,
 };
 

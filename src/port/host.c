@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include "base/check.h"
 #include "plat/linux/linux.h"
 #include "plat/linux/sys.h"
@@ -12,6 +13,8 @@
 
 #define FDS_NEEDED 64u /* with so many allowed the engine has enough */
 #define DISCARD_TRIES 1000u
+#define VECTOR_MAX 256u
+#define MANY 4u /* one by one, fewer cost less */
 #define TRASH_PAGES (2 * TDM_HUGE_PAGES) /* the first half for 2 MiB pages, the second for small ones */
 
 #define FEATURES                                                                                                        \
@@ -114,6 +117,7 @@ static int open_files(struct tdm_host *h)
 		return h->maps;
 	if (h->trash_uffd < 0)
 		return h->trash_uffd;
+	tdmi_linux_mem_fill_by(h->trash_uffd);
 	/* Write-protection is never asked for: the mode is there because one is needed, and missing pages of the trash and of the arena are
 	 * the kernel's business. */
 	return reg(h->trash_uffd, (u64)(uintptr_t)h->trash, (u64)(uintptr_t)h->trash + TRASH_PAGES * TDM_PAGE_SIZE,
@@ -387,22 +391,27 @@ static void trash_empty(struct tdm_host *h)
 	h->trash_used = 0;
 }
 
+static void register_again(struct tdm_host *h, u64 start, u64 end)
+{
+	u32 tries = 0;
+
+	while (tdmi_host_register_events(h, start, end)) {
+		if (++tries > DISCARD_TRIES)
+			plat_abort("tandem: no memory to give a page back\n");
+		plat_yield();
+	}
+}
+
 /* A page in the arena is shared with a fork's other side: a move refuses it. Drop it in place, with the arena's registration lifted there. That takes
  * mappings, and memory for them. */
 static bool discard_in_place(struct tdm_host *h, u64 slot, u64 len)
 {
-	u32 tries = 0;
-
 	if (tdmi_host_unregister(h, slot, slot + len))
 		return false;
 	plat_window();
 	plat_discard((void *)(uintptr_t)slot, len);
 	plat_window();
-	while (tdmi_host_register_events(h, slot, slot + len)) {
-		if (++tries > DISCARD_TRIES)
-			plat_abort("tandem: no memory to give a page back\n");
-		plat_yield();
-	}
+	register_again(h, slot, slot + len);
 	return true;
 }
 
@@ -448,6 +457,43 @@ static void host_discard(struct tdm_port *p, void *const *slot, const u32 *pages
 		discard_run(host_of(p), (u64)(uintptr_t)slot[i], pages[i]);
 }
 
+/* Drop ranges of our own memory by one system call, which flushes the TLBs once (Linux 6.16 or later). */
+static void discard_vector(void *const *slot, const u32 *pages, u32 n)
+{
+	struct iovec vec[VECTOR_MAX];
+	u64 bytes = 0;
+	long fd = tdm_sys2(SYS_pidfd_open, tdm_sys0(SYS_getpid), 0), r = fd;
+
+	for (u32 i = 0; i < n; i++) {
+		vec[i] = (struct iovec){ slot[i], (size_t)pages[i] << TDM_PAGE_SHIFT };
+		bytes += vec[i].iov_len;
+	}
+	if (fd >= 0) {
+		r = tdm_sys5(SYS_process_madvise, fd, vec, n, MADV_DONTNEED, 0);
+		tdm_sys1(SYS_close, fd);
+	}
+	/* Before Linux 6.13 this advice was not to be had. */
+	for (u32 i = 0; r != (long)bytes && i < n; i++)
+		plat_discard(slot[i], vec[i].iov_len);
+}
+
+static void host_discard_many(struct tdm_port *p, void *const *slot, const u32 *pages, u32 n)
+{
+	struct tdm_host *h = host_of(p);
+	u64 start = TDM_ALIGN_DOWN((u64)(uintptr_t)slot[0], TDM_HUGE_SIZE), end = start + TDM_HUGE_SIZE;
+
+	if (n < MANY || tdmi_host_unregister(h, start, end)) {
+		host_discard(p, slot, pages, n);
+		return;
+	}
+	for (u32 i = 0; i < n; i += VECTOR_MAX) {
+		plat_window();
+		discard_vector(slot + i, pages + i, TDM_MIN(n - i, VECTOR_MAX));
+	}
+	plat_window();
+	register_again(h, start, end);
+}
+
 static const struct tdm_port_ops host_ops = {
 	.name = "host",
 	.caps = { .shared_table = false, .access = TDM_AF_SOFTWARE, .page_sizes = TDM_PAGE_SIZE | TDM_HUGE_SIZE },
@@ -462,6 +508,7 @@ static const struct tdm_port_ops host_ops = {
 	.next_present = host_next_present,
 	.unshare = host_unshare,
 	.discard = host_discard,
+	.discard_many = host_discard_many,
 	.drain = tdmi_host_drain,
 	.refused = tdmi_host_refused,
 };
@@ -479,6 +526,7 @@ static void close_files(struct tdm_host *h)
 {
 	const int fds[] = { h->trash_uffd, h->pagemap, h->maps, h->kick_fd };
 
+	tdmi_linux_mem_fill_by(-1);
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(fds); i++)
 		if (fds[i] >= 0)
 			tdm_sys1(SYS_close, fds[i]);

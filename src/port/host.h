@@ -7,7 +7,9 @@
  * space in a way of which we have not read the event. That is what makes taking a page home safe.
  *
  * The arena cannot give pages back by madvise(MADV_DONTNEED): that would be announced to ourselves, and block. Unwanted pages are moved
- * on to the trash, a small area of another userfaultfd that announces nothing, and dropped from there, many at a time.
+ * on to the trash, a small area of another userfaultfd that announces nothing, and dropped from there, many at a time. Each move flushes the TLB of every
+ * CPU that runs the program, though, so pages that lie here and there are dropped where they are, with the registration of their 2 MiB lifted meanwhile:
+ * moves to there fail in that time, and are kept out by the event lock.
  */
 #ifndef TDM_PORT_HOST_H
 #define TDM_PORT_HOST_H

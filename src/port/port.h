@@ -55,6 +55,8 @@ struct tdm_port_ops {
 	int (*unshare)(struct tdm_port *p, struct tdm_va va, u32 n);
 	/* Empty slots: give their physical pages back. n ranges of {slot, pages}. */
 	void (*discard)(struct tdm_port *p, void *const *slot, const u32 *pages, u32 n);
+	/* The same for many ranges of one 2 MiB of slots, at a cost that hardly depends on how many. The event lock is held, no table lock is. */
+	void (*discard_many)(struct tdm_port *p, void *const *slot, const u32 *pages, u32 n);
 	/* Take in events of the address space (unmap, remap, remove) that are pending. The event lock is held, no table lock is. */
 	void (*drain)(struct tdm_port *p, struct tdm_ctx *ctx);
 	/* The fault at va that ctx serves (ctx->tid: whose) has been refused for a while. No lock is held. May be NULL. */

@@ -46,6 +46,7 @@ enum tdm_stat {
 	TDM_STAT_IN_BYTES_TOTAL,     /* restored, unpacked, since the start */
 	TDM_STAT_SAME_FILLED,
 	TDM_STAT_INCOMPRESSIBLE,
+	TDM_STAT_UNCHANGED, /* pages that were not packed again */
 	TDM_STAT_DEMOTED_BLOBS,
 	TDM_STAT_LOST,               /* pages that vanished, and read as zeros */
 	TDM_STAT_POISONED,           /* pages that could not be read back: a touch ends in SIGBUS */

@@ -16,6 +16,7 @@
 
 #define NS_PER_MS ((u64)1000000)
 #define BYTES_PER_NS 4 /* the fastest that memory is touched */
+#define KEPT_SHARE 8 /* of the budget, for blobs of pages that are in memory: what a third of it packs to */
 #define SLEEP_MIN (NS_PER_MS / 4)
 #define SLEEP_MAX (100 * NS_PER_MS)
 
@@ -56,6 +57,7 @@ static void measure(struct tdm_live *l)
 		u64 tracked = tdmi_mm_tracked(&l->mm);
 
 		tdmi_frames_warm_limit(&l->mm.frames, warm_folios(l));
+		tdmi_swap_keep_limit(l->swap, l->limit == ~(u64)0 ? 0 : l->limit / KEPT_SHARE);
 		tdm_a64_st_relaxed(&l->mm.other_bytes, l->usage > tracked ? l->usage - tracked : 0);
 		tdm_a64_st_relaxed(&l->mm.limit_bytes, l->limit);
 		tdm_a64_st_relaxed(&l->mm.high_bytes, l->limit == ~(u64)0 ? l->limit : l->limit - reserve(l->limit));
@@ -95,6 +97,8 @@ static void demote(struct tdm_live *l)
 {
 	u64 pool = tdmi_swap_mem_bytes(l->swap), most = l->limit / 8 * 5;
 
+	/* What is kept has a limit of its own. */
+	pool -= TDM_MIN(pool, tdmi_swap_kept(l->swap));
 	if (l->ntiers > 1 && l->limit != ~(u64)0 && pool > most)
 		tdmi_swap_demote(l->swap, l->ctx->ws, TDM_MIN(pool - most + ((u64)1 << 20), (u64)8 << 20));
 }
@@ -129,10 +133,10 @@ static void make_room(struct tdm_live *l)
 		tdmi_swap_tidy(l->swap, l->ctx->ws, (u64)1 << 20);
 		/* Those who serve faults go on as long as there is a warm folio. */
 		for (u64 over = l->usage; over > l->limit && tdmi_frames_warm(&l->mm.frames); over -= TDM_MIN(over, TDM_BLOCK_SIZE))
-			tdmi_trim(l->ctx);
+			(void)tdmi_trim(l->ctx);
 		freed = tdmi_reclaim(l->ctx, target, 256);
 		if (!freed)
-			tdmi_trim(l->ctx);
+			(void)tdmi_trim(l->ctx);
 		tdmi_mm_exit(l->ctx);
 		measure(l);
 		/* New memory is nobody's to take before it has been found, and nobody waits who touches it. */

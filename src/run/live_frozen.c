@@ -12,7 +12,8 @@
  * The child gets the same list. But an event tells that something happened, not whether before the address space was copied: threads change mappings
  * while the fork event is on its way, and announce afterwards what they did before. What is registered in the child tells it (happened()). A thread
  * whose call is under way while another one forks cannot know which of the two comes first, so either will do; but what one thread did in order must be
- * there in order, and bytes must be where their mapping is.
+ * there in order, and bytes must be where their mapping is. After MREMAP_DONTUNMAP the old place is registered as before, and nothing tells: none is under
+ * way when fork() is called (preload.c).
  *
  * All of it on the main thread, with every other thread of the engine outside.
  */

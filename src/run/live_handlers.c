@@ -248,7 +248,7 @@ static void handler_main(void *arg)
 			continue;
 		if (woken)
 			note_futile(l, h, !tid);
-		if (l->control == NULL || tdmi_mm_usage(&l->mm) > tdm_a64_ld_relaxed(&l->mm.high_bytes))
+		if (tdmi_mm_usage(&l->mm) > tdm_a64_ld_relaxed(&l->mm.high_bytes))
 			tdmi_live_nudge(l);
 		woken = tdm_sys4(SYS_epoll_wait, h->epoll, &e, 1, -1) > 0;
 	}

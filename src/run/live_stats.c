@@ -109,6 +109,7 @@ static void publish_engine(struct tdm_live *l, struct tdm_control_slot *s)
 	tdm_a64_st_relaxed(&s->stat[TDM_STAT_OVER_BUDGET], sw.full);
 	tdm_a64_st_relaxed(&s->stat[TDM_STAT_SAME_FILLED], sw.same_filled);
 	tdm_a64_st_relaxed(&s->stat[TDM_STAT_INCOMPRESSIBLE], sw.incompressible);
+	tdm_a64_st_relaxed(&s->stat[TDM_STAT_UNCHANGED], sw.reused_pages);
 	tdm_a64_st_relaxed(&s->stat[TDM_STAT_DEMOTED_BLOBS], sw.demoted_blobs);
 	tdm_a64_st_relaxed(&s->stat[TDM_STAT_OUT_BYTES_TOTAL], sw.out_pages << TDM_PAGE_SHIFT);
 	tdm_a64_st_relaxed(&s->stat[TDM_STAT_PACKED_BYTES_TOTAL], sw.out_packed_bytes);

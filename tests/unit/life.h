@@ -317,6 +317,7 @@ static bool make_world(const struct world *w)
 		tdmi_swap_destroy(swap);
 		return false;
 	}
+	tdmi_swap_keep_limit(swap, (u64)256 << 10);
 	ctx = tdmi_ctx_create(&mm);
 	if (!ctx) {
 		tdmi_mm_destroy(&mm);
@@ -377,7 +378,7 @@ static void tiers_life(void)
 	(void)tdmi_swap_demote(mm.swap, ctx->ws, ~(u64)0);
 	tdmi_swap_shrink(mm.swap, ~(u64)0);
 	(void)tdmi_reclaim(ctx, (u64)1 << 20, 600);
-	tdmi_trim(ctx);
+	(void)tdmi_trim(ctx);
 	(void)tdmi_age(ctx, 100);
 	check_counters();
 	bring(0, 64);
@@ -435,8 +436,8 @@ static void end_life(void)
 			get(i);
 	check_counters();
 	tdmi_cpu_munmap(&cpu, ctx, BASE, BASE + P(PAGES));
-	while (tdmi_frames_warm(&mm.frames))
-		tdmi_trim(ctx);
+	while (tdmi_trim(ctx))
+		;
 	check_counters();
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.frames.used), 0);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.stale), 0);

@@ -95,6 +95,7 @@ static void check_counters(void)
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.lent), t.lent);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.home), t.home);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.out), t.out);
+	t.stale += tdm_a64_ld_relaxed(&mm.frames.dirty_pages);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.stale), t.stale);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.frames.used), t.frames);
 	CHECK(tdmi_frames_valid(&mm.frames));
@@ -110,6 +111,11 @@ static void swap_pages(u64 want)
 	tdmi_swap_stats(mm.swap, &st);
 	CHECK_EQ(st.pages, want);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.out), want);
+	/* What is kept goes with the pages that it is kept for. */
+	if (!want)
+		CHECK_EQ(st.packed_bytes, st.kept_bytes);
+	if (!tdm_a64_ld_relaxed(&mm.lent) && !tdm_a64_ld_relaxed(&mm.home))
+		CHECK_EQ(st.kept_bytes, 0);
 }
 
 #endif

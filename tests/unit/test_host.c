@@ -41,3 +41,43 @@ TEST(a_move_that_was_not_told_of, .may_leak = true)
 	CHECK_EQ(mem[TDM_PAGE_SIZE], 2);
 	tdmi_host_close(&h);
 }
+
+static u8 pattern(size_t i)
+{
+	return (u8)(i % 251 + 1);
+}
+
+/* Whatever of the destination is there already, and wherever it begins: the bytes are there afterwards, and nothing before them has changed. */
+TEST(pages_come_with_their_bytes, .may_leak = true)
+{
+	static struct tdm_host h;
+	static u8 src[8 * TDM_PAGE_SIZE];
+	char err[200] = "";
+	int fd = tdmi_host_open_uffd(err, sizeof(err));
+	u8 *arena = plat_map(TDM_HUGE_SIZE), *mem = plat_map(2 * TDM_HUGE_SIZE);
+
+	if (fd < 0)
+		SKIP(err);
+	CHECK(arena && mem);
+	CHECK_EQ(tdmi_host_init(&h, fd, arena, TDM_HUGE_SIZE), 0);
+	for (size_t i = 0; i < sizeof(src); i++)
+		src[i] = pattern(i);
+	for (u32 run = 0; run < 96; run++) {
+		/* Which pages are touched: all combinations of five. The third time the bytes lie on both sides of a 2 MiB border. */
+		u8 *dst = mem + (run / 32 == 2 ? TDM_HUGE_SIZE - 3 * TDM_PAGE_SIZE + 1234 : run / 32 * 1234 % TDM_PAGE_SIZE);
+		u8 *first = (u8 *)TDM_ALIGN_DOWN((uintptr_t)dst, TDM_PAGE_SIZE);
+		size_t len = 4 * TDM_PAGE_SIZE + 100 * (run % 7);
+
+		plat_discard(mem, 2 * TDM_HUGE_SIZE);
+		for (u32 k = 0; k < 5; k++)
+			if (run >> k & 1)
+				memset(first + k * TDM_PAGE_SIZE, 0xee, TDM_PAGE_SIZE);
+		plat_copy_new(dst, src, len);
+		CHECK(memcmp(dst, src, len) == 0);
+		for (u8 *p = first; p < dst; p++)
+			CHECK_EQ(*p, run & 1 ? 0xee : 0);
+	}
+	tdmi_host_close(&h);
+	plat_copy_new(mem, src, sizeof(src));
+	CHECK(memcmp(mem, src, sizeof(src)) == 0);
+}

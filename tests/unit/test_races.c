@@ -225,6 +225,7 @@ static const struct tdm_port_ops ops = {
 	.next_present = k_next_present,
 	.unshare = k_unshare,
 	.discard = k_discard,
+	.discard_many = k_discard,
 	.drain = k_drain,
 };
 
@@ -402,6 +403,7 @@ static void start(void)
 	pthread_mutex_init(&kernel.lock, NULL);
 	CHECK_EQ(tdmi_tier_mem_create(TDM_CODEC_LZ4, 0, &tier), 0);
 	CHECK_EQ(tdmi_swap_create(&tier, 1, &swap), 0);
+	tdmi_swap_keep_limit(swap, (u64)1 << 20);
 	CHECK_EQ(tdmi_mm_init(&mm, &kernel.port, kernel.cpu.arena, FRAMES, swap), 0);
 	mm.frames.warm_max = 8;
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(ctx); i++) {
@@ -426,8 +428,8 @@ static void finish(void)
 		CHECK_EQ(w, truth[i]);
 	}
 	tdmi_cpu_munmap(&kernel.cpu, c, BASE, VA(PAGES));
-	while (tdmi_frames_warm(&mm.frames))
-		tdmi_trim(c);
+	while (tdmi_trim(c))
+		;
 	tdmi_swap_stats(mm.swap, &st);
 	CHECK_EQ(st.pages, 0);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.lent) + tdm_a64_ld_relaxed(&mm.home) + tdm_a64_ld_relaxed(&mm.stale), 0);
@@ -460,7 +462,7 @@ static void run(bool forks, u64 seconds)
 		CHECK(tdmi_mm_enter(ctx[THREADS]));
 		/* Half of the time more than need be: what is taken is what may be taken wrongly. */
 		if (!tdmi_reclaim(ctx[THREADS], tdm_a64_ld_relaxed(&mm.high_bytes) / (1 + rnd(&r) % 2), 64))
-			tdmi_trim(ctx[THREADS]);
+			(void)tdmi_trim(ctx[THREADS]);
 		tdmi_mm_exit(ctx[THREADS]);
 		tdmi_rcu_poll(&mm.rcu);
 		if (forks && rnd(&r) % 8 == 0)

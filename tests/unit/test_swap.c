@@ -318,6 +318,128 @@ TEST(mostly_dropped_blobs_are_packed_again)
 	tdmi_swap_destroy(s);
 }
 
+/* ---- kept blobs ------------------------------------------------------------------------------------------------------ */
+
+/* Pages as they were put, but for those of wrong. */
+static bool reuse(struct tdm_swap *s, struct tdm_swap_ws *ws, const struct out *o, u32 mask, u32 wrong)
+{
+	static _Thread_local u8 page[PAGES][TDM_PAGE_SIZE];
+	const void *src[PAGES];
+
+	for (u32 i = 0; i < PAGES; i++) {
+		make(page[i], o->seed + i);
+		if (wrong >> i & 1)
+			page[i][4095] ^= 1;
+		src[i] = page[i];
+	}
+	return tdmi_swap_reuse(s, ws, o->handle, mask, src);
+}
+
+TEST(unchanged_pages_are_not_packed_again)
+{
+	struct tdm_swap *s = swap_of("lz4", NULL, NULL);
+	struct tdm_swap_ws *ws = tdmi_swap_ws_create();
+	struct tdm_swap_stats st;
+	struct out o;
+
+	CHECK_EQ(put(s, ws, &o, 16, 3), 0);
+	/* Nothing may be kept at first. */
+	CHECK(!tdmi_swap_keep(s, o.handle));
+	tdmi_swap_keep_limit(s, 1 << 20);
+	CHECK(tdmi_swap_keep(s, o.handle));
+	tdmi_swap_stats(s, &st);
+	CHECK_EQ(st.pages, 0);
+	CHECK_EQ(st.kept_bytes, st.packed_bytes);
+	CHECK(st.kept_bytes > 0);
+	/* One byte is different, in the first page and in the last. */
+	CHECK(!reuse(s, ws, &o, 0xffff, 1));
+	CHECK(!reuse(s, ws, &o, 0xffff, 0x8000));
+	CHECK(reuse(s, ws, &o, 0xffff, 0));
+	tdmi_swap_stats(s, &st);
+	CHECK_EQ(st.pages, 16);
+	CHECK_EQ(st.reused_pages, 16);
+	CHECK_EQ(st.kept_bytes, 0);
+	get(s, ws, &o, 0xffff);
+	tdmi_swap_forget(s, o.handle);
+	get(s, ws, &o, 0xffff);
+	/* Kept once more, and a part is wanted again. */
+	CHECK(tdmi_swap_keep(s, o.handle));
+	CHECK(reuse(s, ws, &o, 0x0ff0, 0xf00f));
+	tdmi_swap_forget(s, o.handle);
+	get(s, ws, &o, 0x0ff0);
+	drop(s, &o, 0x0ff0);
+	check_empty(s);
+	tdmi_swap_ws_destroy(ws);
+	tdmi_swap_destroy(s);
+}
+
+TEST(kept_blobs_give_way)
+{
+	struct tdm_swap *s = swap_of("lz4", NULL, NULL);
+	struct tdm_swap_ws *ws = tdmi_swap_ws_create();
+	struct tdm_swap_stats st;
+	static struct out out[200];
+	u32 kept = 0;
+
+	tdmi_swap_keep_limit(s, 1 << 20);
+	for (u32 i = 0; i < 200; i++) {
+		CHECK_EQ(put(s, ws, &out[i], 16, i * 64 + 3), 0);
+		out[i].live = tdmi_swap_keep(s, out[i].handle);
+		kept += out[i].live;
+		if (!out[i].live)
+			tdmi_swap_drop(s, out[i].handle, 0xffff);
+	}
+	tdmi_swap_stats(s, &st);
+	CHECK(kept > 20 && kept < 200);
+	CHECK(st.kept_bytes <= 1 << 20);
+	/* A part of one is wanted: the rest of it may be stored away from it, but what is wanted may not. */
+	CHECK(reuse(s, ws, &out[0], 0x000f, 0));
+	CHECK(tdmi_swap_forsake(s, ~(u64)0) > 0);
+	tdmi_swap_demote(s, ws, ~(u64)0);
+	tdmi_swap_stats(s, &st);
+	CHECK_EQ(st.pages, 4);
+	CHECK_EQ(st.kept_bytes, 0);
+	CHECK(st.packed_bytes < 16 << 10);
+	CHECK(!reuse(s, ws, &out[0], 0xff00, 0));
+	get(s, ws, &out[0], 0x000f);
+	for (u32 i = 0; i < 200; i++) {
+		if (i && out[i].live)
+			CHECK(!reuse(s, ws, &out[i], 0xffff, 0));
+		if (out[i].live)
+			tdmi_swap_forget(s, out[i].handle);
+	}
+	tdmi_swap_drop(s, out[0].handle, 0x000f);
+	check_empty(s);
+	tdmi_swap_ws_destroy(ws);
+	tdmi_swap_destroy(s);
+}
+
+TEST(what_changes_is_not_kept)
+{
+	struct tdm_swap *s = swap_of("lz4", NULL, NULL);
+	struct tdm_swap_ws *ws = tdmi_swap_ws_create();
+	u32 kept = 0;
+
+	tdmi_swap_keep_limit(s, 1 << 20);
+	for (u32 i = 0; i < 600; i++) {
+		struct out o;
+
+		CHECK_EQ(put(s, ws, &o, 16, 3), 0);
+		if (!tdmi_swap_keep(s, o.handle)) {
+			tdmi_swap_drop(s, o.handle, 0xffff);
+			continue;
+		}
+		kept += i >= 300;
+		CHECK(!reuse(s, ws, &o, 0xffff, 2));
+		tdmi_swap_forget(s, o.handle);
+	}
+	/* Now and then one is, to see whether that has changed. */
+	CHECK(kept > 5 && kept < 50);
+	check_empty(s);
+	tdmi_swap_ws_destroy(ws);
+	tdmi_swap_destroy(s);
+}
+
 /* ---- a tier that fails ------------------------------------------------------------------------------------------------ */
 
 static int broken_put(struct tdm_tier *t, const void *blob, u32 len, u64 *handle)
@@ -374,13 +496,29 @@ static void *user(void *arg)
 	for (u32 k = 0; k < (t_slow() ? 3000u : 30000u); k++) {
 		u32 b = (u32)(t_rand(&rng) % SHARED), want = (u32)(t_rand(&rng) & (t_rand(&rng) >> 16)) & 0xffff, mine = 0;
 
+		if (t_rand(&rng) % 4 == 0)
+			want = 0xffff;
 		for (u32 i = 0; i < PAGES; i++)
 			if ((want >> i & 1) && !(tdm_a32_or_acqrel(&blobs[b].busy, 1u << i) >> i & 1))
 				mine |= 1u << i;
 		want = mine & tdm_a32_ld_acquire(&blobs[b].live);
 		if (want) {
 			get(shared, ws, &blobs[b].o, want);
-			if (t_rand(&rng) % 2) {
+			if (want == 0xffff && t_rand(&rng) % 2 && tdmi_swap_keep(shared, blobs[b].o.handle)) {
+				/* Of all, or some, of its pages it turns out that they are wanted. */
+				u32 again = t_rand(&rng) % 2 ? 0xffff : 1 + (u32)(t_rand(&rng) % 0xffff);
+				bool same;
+
+				if (t_rand(&rng) % 4 == 0)
+					tdmi_swap_forsake(shared, 20000);
+				if (t_rand(&rng) % 2)
+					plat_yield();
+				same = reuse(shared, ws, &blobs[b].o, again, t_rand(&rng) % 8 ? 0 : again);
+				tdm_a32_and_acqrel(&blobs[b].live, same ? again : 0);
+				tdmi_swap_forget(shared, blobs[b].o.handle);
+				if (same)
+					get(shared, ws, &blobs[b].o, again);
+			} else if (t_rand(&rng) % 2) {
 				tdm_a32_and_acqrel(&blobs[b].live, ~want);
 				tdmi_swap_drop(shared, blobs[b].o.handle, want);
 			}
@@ -421,6 +559,7 @@ static void threads(const char *a, const char *b, const char *c)
 	pthread_t u[3], d[2];
 
 	shared = swap_of(a, b, c);
+	tdmi_swap_keep_limit(shared, 1 << 20);
 	tdm_a32_st_relaxed(&stop, 0);
 	for (u32 i = 0; i < SHARED; i++) {
 		pthread_mutex_init(&blobs[i].lock, NULL);

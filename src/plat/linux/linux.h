@@ -28,6 +28,9 @@ u64 tdmi_linux_mem_mapped(void);
 /* Where the reservation lies. */
 void tdmi_linux_mem_range(u64 *start, u64 *end);
 
+/* The userfaultfd for plat_copy_new(); -1: none. It has no events. Before other engine threads run. */
+void tdmi_linux_mem_fill_by(int uffd);
+
 /* Like plat_thread_start(), but the thread gets a descriptor table of its own, empty but for keep_fd (-1: none; it is moved nowhere): the
  * program can neither see nor close what it opens. Threads that it starts share that table. */
 int tdmi_linux_thread_start_private(struct plat_thread **t, void (*fn)(void *), void *arg, const char *name, int keep_fd);

@@ -8,7 +8,10 @@
  *
  * Locking: map_lock guards the extents. Lock rank: a leaf.
  */
+#include <linux/ioctl.h>
 #include <linux/mman.h>
+#include <linux/userfaultfd.h>
+#include <string.h>
 #include <sys/mman.h>
 #include "base/types.h"
 #include "plat/linux/linux.h"
@@ -153,4 +156,46 @@ void plat_unmap(void *p, size_t size)
 void plat_discard(void *p, size_t size)
 {
 	tdm_sys3(SYS_madvise, p, size, MADV_DONTNEED);
+}
+
+/* ---- pages together with their bytes ------------------------------------------------------------------------------- */
+
+static int fill_uffd = -1;
+
+void tdmi_linux_mem_fill_by(int uffd)
+{
+	fill_uffd = uffd;
+}
+
+/* The pages from dst on, as far as they are new. Bytes done: none if there is a page already, or the kernel will not. */
+static size_t copy_new(u64 dst, u64 src, size_t len)
+{
+	struct uffdio_copy c = { dst, src, len, UFFDIO_COPY_MODE_DONTWAKE, 0 };
+	struct uffdio_register r = { .range = { TDM_ALIGN_DOWN(dst, TDM_HUGE_SIZE), TDM_HUGE_SIZE }, .mode = UFFDIO_REGISTER_MODE_WP };
+	long e = tdm_sys3(SYS_ioctl, fill_uffd, UFFDIO_COPY, &c);
+
+	/* Write-protection is never asked for: the mode is there because one is needed. */
+	if (e == -ENOENT && !tdm_sys3(SYS_ioctl, fill_uffd, UFFDIO_REGISTER, &r)) {
+		c.copy = 0;
+		(void)tdm_sys3(SYS_ioctl, fill_uffd, UFFDIO_COPY, &c);
+	}
+	return c.copy > 0 ? (size_t)c.copy : 0;
+}
+
+void plat_copy_new(void *dst, const void *src, size_t len)
+{
+	u64 d = (u64)(uintptr_t)dst, s = (u64)(uintptr_t)src, end = d + len;
+
+	while (d < end) {
+		u64 stop = TDM_MIN(TDM_ALIGN_DOWN(d, TDM_PAGE_SIZE) + TDM_PAGE_SIZE, end), n = 0;
+
+		if (d % TDM_PAGE_SIZE == 0 && fill_uffd >= 0)
+			n = copy_new(d, s, TDM_MIN(TDM_ALIGN_UP(end, TDM_PAGE_SIZE), TDM_ALIGN_DOWN(d, TDM_HUGE_SIZE) + TDM_HUGE_SIZE) - d);
+		if (!n) {
+			n = stop - d;
+			memcpy((void *)(uintptr_t)d, (const void *)(uintptr_t)s, n);
+		}
+		d += n;
+		s += n;
+	}
 }
