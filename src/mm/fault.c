@@ -18,6 +18,7 @@
 #include "base/fmt.h"
 #include "mm/mm.h"
 
+#define REFUSED_TRIES 64u
 #define FUTILE_NS ((u64)20000000)
 #define STREAM_PAGES ((u64)256) /* at most; see stream_pages() */
 #define LONE_MAX_NS 2500u /* what a copy of a lone page costs */
@@ -691,7 +692,7 @@ int tdmi_fault(struct tdm_ctx *ctx, struct tdm_va va, bool write)
 {
 	struct tdm_mm *mm = ctx->mm;
 	struct block b = { 0 };
-	u32 tries = 0;
+	u32 tries = 0, again = 0;
 	int r;
 
 	va.v &= TDM_PAGE_MASK;
@@ -704,6 +705,8 @@ int tdmi_fault(struct tdm_ctx *ctx, struct tdm_va va, bool write)
 			plat_yield();
 		} else {
 			drain_events(ctx);
+			if (++again % REFUSED_TRIES == 0 && mm->port->ops->refused)
+				mm->port->ops->refused(mm->port, ctx, va);
 		}
 	}
 	count_fault(&b);

@@ -48,27 +48,38 @@ int tdmi_frozen_page(struct tdm_ctx *ctx, u64 va, const void **bytes)
 	return r;
 }
 
+/* The 2 MiB at va, of which pt is the table or has the leaf; locked. */
+static int walk_table(struct tdm_ctx *ctx, struct tdm_pt *pt, u64 va, int (*fn)(void *arg, u64 va, const void *bytes), void *arg)
+{
+	int r = 0;
+
+	for (u32 k = 0; k < TDM_HUGE_PAGES && !r; k++) {
+		struct tdm_pte pte = tdm_pt_get(pt, pt->level ? tdm_pt_index(pt, va) : k);
+		const void *bytes;
+
+		if (!tdm_pte_home(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP))
+			continue;
+		r = bytes_of(ctx, pte, pt->level ? k : 0, &bytes);
+		if (!r && bytes)
+			r = fn(arg, va + ((u64)k << TDM_PAGE_SHIFT), bytes);
+	}
+	return r;
+}
+
 int tdmi_frozen_walk(struct tdm_ctx *ctx, int (*fn)(void *arg, u64 va, const void *bytes), void *arg)
 {
 	const u64 end = (u64)1 << 47;
 	int r = 0;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	for (u64 va = tdmi_pt_next(ctx->mm, 0, end); va < end && !r; va = tdmi_pt_next(ctx->mm, va + TDM_HUGE_SIZE, end))
-		for (u32 k = 0; k < TDM_HUGE_PAGES && !r; k++) {
-			u64 at = va + ((u64)k << TDM_PAGE_SHIFT);
-			struct tdm_pte pte;
-			struct tdm_pt *pt;
-			const void *bytes;
-			u32 i;
+	for (u64 va = tdmi_pt_next(ctx->mm, 0, end); va < end && !r; va = tdmi_pt_next(ctx->mm, va + TDM_HUGE_SIZE, end)) {
+		struct tdm_pt *pt;
 
-			pt = tdmi_pt_walk(ctx->mm, at, &i, &pte);
-			if (!tdm_pte_home(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP))
-				continue;
-			r = bytes_of(ctx, pte, pt->level == 1 ? k : 0, &bytes);
-			if (!r && bytes)
-				r = fn(arg, at, bytes);
-		}
+		if (tdmi_pt_lock(ctx->mm, va, false, &pt) || !pt)
+			continue;
+		r = walk_table(ctx, pt, va, fn, arg);
+		tdm_pt_unlock(pt);
+	}
 	tdmi_rcu_read_unlock(ctx->rcu);
 	return r;
 }

@@ -69,6 +69,7 @@ struct tdm_ctx {
 	tdm_a32 busy;             /* inside an operation on the mm: see tdmi_mm_enter() */
 	tdm_a32 filling;          /* the port is being asked to fill: see event.c */
 	u32 fresh;                /* pages that it has mapped which came from the kernel, since it last made room for them: fault.c */
+	u32 tid;                  /* whose fault it serves, as the port says; 0: not known */
 	u32 lone_ns, lone_copies; /* what a move of a lone page took, on average; lone pages copied since that is too much: fault.c */
 	bool may_wait;            /* others serve faults while this thread waits for one: it may unshare (reclaim.c) */
 	/* Or NULL: called by a thread that serves a fault before and after it waits for something slow, so that somebody else serves the next. It may be
@@ -195,7 +196,8 @@ void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len);
 /* ---- frozen.c: while the gate is closed and the caller is the only one who looks. Nothing is changed, so that both sides of a fork find the same. */
 /* The bytes of the page at va: its home, an unpacked copy in ctx->bounce, zeros if it was never touched; NULL: the port has it. -EIO, -EBADMSG. */
 int tdmi_frozen_page(struct tdm_ctx *ctx, u64 va, const void **bytes);
-/* fn(arg, va, bytes) for every page that the port does not have, until it returns nonzero: that is the result. */
+/* fn(arg, va, bytes) for every page that the port does not have, until it returns nonzero: that is the result. This one needs no closed gate where nothing
+ * can be filled and the caller holds the event lock: pages may be packed meanwhile, and each is looked at with its table locked. */
 int tdmi_frozen_walk(struct tdm_ctx *ctx, int (*fn)(void *arg, u64 va, const void *bytes), void *arg);
 /* The page at va was given to the port while frozen: if the port still has it, the table says so now. The event lock is held. */
 void tdmi_settle(struct tdm_ctx *ctx, u64 va);

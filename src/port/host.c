@@ -258,6 +258,11 @@ int tdmi_host_wake(int uffd, u64 va, u64 len)
 	return (int)tdm_sys3(SYS_ioctl, uffd, UFFDIO_WAKE, &r);
 }
 
+void tdmi_host_let_go(int uffd)
+{
+	tdm_sys1(SYS_close, uffd);
+}
+
 static void host_wake(struct tdm_port *p, struct tdm_va va, u32 n)
 {
 	tdmi_host_wake(host_of(p)->uffd, va.v, (u64)n << TDM_PAGE_SHIFT);
@@ -512,6 +517,7 @@ static const struct tdm_port_ops host_ops = {
 	.discard = host_discard,
 	.discard_many = host_discard_many,
 	.drain = tdmi_host_drain,
+	.refused = tdmi_host_refused,
 };
 
 static bool kernel_has_poison(void)

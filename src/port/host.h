@@ -46,8 +46,8 @@ struct tdm_host {
 	int kick_fd;
 	struct tdm_host_fault pending[TDM_HOST_PENDING];
 	u32 pending_head, pending_tail;
-	/* A fork that nobody announced: called with the event lock held. The descriptor is the callee's. */
-	void (*forked)(void *arg, int child_uffd);
+	/* A fork that nobody announced: called with the event lock held, and nothing can be filled. The descriptor is the callee's. */
+	void (*forked)(void *arg, struct tdm_ctx *ctx, int child_uffd);
 	void *forked_arg;
 };
 
@@ -65,8 +65,12 @@ bool tdmi_host_read(struct tdm_host *h, struct tdm_ctx *ctx, struct tdm_host_fau
 void tdmi_host_drain(struct tdm_port *p, struct tdm_ctx *ctx);
 /* Take in one event that was read raw (no fault, no fork). The event lock is held. */
 void tdmi_host_event(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_msg *m);
+/* Is the going of somebody still to be read, who was at [start, end) before whoever is there now? The event lock is held. */
+bool tdmi_host_awaited(struct tdm_host *h, u64 start, u64 end);
 /* An UNMAP of which only that is known to be true here which was expected. The event lock is held. */
 void tdmi_host_left(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end);
+/* What is served, and has not been found yet, has a VMA from now on. The event lock is held. */
+void tdmi_host_know_served(struct tdm_host *h, struct tdm_ctx *ctx);
 /* Whoever waits to leave has left. The event lock is held. */
 void tdmi_host_forget_limbo(struct tdm_host *h, struct tdm_ctx *ctx);
 /* One message, raw; for the time of a fork. 1, 0 (nothing), or -errno. */
@@ -85,6 +89,8 @@ void tdmi_host_fds_restore(const struct rlimit *was);
 /* UFFDIO_COPY through any userfaultfd, and back out of the way. Pages done in *done. */
 int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done);
 int tdmi_host_wake(int uffd, u64 va, u64 len);
+/* Nobody serves what is missing there any more: it reads as zeros. */
+void tdmi_host_let_go(int uffd);
 
 /* Give [start, end) to the port / take it back. 0 or -errno of the kernel (-EBUSY: somebody else's userfaultfd). */
 int tdmi_host_register(struct tdm_host *h, u64 start, u64 end);
@@ -97,6 +103,26 @@ int tdmi_host_unregister(struct tdm_host *h, u64 start, u64 end);
 int tdmi_host_registered(int uffd, u64 va);
 /* Has the program's address space changed in a way that we have not been told of yet? */
 bool tdmi_host_changing(struct tdm_host *h);
+
+/* Threads of the process that run, of those that there were at a moment. See host_threads.c. */
+#define TDM_UNDERWAY_MAX 512u
+struct tdm_underway {
+	u32 n;
+	bool all;  /* no more than fit here */
+	u64 by;    /* nobody waits for them beyond this time, in ns */
+	struct tdm_underway_thread {
+		u32 tid;
+		u64 ran; /* ns until then */
+	} thread[TDM_UNDERWAY_MAX];
+};
+void tdmi_host_underway(struct tdm_host *h, struct tdm_underway *u);
+/* Whoever of them had changed a mapping before has queued his event since; or time is up. */
+bool tdmi_host_underway_done(struct tdm_host *h, struct tdm_underway *u);
+/* Both: everybody who has changed a mapping until now has queued his event at the end. */
+void tdmi_host_let_queue(struct tdm_host *h);
+
+/* See struct tdm_port_ops. */
+void tdmi_host_refused(struct tdm_port *p, struct tdm_ctx *ctx, struct tdm_va va);
 
 /* A mapping of the process. */
 struct tdm_mapping {

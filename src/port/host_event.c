@@ -33,10 +33,18 @@
  * and is not known, is a tenant of whom nothing was said: the old place of a DONTUNMAP, or what a mapping has grown by. Until this is settled
  * nothing is taken home (tdmi_events_settled()): a page of a mapping that we do not serve would not be asked for again.
  *
- * What remains: two goings from one place on their way at once, of which at least one is a REMAP. It takes a thread that is stopped after its
- * munmap() or mremap() for as long as another one needs to be given the place by mremap(), have that event read, and unmap or move it
- * again. And the same with one going, if it is that of a tenant of whom we do not know: a mapping that has grown and was not touched there since, the
- * empty one that a DONTUNMAP leaves, or one that went while it was being given to us (run/live_find.c).
+ * Two goings from one place may be on their way at once: a thread is stopped after its munmap() or mremap(), while another one is given the place by
+ * mremap(), and moves on. Its second going must not be read before the first. It cannot begin before the call that brought it is over, which
+ * ends with the UNMAP of where it came from. So when a REMAP brings somebody to where somebody is known, nothing more is read until every
+ * thread that was under way has queued its event (port/host_threads.c): from then on they are read in the order in which they were queued. After
+ * MREMAP_DONTUNMAP there is no such UNMAP: the preloaded library makes the caller wait (tdmi_host_awaited()).
+ *
+ * A lock around mremap() and munmap() in the preloaded library would not do: libc's own calls (realloc(), free(), the stacks of threads) do not go
+ * through the symbols that can be interposed.
+ *
+ * What remains: the same with a tenant of whom we do not know: a mapping that has grown, into a place that somebody has just left or which it
+ * leaves again before we have seen it; the empty one that a DONTUNMAP leaves; one that went while it was being given to us (run/live_find.c).
+ * A bare system call with MREMAP_DONTUNMAP. And a thread that is not given the CPU for as long as host_threads.c waits.
  *
  * Everything here is under the event lock.
  */
@@ -188,6 +196,25 @@ static void know_all(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end
 	}
 }
 
+void tdmi_host_know_served(struct tdm_host *h, struct tdm_ctx *ctx)
+{
+	struct tdm_vma v;
+	u64 at = 0;
+
+	for (; tdmi_vma_next(h->mm, at, &v) && v.start < LIMBO; at = v.end)
+		know_all(h, ctx, at, v.start);
+	know_all(h, ctx, at, LIMBO);
+}
+
+/* Is anybody known to be at [start, end)? */
+static bool somebody(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end)
+{
+	struct tdm_vma v;
+
+	know_all(h, ctx, start, end);
+	return tdmi_vma_next(h->mm, start, &v) && v.start < end;
+}
+
 /* Somebody new comes to [start, end). */
 static void displace(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end)
 {
@@ -234,6 +261,15 @@ static void remap(struct tdm_host *h, struct tdm_ctx *ctx, u64 from, u64 to, u64
 	tdmi_move_end(ctx, to, len);
 }
 
+bool tdmi_host_awaited(struct tdm_host *h, u64 start, u64 end)
+{
+	uintptr_t flags = 0;
+
+	for (; start < end && !(flags & WAIT); start = run(h, start, end, &flags))
+		;
+	return flags & WAIT;
+}
+
 void tdmi_host_left(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end)
 {
 	unmap(h, ctx, start, end, false);
@@ -274,6 +310,14 @@ void tdmi_host_event(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_
 
 /* ---- reading ----------------------------------------------------------------------------------------------------------- */
 
+static void take_in(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_msg *m)
+{
+	/* Before he who has come can go again. */
+	if (m->event == UFFD_EVENT_REMAP && somebody(h, ctx, m->arg.remap.to, m->arg.remap.to + m->arg.remap.len))
+		tdmi_host_let_queue(h);
+	tdmi_host_event(h, ctx, m);
+}
+
 /* The next message, taking in events. false: there is none. */
 static bool next_fault(struct tdm_host *h, struct tdm_ctx *ctx, struct tdm_host_fault *out)
 {
@@ -293,9 +337,9 @@ static bool next_fault(struct tdm_host *h, struct tdm_ctx *ctx, struct tdm_host_
 			return true;
 		}
 		if (m.event == UFFD_EVENT_FORK)
-			h->forked(h->forked_arg, (int)m.arg.fork.ufd);
+			h->forked(h->forked_arg, ctx, (int)m.arg.fork.ufd);
 		else
-			tdmi_host_event(h, ctx, &m);
+			take_in(h, ctx, &m);
 		tdmi_event_done(ctx->mm);
 	}
 }

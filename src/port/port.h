@@ -59,6 +59,8 @@ struct tdm_port_ops {
 	void (*discard_many)(struct tdm_port *p, void *const *slot, const u32 *pages, u32 n);
 	/* Take in events of the address space (unmap, remap, remove) that are pending. The event lock is held, no table lock is. */
 	void (*drain)(struct tdm_port *p, struct tdm_ctx *ctx);
+	/* The fault at va that ctx serves (ctx->tid: whose) has been refused for a while. No lock is held. May be NULL. */
+	void (*refused)(struct tdm_port *p, struct tdm_ctx *ctx, struct tdm_va va);
 };
 
 struct tdm_port {

@@ -8,6 +8,7 @@
  */
 #include "run/live.h"
 #include <linux/futex.h>
+#include <signal.h>
 #include <string.h>
 #include "base/check.h"
 #include "base/fmt.h"
@@ -197,8 +198,6 @@ static u64 tick(struct tdm_live *l)
 		measure(l);
 	}
 	if (state == TDM_LIVE_ENGAGED) {
-		if (tdm_a32_ld_acquire(&l->mm.gate))
-			tdmi_live_raw_fork_finish(l);
 		if (l->usage > engage_at(l->limit) && (grown(l) || l->usage > l->limit))
 			find(l);
 		l->other_seen = TDM_MIN(l->other_seen, tdm_a64_ld_relaxed(&l->mm.other_bytes));
@@ -239,6 +238,24 @@ static int do_range(struct tdm_live *l, enum tdm_live_op op, u64 start, u64 end,
 	return r;
 }
 
+/* Somebody has come to [start, end): read on, until his predecessors are known to have gone. */
+static void settle(struct tdm_live *l, u64 start, u64 end)
+{
+	u64 by = plat_now_ns() + 50 * NS_PER_MS;
+
+	if (!tdmi_mm_enter(l->ctx))
+		return;
+	for (bool awaited = true; awaited && plat_now_ns() < by;) {
+		plat_mutex_lock(&l->mm.event_lock);
+		tdmi_host_drain(&l->host.port, l->ctx);
+		awaited = tdmi_host_awaited(&l->host, start, end);
+		plat_mutex_unlock(&l->mm.event_lock);
+		if (awaited)
+			plat_yield();
+	}
+	tdmi_mm_exit(l->ctx);
+}
+
 static void serve_request(struct tdm_live *l)
 {
 	struct tdm_request *q = &l->req;
@@ -275,6 +292,10 @@ static void serve_request(struct tdm_live *l)
 	case TDM_OP_FIND:
 		if (tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
 			tdmi_live_find(l);
+		break;
+	case TDM_OP_SETTLE:
+		if (tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
+			settle(l, q->a, q->b);
 		break;
 	case TDM_OP_PUBLISH:
 		measure(l);
@@ -347,13 +368,28 @@ int tdmi_live_request_locked(struct tdm_live *l, enum tdm_live_op op, u64 a, u64
 	return q->result;
 }
 
+void tdmi_live_request_begin(struct tdm_live *l, u64 *signals)
+{
+	u64 all = ~(u64)0;
+
+	tdm_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, signals, 8);
+	plat_mutex_lock(&l->req_lock);
+}
+
+void tdmi_live_request_end(struct tdm_live *l, const u64 *signals)
+{
+	plat_mutex_unlock(&l->req_lock);
+	tdm_sys4(SYS_rt_sigprocmask, SIG_SETMASK, signals, NULL, 8);
+}
+
 int tdmi_live_request(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64 *out)
 {
+	u64 signals;
 	int r;
 
-	plat_mutex_lock(&l->req_lock);
+	tdmi_live_request_begin(l, &signals);
 	r = tdmi_live_request_locked(l, op, a, b, out);
-	plat_mutex_unlock(&l->req_lock);
+	tdmi_live_request_end(l, &signals);
 	return r;
 }
 

@@ -25,6 +25,7 @@
 #define TDM_LIVE_BEFORE 512u
 #define TDM_LIVE_JOURNAL 8192u
 #define TDM_LIVE_DEFERRED 4096u
+#define TDM_LIVE_STRANGERS 16u
 
 enum tdm_live_state {
 	TDM_LIVE_WATCHING, /* main thread only */
@@ -45,6 +46,7 @@ enum tdm_live_op {
 	TDM_OP_EXCLUDE,
 	TDM_OP_PUBLISH,
 	TDM_OP_FIND,
+	TDM_OP_SETTLE,
 	TDM_OP_LOCK_ALL,
 	TDM_OP_NO_RECYCLE,
 	TDM_OP_FORK_PREPARE,
@@ -76,13 +78,18 @@ struct tdm_frozen_event {
 struct tdm_frozen {
 	struct tdm_frozen_event *event;
 	u32 n;
-	u32 nearly;                    /* events that were read before the fork's */
+	struct tdm_stranger {
+		int uffd;
+		u32 n, njournal;       /* what had been read, and restored, before its event was */
+	} forked, child;               /* the one that was read of last; the one that everybody waits for */
 	u32 judged;                    /* so many can have happened in the child: those that came by the time that it was told */
 	u32 njournal;
 	struct tdm_restored {
 		u64 va;
 		u32 after;             /* so many events */
 	} journal[TDM_LIVE_JOURNAL];   /* pages restored without a change of the table */
+	u32 nstrangers;
+	struct tdm_stranger stranger[TDM_LIVE_STRANGERS]; /* forks besides the one for which the engine stands still */
 	u32 ndeferred;
 	u64 deferred[TDM_LIVE_DEFERRED]; /* faults that cannot be served before a pending event is read */
 };
@@ -154,11 +161,10 @@ struct tdm_live {
 	bool fork_announced;         /* frozen for it; req_lock */
 	int fork_sock;               /* main's end, in the program's descriptor table */
 	int fork_peer;               /* the child's end, likewise */
+	u32 fork_tid;                /* the thread that forks */
 	struct rlimit fork_fds;      /* the program's limit of descriptors, raised for that time */
 	tdm_a32 child_ready;         /* in the child: taken over */
 	struct tdm_frozen frozen;
-	u32 nraw;                      /* forks that nobody announced; the event lock */
-	int raw_fork[16];              /* their userfaultfds */
 	tdm_a64 forks;
 };
 
@@ -178,7 +184,12 @@ struct tdm_live_config {
 int tdmi_live_start(const struct tdm_live_config *config, char *err, size_t errlen);
 /* Ask main to do something, and wait. Called on a program's thread. */
 int tdmi_live_request(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64 *out);
-/* The same with req_lock held. */
+/*
+ * The same in parts, for who has something to do that no fork and no request may come into. Signals are blocked meanwhile: their handlers may fork, or
+ * ask for something themselves.
+ */
+void tdmi_live_request_begin(struct tdm_live *l, u64 *signals);
+void tdmi_live_request_end(struct tdm_live *l, const u64 *signals);
 int tdmi_live_request_locked(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64 *out);
 /* Bring everything back, end the threads. */
 int tdmi_live_stop(struct tdm_live *l, char *err, size_t errlen);
@@ -208,15 +219,22 @@ void tdmi_live_fork_prepare(void);
 void tdmi_live_fork_parent(void);
 void tdmi_live_fork_child(void);
 void tdmi_live_fork_serve(struct tdm_live *l);
-void tdmi_live_raw_fork(void *arg, int child_uffd);
-void tdmi_live_raw_fork_finish(struct tdm_live *l);
 void tdmi_live_child_takeover(struct tdm_live *l);
 /* live_frozen.c: the engine stands still from begin to end. */
 void tdmi_frozen_begin(struct tdm_live *l);
 /* Give the list back. No fork is under way, or will be. */
 void tdmi_frozen_destroy(struct tdm_live *l);
-/* Serve and note what there is to read. A fork's userfaultfd goes to *child. 0 or -errno of the read (-EMFILE). */
-int tdmi_frozen_read(struct tdm_live *l, int *child);
+/* Serve and note what there is to read; after a fork's message no further: its userfaultfd is in *forked. 0 or -errno of the read. */
+int tdmi_frozen_read(struct tdm_live *l, int *forked);
+/* The fork's message that was read last is that of the child that everybody waits for; or is not, or not known to be: then it is given what is its when
+ * the engine goes on. */
+void tdmi_frozen_forked(struct tdm_live *l, int uffd);
+void tdmi_frozen_stranger(struct tdm_live *l, int uffd);
+/* The child is one of those who were not known to be it: the latest, or -1 if there is none. Or it was none of ours after all. */
+int tdmi_frozen_no_stranger(struct tdm_live *l);
+void tdmi_frozen_stranger_after_all(struct tdm_live *l);
+/* A fork that nobody has announced (tdm_host.forked). */
+void tdmi_live_raw_fork(void *arg, struct tdm_ctx *ctx, int child_uffd);
 void tdmi_frozen_read_child(struct tdm_live *l, int child);
 /* Nothing is on its way any more: which of the events so far happened in the child? Before its faults are read. */
 void tdmi_frozen_judge(struct tdm_live *l, int child);

@@ -79,6 +79,9 @@ static bool take(struct tdm_live *l, u64 start, u64 end, uintptr_t flags)
 	bool taken = false;
 
 	plat_mutex_lock(&l->mm.event_lock);
+	/* Who was here before, and has left, says so before those who are here now can: their going is announced from now on. */
+	if (tdmi_host_changing(&l->host))
+		tdmi_host_let_queue(&l->host);
 	if (!(excluded ? tdmi_host_register_events(&l->host, start, end) : tdmi_host_register(&l->host, start, end)))
 		for (u64 at = start; at < end; at = m.end) {
 			int r = registered_at(l, at, &m);
@@ -161,13 +164,15 @@ static int look(struct tdm_live *l, u64 va, struct tdm_mapping *m)
 	}
 }
 
-/* In the child of a fork: what was not copied (MADV_DONTFORK), or was gone before it was, is nothing to manage. The event lock is held. */
+/* In the child of a fork: what was not copied (MADV_DONTFORK), or was gone before it was, is nothing to manage. So is what had been served, because it
+ * was registered, and not been found yet: that has entries, and no VMA. The event lock is held. */
 void tdmi_live_forget_unregistered(struct tdm_live *l)
 {
 	struct tdm_mapping m;
 	struct tdm_vma v;
 	u64 at = 0;
 
+	tdmi_host_know_served(&l->host, l->ctx);
 	while (tdmi_vma_next(&l->mm, at, &v)) {
 		u64 start = TDM_MAX(at, v.start), end;
 		int r = look(l, start, &m);

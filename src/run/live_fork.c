@@ -27,7 +27,8 @@
  * A process that is not engaged yet has nothing to hand over: the state word keeps it from engaging during the fork, that is all.
  *
  * A fork that goes past libc (a bare clone system call) is noticed by its event alone. Its child runs no code of ours: so everything that is out is
- * copied into it at once, and it is on its own, unmanaged.
+ * copied into it at once, by whoever has read the event, before he lets go of the event lock: nobody fills a page or takes one home meanwhile, so that
+ * the table is as it was when the address space was copied. While the engine stands still for another fork it waits until that is over.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -41,6 +42,8 @@
 
 #define FDS_MAX 64u
 #define QUIET_NS ((u64)50000000)
+#define EVENTS_OF_A_CALL 4u
+#define ANNOUNCED_NAP_NS ((u64)20000)
 #define SEND_TRIES 1000u
 
 /* What the child is told. Its descriptors: the userfaultfd, a file of events if there are any, the tiers' files. */
@@ -68,6 +71,7 @@ void tdmi_live_fork_prepare(void)
 		return;
 	plat_mutex_lock(&l->req_lock);
 	touch_stack();
+	l->fork_tid = (u32)tdmi_linux_gettid();
 	l->fork_announced = false;
 	for (;;) {
 		u32 state = TDM_LIVE_WATCHING;
@@ -248,13 +252,14 @@ static void answer(struct tdm_live *l, int result)
 
 /* Has the child said that it has taken over, or ended? It is answered: from then on we read no fault of its any more, and it lets its program run.
  * What we know of its pages is what they were at the fork. */
-static bool child_done(int sock)
+static bool child_done(int sock, bool *nobody)
 {
 	char c;
 	long r = tdm_sys6(SYS_recvfrom, sock, (long)&c, 1, MSG_DONTWAIT, 0, 0);
 
 	if (r == -EAGAIN || r == -EINTR)
 		return false;
+	*nobody = r <= 0;
 	tdm_sys6(SYS_sendto, sock, (long)&c, 1, MSG_NOSIGNAL | MSG_DONTWAIT, 0, 0);
 	return true;
 }
@@ -273,14 +278,92 @@ static void freeze_settled(struct tdm_live *l)
 		}
 		plat_yield();
 		tdmi_mm_freeze(&l->mm);
+		}
+}
+
+static bool parent_done(struct tdm_live *l)
+{
+	return tdm_a32_ld_acquire(&l->req.state) == 1 && l->req.op == TDM_OP_FORK_PARENT;
+}
+
+/* Where is the forking thread? Until its message is read it sleeps in its call; once it is, it has been woken. */
+static enum { IN_CALL, ON_ITS_WAY, ELSEWHERE } forking_thread(struct tdm_live *l)
+{
+	char path[48], buf[32];
+	long fd, n, nr = 0;
+
+	if (parent_done(l))
+		return ELSEWHERE;
+	tdmi_fmt(path, sizeof(path), "/proc/self/task/%u/syscall", l->fork_tid);
+	fd = tdm_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+	n = fd < 0 ? fd : tdm_sys3(SYS_read, fd, buf, sizeof(buf));
+	if (fd >= 0)
+		tdm_sys1(SYS_close, fd);
+	if (n <= 0)
+		return ELSEWHERE; /* the kernel does not tell */
+	if (buf[0] == 'r')
+		return ON_ITS_WAY; /* "running" */
+	for (long i = 0; i < n && buf[i] >= '0' && buf[i] <= '9'; i++)
+		nr = nr * 10 + (buf[i] - '0');
+	return nr == SYS_clone || nr == SYS_fork || nr == SYS_vfork || nr == SYS_clone3 ? IN_CALL : ELSEWHERE;
+}
+
+/* A fork's message was read. Is it that of the thread which has announced one? Another one may have made the bare system call. */
+static bool announced(struct tdm_live *l)
+{
+	tdm_a32 nobody = { 0 };
+	int where;
+
+	while ((where = forking_thread(l)) == ON_ITS_WAY)
+		plat_wait(&nobody, 0, ANNOUNCED_NAP_NS);
+	return where == ELSEWHERE;
+}
+
+/*
+ * What had happened before the fork may be announced after it. It has all been read when nothing is on its way; or when everybody who was under way at the
+ * fork has queued one event after the other, as many as a call has (mremap: three that unmap, and the move).
+ */
+struct announcements {
+	u32 round; /* 0: has not begun */
+	u64 by;
+	struct tdm_underway underway;
+};
+
+static bool all_read(struct tdm_live *l, struct announcements *a)
+{
+	if (!a->round)
+		a->by = plat_now_ns() + QUIET_NS;
+	if (!a->round || tdmi_host_underway_done(&l->host, &a->underway)) {
+		int none = -1;
+
+		/* They are queued, now they are read: the caller has done so only before. */
+		(void)tdmi_frozen_read(l, &none);
+		if (none >= 0)
+			tdmi_frozen_stranger(l, none);
+		a->round++;
+		tdmi_host_underway(&l->host, &a->underway);
+	}
+	return a->round > EVENTS_OF_A_CALL || !tdmi_host_changing(&l->host) || plat_now_ns() > a->by;
+}
+
+/* What has been read tells of a fork: of the child's, or of another. */
+static void take_fork(struct tdm_live *l, int forked, int *child)
+{
+	if (forked < 0)
+		return;
+	if (*child < 0 && announced(l)) {
+		*child = forked;
+		tdmi_frozen_forked(l, forked);
+	} else {
+		tdmi_frozen_stranger(l, forked);
 	}
 }
 
 void tdmi_live_fork_serve(struct tdm_live *l)
 {
-	int sock, child = -1;
-	bool sent = false, parent = false, done = false;
-	u64 quiet_by = 0;
+	struct announcements before = { 0 };
+	int sock, child = -1, forked;
+	bool sent = false, parent = false, done = false, nobody = false;
 
 	sock = fetch_fd(l->pid, l->fork_sock);
 	if (sock < 0) {
@@ -294,30 +377,38 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 		struct pollfd fds[3] = { { .fd = l->host.uffd, .events = POLLIN },
 					 { .fd = done ? -1 : child, .events = POLLIN },
 					 { .fd = child >= 0 && !done ? sock : -1, .events = POLLIN } };
+		struct timespec nap = { 0, child >= 0 && !sent ? 100000 : 1000000 };
 
-		tdm_sys3(SYS_poll, fds, 3, 1);
-		(void)tdmi_frozen_read(l, &child);
-		/* What had happened before the fork may be announced after it. */
-		if (child >= 0 && !quiet_by)
-			quiet_by = plat_now_ns() + QUIET_NS;
-		if (child >= 0 && !sent && (!tdmi_host_changing(&l->host) || plat_now_ns() > quiet_by)) {
+		tdm_sys5(SYS_ppoll, fds, 3, &nap, NULL, 0);
+		forked = -1;
+		(void)tdmi_frozen_read(l, &forked);
+		take_fork(l, forked, &child);
+		if (child >= 0 && !sent && all_read(l, &before)) {
 			/* If not, it sees the end of the socket when its parent has gone on. */
-			done = send_child(l, sock, child) != 0;
+			nobody = send_child(l, sock, child) != 0;
+			done = nobody;
 			sent = true;
 		}
 		/* Nor can its faults be served before that: a page may have been moved, and we not know of it. */
 		if (sent && !done) {
 			tdmi_frozen_read_child(l, child);
-			done = child_done(sock);
+			done = child_done(sock, &nobody);
 		}
-		parent = parent || (tdm_a32_ld_acquire(&l->req.state) == 1 && l->req.op == TDM_OP_FORK_PARENT);
+		parent = parent || parent_done(l);
+		/* Its message has been read by now. */
+		if (parent && child < 0)
+			child = tdmi_frozen_no_stranger(l);
 	}
 	if (child >= 0) {
 		tdm_a64_add_relaxed(&l->forks, 1);
 		/* Before anything is dropped: the child still has it. */
 		if (tdmi_swap_forked(l->swap, false))
 			plat_abort("tandem: the tiers could not be shared with the child of a fork\n");
-		tdm_sys1(SYS_close, child);
+		/* The child has ended; or there was none, since the fork had failed, and this is that of somebody else's. */
+		if (nobody)
+			tdmi_frozen_stranger_after_all(l);
+		else
+			tdmi_host_let_go(child);
 	}
 	tdmi_frozen_end(l);
 	tdm_sys1(SYS_close, sock);
@@ -424,40 +515,4 @@ void tdmi_live_child_takeover(struct tdm_live *l)
 	tdm_sys1(SYS_close, sock);
 	tdm_a32_st_release(&l->child_ready, 1);
 	plat_wake(&l->child_ready, 1);
-}
-
-/* ---- forks that nobody announced -------------------------------------------------------------------------------------- */
-
-void tdmi_live_raw_fork(void *arg, int child_uffd)
-{
-	struct tdm_live *l = arg;
-
-	/* Nobody goes on with what would change the child's view: those who are inside cannot, before the forking thread has run again. */
-	tdm_a32_st_seqcst(&l->mm.gate, 1);
-	if (l->nraw == TDM_ARRAY_SIZE(l->raw_fork))
-		plat_abort("tandem: too many forks at once\n");
-	l->raw_fork[l->nraw++] = child_uffd;
-	tdmi_live_nudge(l);
-}
-
-static int copy_out(void *arg, u64 va, const void *bytes)
-{
-	u32 done;
-	int r = tdmi_host_copy(*(int *)arg, va, bytes, 1, &done);
-
-	return r == -ESRCH ? r : 0;
-}
-
-void tdmi_live_raw_fork_finish(struct tdm_live *l)
-{
-	tdmi_mm_freeze(&l->mm);
-	while (l->nraw) {
-		int fd = l->raw_fork[--l->nraw];
-
-		(void)tdmi_frozen_walk(l->ctx, copy_out, &fd);
-		tdm_sys1(SYS_close, fd);
-		tdm_a64_add_relaxed(&l->forks, 1);
-	}
-	/* The tiers are shared with it as with any child, but it will not ask for anything any more. */
-	tdmi_mm_thaw(&l->mm);
 }

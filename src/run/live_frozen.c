@@ -12,7 +12,8 @@
  * The child gets the same list. But an event tells that something happened, not whether before the address space was copied: threads change mappings
  * while the fork event is on its way, and announce afterwards what they did before. What is registered in the child tells it (happened()). A thread
  * whose call is under way while another one forks cannot know which of the two comes first, so either will do; but what one thread did in order must be
- * there in order, and bytes must be where their mapping is.
+ * there in order, and bytes must be where their mapping is. After MREMAP_DONTUNMAP the old place is registered as before, and nothing tells: none is under
+ * way when fork() is called (preload.c).
  *
  * All of it on the main thread, with every other thread of the engine outside.
  */
@@ -20,7 +21,9 @@
 #include "base/check.h"
 #include "run/live.h"
 
+#ifndef EVENTS_MAX /* tests: fewer */
 #define EVENTS_MAX (1u << 18)
+#endif
 #define EVENTS_SIZE TDM_ALIGN_UP(EVENTS_MAX * sizeof(struct tdm_frozen_event), TDM_PAGE_SIZE)
 
 /* ---- the list ---------------------------------------------------------------------------------------------------------- */
@@ -32,7 +35,25 @@ static void make_list(struct tdm_frozen *f)
 		f->event = plat_map(EVENTS_SIZE);
 	if (!f->event)
 		plat_abort("tandem: no memory to remember what happens during a fork\n");
-	f->n = f->judged = f->njournal = f->ndeferred = 0;
+	f->n = f->judged = f->njournal = f->ndeferred = f->nstrangers = 0;
+}
+
+/* Is anybody known to be where event i moves something, or has anybody been on his way there? */
+static bool somebody_there(struct tdm_live *l, u32 i)
+{
+	u64 to = l->frozen.event[i].msg.arg.remap.to, len = l->frozen.event[i].msg.arg.remap.len;
+	struct tdm_vma v;
+	bool yes;
+
+	tdmi_rcu_read_lock(l->ctx->rcu);
+	yes = (tdmi_vma_next(&l->mm, to, &v) && v.start < to + len) || tdmi_pt_next(&l->mm, to, to + len) < to + len;
+	tdmi_rcu_read_unlock(l->ctx->rcu);
+	for (u32 k = 0; k < i && !yes; k++) {
+		const struct uffd_msg *m = &l->frozen.event[k].msg;
+
+		yes = m->event == UFFD_EVENT_REMAP && m->arg.remap.to < to + len && to < m->arg.remap.to + m->arg.remap.len;
+	}
+	return yes;
 }
 
 static void note_event(struct tdm_frozen *f, const struct uffd_msg *m)
@@ -165,10 +186,14 @@ static bool arrives(const struct tdm_frozen_event *e, u64 va)
 	return e->msg.event == UFFD_EVENT_REMAP && within(va, e->msg.arg.remap.to, e->msg.arg.remap.len);
 }
 
-/* Is whoever was at va before event i there in the child? If somebody is there, and is not one who came later. */
+/* Is whoever is moved from va by event i there in the child? If somebody is there, and is not one who came later; of whose coming we may have read before. */
 static bool stays(struct tdm_live *l, int child, u64 va, u32 i)
 {
+	struct place p = place_at(l, false, va, i);
+
 	if (tdmi_host_registered(child, va))
+		return false;
+	if (p.waiting != NOBODY && p.tenant >= 0 && happened(l, child, (u32)p.tenant))
 		return false;
 	for (u32 k = i + 1; k < l->frozen.judged; k++)
 		if (arrives(&l->frozen.event[k], va) && happened(l, child, k))
@@ -187,7 +212,7 @@ static bool came_too_late(struct tdm_live *l, int child, u32 i)
 
 static bool another_came(struct tdm_live *l, int child, u64 va, u32 i)
 {
-	for (u32 k = l->frozen.nearly; k < l->frozen.judged; k++)
+	for (u32 k = l->frozen.child.n; k < l->frozen.judged; k++)
 		if (k != i && arrives(&l->frozen.event[k], va) && happened(l, child, k))
 			return true;
 	return false;
@@ -199,7 +224,7 @@ static bool made_room(struct tdm_live *l, u32 i)
 	const struct uffd_msg *move = &l->frozen.event[i].msg;
 	bool room = false, left = false;
 
-	for (u32 k = l->frozen.nearly; k < l->frozen.judged; k++) {
+	for (u32 k = l->frozen.child.n; k < l->frozen.judged; k++) {
 		const struct uffd_msg *m = &l->frozen.event[k].msg;
 
 		if (m->event != UFFD_EVENT_UNMAP)
@@ -213,7 +238,7 @@ static bool made_room(struct tdm_live *l, u32 i)
 /* Was whoever was at va moved on at the time of the fork? */
 static bool moved_away(struct tdm_live *l, int child, u64 va)
 {
-	for (u32 k = l->frozen.nearly; k < l->frozen.judged; k++) {
+	for (u32 k = l->frozen.child.n; k < l->frozen.judged; k++) {
 		const struct uffd_msg *m = &l->frozen.event[k].msg;
 
 		if (m->event == UFFD_EVENT_REMAP && within(va, m->arg.remap.from, m->arg.remap.len) && happened(l, child, k))
@@ -238,7 +263,7 @@ static bool happened(struct tdm_live *l, int child, u32 i)
 		e->in_child = true;
 	/* Something is at both places: after mremap(MREMAP_DONTUNMAP), or because the move came after the fork, onto something that was there. */
 	else if (!tdmi_host_registered(child, to) &&
-		 (place_at(l, true, to, l->frozen.nearly).tenant == NOBODY || moved_away(l, child, to)))
+		 (place_at(l, true, to, l->frozen.child.n).tenant == NOBODY || moved_away(l, child, to)))
 		e->in_child = !another_came(l, child, to, i) && !made_room(l, i);
 	return e->in_child;
 }
@@ -249,15 +274,15 @@ void tdmi_frozen_judge(struct tdm_live *l, int child)
 
 	f->judged = f->n;
 	for (u32 i = 0; i < f->n; i++) {
-		f->event[i].in_child = i < f->nearly;
-		f->event[i].judged = i < f->nearly;
+		f->event[i].in_child = i < f->child.n;
+		f->event[i].judged = i < f->child.n;
 	}
-	for (u32 i = f->nearly; i < f->n; i++)
+	for (u32 i = f->child.n; i < f->n; i++)
 		if (f->event[i].msg.event == UFFD_EVENT_REMAP)
 			(void)happened(l, child, i);
 	/* An UNMAP that made room for such a move. Of the others only this matters: they end the waiting of somebody who was moved, or displaced,
 	 * before the fork. What they unmapped is not registered in the child; what a REMOVE announced had not been dropped yet. */
-	for (u32 i = f->nearly; i < f->n; i++) {
+	for (u32 i = f->child.n; i < f->n; i++) {
 		const struct uffd_msg *m = &f->event[i].msg;
 
 		for (u32 k = i + 1; m->event == UFFD_EVENT_UNMAP && k < f->n; k++)
@@ -307,7 +332,7 @@ void tdmi_frozen_begin(struct tdm_live *l)
 		serve(l, h->uffd, h->pending[h->pending_head++ % TDM_HOST_PENDING].va);
 }
 
-int tdmi_frozen_read(struct tdm_live *l, int *child)
+int tdmi_frozen_read(struct tdm_live *l, int *forked)
 {
 	struct tdm_frozen *f = &l->frozen;
 	struct uffd_msg m;
@@ -318,11 +343,14 @@ int tdmi_frozen_read(struct tdm_live *l, int *child)
 		if (m.event == UFFD_EVENT_PAGEFAULT) {
 			serve(l, l->host.uffd, m.arg.pagefault.address & TDM_PAGE_MASK);
 		} else if (m.event == UFFD_EVENT_FORK) {
-			*child = (int)m.arg.fork.ufd;
-			f->nearly = f->n;
+			*forked = (int)m.arg.fork.ufd;
+			f->forked = (struct tdm_stranger){ *forked, f->n, f->njournal };
 			break;
 		} else {
 			note_event(f, &m);
+			/* See port/host_event.c. */
+			if (m.event == UFFD_EVENT_REMAP && somebody_there(l, f->n - 1))
+				tdmi_host_let_queue(&l->host);
 		}
 	}
 	n = f->ndeferred;
@@ -331,6 +359,45 @@ int tdmi_frozen_read(struct tdm_live *l, int *child)
 	for (u32 i = 0; i < n; i++)
 		serve(l, l->host.uffd, f->deferred[i]);
 	return r < 0 ? r : 0;
+}
+
+void tdmi_frozen_forked(struct tdm_live *l, int uffd)
+{
+	TDM_BUG_ON(l->frozen.forked.uffd != uffd);
+	l->frozen.child = l->frozen.forked;
+}
+
+/* In the order in which they forked. */
+static void add_stranger(struct tdm_frozen *f, struct tdm_stranger s)
+{
+	u32 i;
+
+	if (f->nstrangers == TDM_LIVE_STRANGERS)
+		plat_abort("tandem: too many forks at once\n");
+	for (i = f->nstrangers++; i && (f->stranger[i - 1].n > s.n || f->stranger[i - 1].njournal > s.njournal); i--)
+		f->stranger[i] = f->stranger[i - 1];
+	f->stranger[i] = s;
+}
+
+void tdmi_frozen_stranger(struct tdm_live *l, int uffd)
+{
+	TDM_BUG_ON(l->frozen.forked.uffd != uffd);
+	add_stranger(&l->frozen, l->frozen.forked);
+}
+
+int tdmi_frozen_no_stranger(struct tdm_live *l)
+{
+	struct tdm_frozen *f = &l->frozen;
+
+	if (!f->nstrangers)
+		return -1;
+	f->child = f->stranger[--f->nstrangers];
+	return f->child.uffd;
+}
+
+void tdmi_frozen_stranger_after_all(struct tdm_live *l)
+{
+	add_stranger(&l->frozen, l->frozen.child);
 }
 
 void tdmi_frozen_read_child(struct tdm_live *l, int child)
@@ -345,18 +412,51 @@ void tdmi_frozen_read_child(struct tdm_live *l, int child)
 
 /* ---- afterwards ---------------------------------------------------------------------------------------------------------------- */
 
+static int copy_out(void *arg, u64 va, const void *bytes)
+{
+	u32 done;
+	int r = tdmi_host_copy(*(int *)arg, va, bytes, 1, &done);
+
+	return r == -ESRCH ? r : 0;
+}
+
+/* The child's program has nobody to ask for what the table has out, and is given all of it. */
+static void give_all(struct tdm_live *l, struct tdm_ctx *ctx, int uffd)
+{
+	(void)tdmi_frozen_walk(ctx, copy_out, &uffd);
+	tdmi_host_let_go(uffd);
+	tdm_a64_add_relaxed(&l->forks, 1);
+}
+
+void tdmi_live_raw_fork(void *arg, struct tdm_ctx *ctx, int child_uffd)
+{
+	give_all(arg, ctx, child_uffd);
+}
+
+/* What was restored, from journal entry *k on, as long as it was before `end` and after no more than `after` events. */
+static void settle_journal(struct tdm_live *l, u32 *k, u32 end, u32 after)
+{
+	struct tdm_restored *j = l->frozen.journal;
+	struct tdm_vma v;
+
+	for (; *k < end && j[*k].after <= after; ++*k)
+		/* What has been unmapped may have been mapped anew, and be nobody's to take. */
+		if (tdmi_vma_find(&l->mm, j[*k].va, &v))
+			tdmi_settle(l->ctx, j[*k].va);
+}
+
 void tdmi_frozen_end(struct tdm_live *l)
 {
 	struct tdm_frozen *f = &l->frozen;
-	struct tdm_vma v;
 
 	plat_mutex_lock(&l->mm.event_lock);
-	/* In the order in which it happened: what was restored and then dropped is about to go. */
-	for (u32 i = 0, k = 0; i <= f->n; i++) {
-		for (; k < f->njournal && (i == f->n || f->journal[k].after <= i); k++)
-			/* What has been unmapped may have been mapped anew, and be nobody's to take. */
-			if (tdmi_vma_find(&l->mm, f->journal[k].va, &v))
-				tdmi_settle(l->ctx, f->journal[k].va);
+	/* In the order in which it happened: what was restored and then dropped is about to go; what a stranger got is what there was then. */
+	for (u32 i = 0, k = 0, s = 0; i <= f->n; i++) {
+		for (; s < f->nstrangers && f->stranger[s].n == i; s++) {
+			settle_journal(l, &k, f->stranger[s].njournal, i);
+			give_all(l, l->ctx, f->stranger[s].uffd);
+		}
+		settle_journal(l, &k, f->njournal, i);
 		if (i < f->n)
 			tdmi_host_event(&l->host, l->ctx, &f->event[i].msg);
 	}

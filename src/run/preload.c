@@ -101,6 +101,31 @@ EXPORT int madvise(void *addr, size_t len, int advice)
 }
 
 /*
+ * MREMAP_DONTUNMAP is announced by one event, and whoever has called it goes on as soon as that is read: he could move on what he has moved before somebody
+ * has said that he has left that place, and be taken for him (port/host_event.c). So he waits until that is known. libc itself never asks for it. A fork
+ * cannot tell whether it happened before (run/live_frozen.c): it does not happen during one.
+ */
+static long mremap_keep(struct tdm_live *l, void *addr, size_t old_len, size_t new_len, int flags, void *to)
+{
+	u64 signals;
+	long r;
+
+	tdmi_live_request_begin(l, &signals);
+	r = tdm_sys5(SYS_mremap, addr, old_len, new_len, flags, to);
+	if ((r >= 0 || r <= -4096) && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
+		(void)tdmi_live_request_locked(l, TDM_OP_SETTLE, (u64)r, (u64)r + TDM_ALIGN_UP(new_len, TDM_PAGE_SIZE), NULL);
+	tdmi_live_request_end(l, &signals);
+	return r;
+}
+
+static long do_mremap(struct tdm_live *l, void *addr, size_t old_len, size_t new_len, int flags, void *to)
+{
+	if (l && (flags & MREMAP_DONTUNMAP) && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
+		return mremap_keep(l, addr, old_len, new_len, flags, to);
+	return tdm_sys5(SYS_mremap, addr, old_len, new_len, flags, to);
+}
+
+/*
  * A mapping that grows, or comes while it is being looked for, is registered in parts for a moment, which mremap() refuses: to the program it is one
  * mapping. glibc's own realloc() does not come here; it copies if it is refused.
  */
@@ -114,10 +139,10 @@ EXPORT void *mremap(void *addr, size_t old_len, size_t new_len, int flags, ...)
 	va_start(ap, flags);
 	to = flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) ? va_arg(ap, void *) : NULL; /* NOLINT(clang-analyzer-valist.Uninitialized) */
 	va_end(ap);
-	r = tdm_sys5(SYS_mremap, addr, old_len, new_len, flags, to);
+	r = do_mremap(l, addr, old_len, new_len, flags, to);
 	for (u32 i = 0; r == -EFAULT && l && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED && i < 3; i++) {
 		(void)tdmi_live_request(l, TDM_OP_FIND, 0, 0, NULL);
-		r = tdm_sys5(SYS_mremap, addr, old_len, new_len, flags, to);
+		r = do_mremap(l, addr, old_len, new_len, flags, to);
 	}
 	if (r < 0 && r > -4096) {
 		errno = (int)-r;

@@ -419,6 +419,59 @@ static long by_clone3(void)
 	return r < 0 && (errno == ENOSYS || errno == EPERM) ? by_clone() : r;
 }
 
+static void *raw_forker(void *arg)
+{
+	for (unsigned i = (unsigned)(uintptr_t)arg; !atomic_load(&com->stop); i++) {
+		long pid = by_fork();
+
+		CHECK(pid >= 0, "fork by syscall(): %s", strerror(errno));
+		if (pid == 0) {
+			inspect(i, 64, 0, "child of a bare fork among others");
+			_exit(4);
+		}
+		reap((pid_t)pid, 4, "child of a bare fork among others");
+		sleep_ms(30); /* each is given all that is out */
+	}
+	return NULL;
+}
+
+static void *dropper(void *arg)
+{
+	char *p = anon(512 * KiB);
+
+	while (!atomic_load(&com->stop)) {
+		memset(p, 1, 512 * KiB);
+		madvise(p, 512 * KiB, MADV_DONTNEED);
+	}
+	munmap(p, 512 * KiB);
+	return NULL;
+}
+
+/* Threads that fork by libc and threads that make the bare system call, while pages that both sides have are being dropped. */
+static void part_mixed(void)
+{
+	pthread_t th[4];
+
+	setup();
+	atomic_store(&com->stop, false);
+	for (uintptr_t i = 0; i < 4; i++)
+		CHECK(pthread_create(&th[i], NULL, i < 2 ? raw_forker : dropper, (void *)i) == 0, "pthread_create");
+	for (unsigned i = 0; i < (opt.seconds > 5 ? 400u : 30u); i++) {
+		pid_t pid = do_fork();
+
+		if (pid == 0) {
+			inspect(i, 64, 0, "child of a fork among bare ones");
+			_exit(11);
+		}
+		reap(pid, 11, "child of a fork among bare ones");
+		press_some(press_mem.pages / 32);
+	}
+	atomic_store(&com->stop, true);
+	for (unsigned i = 0; i < 4; i++)
+		pthread_join(th[i], NULL);
+	unchanged("after forks of both kinds");
+}
+
 static void part_raw(void)
 {
 	raw(by_fork, "fork by syscall()");
@@ -523,7 +576,7 @@ int main(int argc, char **argv)
 {
 	static const struct part parts[] = {
 		{ "storm", part_storm }, { "parent-first", part_parent_first }, { "generations", part_generations }, { "killed", part_killed },
-		{ "spawn", part_spawn }, { "threaded", part_threaded }, { "threads64", part_threads64 }, { "raw", part_raw }, { "daemon", part_daemon },
+		{ "spawn", part_spawn }, { "threaded", part_threaded }, { "threads64", part_threads64 }, { "raw", part_raw }, { "mixed", part_mixed }, { "daemon", part_daemon },
 		{ "exit", part_exit }, { "side-by-side", part_side_by_side },
 	};
 

@@ -228,7 +228,7 @@ static void part_grows_down(void)
 static void part_lock(void)
 {
 	size_t len = 4 * MiB;
-	char *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED, -1, 0);
+	char *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED, -1, 0), *q;
 	pid_t pid;
 
 	if (p == MAP_FAILED) {
@@ -239,7 +239,15 @@ static void part_lock(void)
 	press();
 	CHECK(out_pages(p, len) == 0, "%zu pages of MAP_LOCKED memory are out", out_pages(p, len));
 	check(p, len, 0xa70000, 0, "MAP_LOCKED");
-	munmap(p, len);
+	/* It must move, and what it grows by is populated before anybody is told that it has moved. */
+	q = mmap(p + len, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	p = mremap(p, len, 2 * len, MREMAP_MAYMOVE);
+	CHECK(p != MAP_FAILED, "mremap of locked memory: %s", strerror(errno));
+	check(p, len, 0xa70000, 0, "locked memory that has grown");
+	check_zero(p + len, len, "what locked memory has grown by");
+	munmap(p, 2 * len);
+	if (q != MAP_FAILED)
+		munmap(q, PAGE);
 	p = anon(len);
 	fill(p, len, 0xa80000, 0);
 	need_out(p, len, "memory before mlockall");
