@@ -262,8 +262,10 @@ TEST(bad_tiers_are_refused)
 	/* Were it cut short, it would be the name of a directory that there is. */
 	o.ntiers = 1;
 	tier[0] = deep;
-	for (size_t i = 14; i < sizeof(deep) - 3; i += 2)
-		memcpy(deep + i, "./", 2);
+	for (size_t i = 14; i < sizeof(deep) - 3; i += 2) {
+		deep[i] = '.';
+		deep[i + 1] = '/';
+	}
 	memcpy(deep + sizeof(deep) - 4, "nix", 4);
 	refused(&o, -EINVAL);
 	tier[0] = "file:/nonexistent/tandem";

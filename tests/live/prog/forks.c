@@ -459,7 +459,7 @@ static void part_mixed(void)
 	atomic_store(&com->stop, false);
 	for (uintptr_t i = 0; i < 4; i++)
 		CHECK(pthread_create(&th[i], NULL, i < 2 ? raw_forker : dropper, (void *)i) == 0, "pthread_create");
-	for (unsigned i = 0; i < (400u); i++) {
+	for (unsigned i = 0; i < 400u; i++) {
 		pid_t pid = do_fork();
 
 		if (pid == 0) {
