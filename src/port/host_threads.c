@@ -19,14 +19,6 @@
 #define WAIT_NS ((u64)50000000)
 #define NAP_NS ((u64)100000)
 
-struct dirent64 {
-	u64 ino;
-	s64 off;
-	u16 reclen;
-	u8 type;
-	char name[];
-};
-
 /* How long the thread has had a CPU. false: it has ended. */
 static bool ran(u32 tid, u64 *ns)
 {
@@ -58,8 +50,9 @@ static bool runs(u32 tid)
 	return n != -ESRCH && (p == buf || p + 1 >= buf + n || p[1] == 'R');
 }
 
-static void note(struct tdm_underway *u, u32 tid)
+static void note(void *arg, u32 tid)
 {
+	struct tdm_underway *u = arg;
 	u64 ns;
 
 	if ((int)tid == tdmi_linux_gettid() || !ran(tid, &ns) || !runs(tid))
@@ -72,28 +65,12 @@ static void note(struct tdm_underway *u, u32 tid)
 
 void tdmi_host_underway(struct tdm_host *h, struct tdm_underway *u)
 {
-	char buf[2048] __attribute__((aligned(8)));
-	long fd = tdm_sys4(SYS_openat, AT_FDCWD, "/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0), n = -1;
-
 	(void)h;
 	u->n = 0;
 	u->all = true;
 	u->by = plat_now_ns() + WAIT_NS;
-	while (fd >= 0 && (n = tdm_sys3(SYS_getdents64, fd, buf, sizeof(buf))) > 0)
-		for (long at = 0; at < n;) {
-			const struct dirent64 *d = (const struct dirent64 *)(buf + at);
-			u32 tid = 0;
-
-			for (const char *c = d->name; *c >= '0' && *c <= '9'; c++)
-				tid = tid * 10 + (u32)(*c - '0');
-			if (tid)
-				note(u, tid);
-			at += d->reclen;
-		}
-	if (n)
+	if (!tdmi_linux_each_thread(note, u))
 		u->all = false;
-	if (fd >= 0)
-		tdm_sys1(SYS_close, fd);
 }
 
 bool tdmi_host_underway_done(struct tdm_host *h, struct tdm_underway *u)

@@ -278,7 +278,7 @@ static void freeze_settled(struct tdm_live *l)
 		}
 		plat_yield();
 		tdmi_mm_freeze(&l->mm);
-		}
+	}
 }
 
 static bool parent_done(struct tdm_live *l)

@@ -5,20 +5,12 @@
  * The word that it clears (set_tid_address(2)) cannot be asked for, the thread's list of robust mutexes can, and glibc has the two side by side in
  * its struct pthread. A thread that libc starts says so itself (preload.c); the others are found by looking, once a second.
  */
-#include <fcntl.h>
 #include "base/check.h"
+#include "plat/linux/linux.h"
 #include "plat/linux/sys.h"
 #include "run/live.h"
 
 #define LOOK_NS ((u64)1000000000)
-
-struct dirent64 {
-	u64 ino;
-	s64 off;
-	u16 reclen;
-	u8 type;
-	char name[];
-};
 
 static void note(struct tdm_live *l, u32 tid, u32 name)
 {
@@ -42,27 +34,16 @@ static bool gone(void *arg, u32 tid)
 	return tdm_sys3(SYS_tgkill, l->pid, tid, 0) == -ESRCH;
 }
 
+static void note_seen(void *arg, u32 tid)
+{
+	note(arg, tid, tid);
+}
+
 void tdmi_live_note_threads(struct tdm_live *l)
 {
-	char buf[2048] __attribute__((aligned(8)));
-	long fd, n;
-
 	if (plat_now_ns() < l->threads_next_ns)
 		return;
 	l->threads_next_ns = plat_now_ns() + LOOK_NS;
-	fd = tdm_sys4(SYS_openat, AT_FDCWD, "/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
-	while (fd >= 0 && (n = tdm_sys3(SYS_getdents64, fd, buf, sizeof(buf))) > 0)
-		for (long at = 0; at < n;) {
-			const struct dirent64 *d = (const struct dirent64 *)(buf + at);
-			u32 tid = 0;
-
-			for (const char *c = d->name; *c >= '0' && *c <= '9'; c++)
-				tid = tid * 10 + (u32)(*c - '0');
-			if (tid)
-				note(l, tid, tid);
-			at += d->reclen;
-		}
-	if (fd >= 0)
-		tdm_sys1(SYS_close, fd);
+	(void)tdmi_linux_each_thread(note_seen, l);
 	tdmi_keep_sweep(&l->keep, gone, l);
 }

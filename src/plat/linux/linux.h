@@ -44,6 +44,9 @@ int tdmi_linux_fd_keep(long fd);
 /* The kernel's id of the calling thread. */
 int tdmi_linux_gettid(void);
 
+/* fn(arg, tid) for every thread of the process that /proc knows of now. false: not all could be seen. */
+bool tdmi_linux_each_thread(void (*fn)(void *arg, u32 tid), void *arg);
+
 /* Where plat_log() lines go: sink(line), or file descriptor 2 of the calling thread when NULL. */
 void tdmi_linux_log_sink(void (*sink)(const char *line));
 

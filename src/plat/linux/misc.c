@@ -97,3 +97,32 @@ void plat_abort(const char *msg)
 	for (;;)
 		tdm_sys2(SYS_kill, pid, SIGKILL);
 }
+
+struct dirent64 {
+	u64 ino;
+	s64 off;
+	u16 reclen;
+	u8 type;
+	char name[];
+};
+
+bool tdmi_linux_each_thread(void (*fn)(void *arg, u32 tid), void *arg)
+{
+	char buf[2048] __attribute__((aligned(8)));
+	long fd = tdm_sys4(SYS_openat, AT_FDCWD, "/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0), n = -1;
+
+	while (fd >= 0 && (n = tdm_sys3(SYS_getdents64, fd, buf, sizeof(buf))) > 0)
+		for (long at = 0; at < n;) {
+			const struct dirent64 *d = (const struct dirent64 *)(buf + at);
+			u32 tid = 0;
+
+			for (const char *c = d->name; *c >= '0' && *c <= '9'; c++)
+				tid = tid * 10 + (u32)(*c - '0');
+			if (tid)
+				fn(arg, tid);
+			at += d->reclen;
+		}
+	if (fd >= 0)
+		tdm_sys1(SYS_close, fd);
+	return n == 0;
+}
