@@ -196,9 +196,11 @@ void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len);
 /* ---- frozen.c: while the gate is closed and the caller is the only one who looks. Nothing is changed, so that both sides of a fork find the same. */
 /* The bytes of the page at va: its home, an unpacked copy in ctx->bounce, zeros if it was never touched; NULL: the port has it. -EIO, -EBADMSG. */
 int tdmi_frozen_page(struct tdm_ctx *ctx, u64 va, const void **bytes);
-/* fn(arg, va, bytes) for every page that the port does not have, until it returns nonzero: that is the result. This one needs no closed gate where nothing
+/* n pages from va on, and their bytes: home, or in ctx->bounce. */
+typedef int tdm_frozen_fn(void *arg, u64 va, u32 n, const void *bytes);
+/* fn() for all that is in [start, end) and that the port does not have, until it returns nonzero: that is the result, or -EIO, -EBADMSG. This one needs no closed gate where nothing
  * can be filled and the caller holds the event lock: pages may be packed meanwhile, and each is looked at with its table locked. */
-int tdmi_frozen_walk(struct tdm_ctx *ctx, int (*fn)(void *arg, u64 va, const void *bytes), void *arg);
+int tdmi_frozen_walk(struct tdm_ctx *ctx, u64 start, u64 end, tdm_frozen_fn *fn, void *arg);
 /* The page at va was given to the port while frozen: if the port still has it, the table says so now. The event lock is held. */
 void tdmi_settle(struct tdm_ctx *ctx, u64 va);
 

@@ -258,6 +258,11 @@ int tdmi_host_wake(int uffd, u64 va, u64 len)
 	return (int)tdm_sys3(SYS_ioctl, uffd, UFFDIO_WAKE, &r);
 }
 
+void tdmi_host_call(struct tdm_host *h)
+{
+	plat_discard((void *)(uintptr_t)h->beacon, TDM_PAGE_SIZE);
+}
+
 void tdmi_host_let_go(int uffd)
 {
 	tdm_sys1(SYS_close, uffd);
@@ -331,6 +336,11 @@ int tdmi_host_registered(int uffd, u64 va)
 	int r = probe(uffd, va);
 
 	return r == -ENOENT || r == -EAGAIN ? r : 0;
+}
+
+bool tdmi_host_alive(int uffd)
+{
+	return probe(uffd, 0) != -ESRCH;
 }
 
 bool tdmi_host_changing(struct tdm_host *h)
@@ -538,6 +548,7 @@ static void close_files(struct tdm_host *h)
 		if (fds[i] >= 0)
 			tdm_sys1(SYS_close, fds[i]);
 	plat_unmap(h->trash, TRASH_PAGES * TDM_PAGE_SIZE);
+	plat_unmap((void *)(uintptr_t)h->beacon, TDM_PAGE_SIZE);
 }
 
 int tdmi_host_init(struct tdm_host *h, int uffd, void *arena, u64 arena_len)
@@ -552,11 +563,17 @@ int tdmi_host_init(struct tdm_host *h, int uffd, void *arena, u64 arena_len)
 	plat_mutex_init(&h->trash_lock, TDM_RANK_TIER);
 	h->has_poison = kernel_has_poison();
 	h->trash = plat_map(TRASH_PAGES * TDM_PAGE_SIZE);
-	if (!h->trash)
+	h->beacon = (u64)(uintptr_t)plat_map(TDM_PAGE_SIZE);
+	if (!h->trash || !h->beacon) {
+		if (h->trash)
+			plat_unmap(h->trash, TRASH_PAGES * TDM_PAGE_SIZE);
 		return -ENOMEM;
+	}
 	r = open_files(h);
 	if (!r)
 		r = tdmi_host_register_events(h, (u64)(uintptr_t)arena, (u64)(uintptr_t)arena + arena_len);
+	if (!r)
+		r = tdmi_host_register_events(h, h->beacon, h->beacon + TDM_PAGE_SIZE);
 	if (r)
 		close_files(h);
 	return r;

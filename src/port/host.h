@@ -39,6 +39,7 @@ struct tdm_host {
 	u8 *arena;
 	u64 arena_len;
 	u8 *trash;
+	u64 beacon;     /* a page of uffd's of which nobody uses the memory: what is done to it is a message (run/live_fork.c) */
 	struct plat_mutex trash_lock;
 	u32 trash_used; /* pages; trash_lock */
 	/* Faults that were read while looking for events: the event lock. Whoever puts one there writes to kick_fd, an eventfd that those who
@@ -89,6 +90,10 @@ void tdmi_host_fds_restore(const struct rlimit *was);
 /* UFFDIO_COPY through any userfaultfd, and back out of the way. Pages done in *done. */
 int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done);
 int tdmi_host_wake(int uffd, u64 va, u64 len);
+/* Have a message come on the userfaultfd of the address space in which this is called, and wait until it is read. */
+void tdmi_host_call(struct tdm_host *h);
+/* Is there still anybody in the address space that uffd serves? */
+bool tdmi_host_alive(int uffd);
 /* Nobody serves what is missing there any more: it reads as zeros. */
 void tdmi_host_let_go(int uffd);
 

@@ -25,7 +25,7 @@
 #define TDM_LIVE_BEFORE 512u
 #define TDM_LIVE_JOURNAL 8192u
 #define TDM_LIVE_DEFERRED 4096u
-#define TDM_LIVE_STRANGERS 16u
+#define TDM_LIVE_BIRTHS 32u
 
 enum tdm_live_state {
 	TDM_LIVE_WATCHING, /* main thread only */
@@ -70,26 +70,32 @@ struct tdm_range {
 /* An event that came while the engine stood still. */
 struct tdm_frozen_event {
 	struct uffd_msg msg;
-	bool in_child;                 /* it happened before the child was copied */
-	bool judged;                   /* while that is being found out */
+	s32 of;                        /* the child that did it, an index into birth[]; -1: the parent */
+	u32 in_child;                  /* bits, one for each child: it happened before that one was copied, or is its own */
+	u32 judged;                    /* bits: while that is being found out */
 };
 
-/* See live_frozen.c. Main's. */
+/* A child of which no more is known than that it is one. */
+struct tdm_birth {
+	int uffd;                      /* -1: it has got what is its */
+	u32 n;                         /* events that had been read before its own was */
+	u32 judged;                    /* so many can have happened in it */
+	bool told;                     /* what happened before has all been read */
+	bool called;                   /* it has said that it is the one that was announced */
+};
+
+/* See live_frozen.c. Main's; while the engine does not stand still, that of whoever holds the event lock. */
 struct tdm_frozen {
+	struct tdm_ctx *ctx;           /* of whoever uses this */
 	struct tdm_frozen_event *event;
 	u32 n;
-	struct tdm_stranger {
-		int uffd;
-		u32 n, njournal;       /* what had been read, and restored, before its event was */
-	} forked, child;               /* the one that was read of last; the one that everybody waits for */
-	u32 judged;                    /* so many can have happened in the child: those that came by the time that it was told */
+	u32 nbirths;
+	struct tdm_birth birth[TDM_LIVE_BIRTHS];
 	u32 njournal;
 	struct tdm_restored {
 		u64 va;
 		u32 after;             /* so many events */
 	} journal[TDM_LIVE_JOURNAL];   /* pages restored without a change of the table */
-	u32 nstrangers;
-	struct tdm_stranger stranger[TDM_LIVE_STRANGERS]; /* forks besides the one for which the engine stands still */
 	u32 ndeferred;
 	u64 deferred[TDM_LIVE_DEFERRED]; /* faults that cannot be served before a pending event is read */
 };
@@ -161,7 +167,8 @@ struct tdm_live {
 	bool fork_announced;         /* frozen for it; req_lock */
 	int fork_sock;               /* main's end, in the program's descriptor table */
 	int fork_peer;               /* the child's end, likewise */
-	u32 fork_tid;                /* the thread that forks */
+	int fork_errno;              /* the program's */
+	bool fork_failed;            /* perhaps: see tdmi_live_fork_parent() */
 	struct rlimit fork_fds;      /* the program's limit of descriptors, raised for that time */
 	tdm_a32 child_ready;         /* in the child: taken over */
 	struct tdm_frozen frozen;
@@ -224,23 +231,19 @@ void tdmi_live_child_takeover(struct tdm_live *l);
 void tdmi_frozen_begin(struct tdm_live *l);
 /* Give the list back. No fork is under way, or will be. */
 void tdmi_frozen_destroy(struct tdm_live *l);
-/* Serve and note what there is to read; after a fork's message no further: its userfaultfd is in *forked. 0 or -errno of the read. */
-int tdmi_frozen_read(struct tdm_live *l, int *forked);
-/* The fork's message that was read last is that of the child that everybody waits for; or is not, or not known to be: then it is given what is its when
- * the engine goes on. */
-void tdmi_frozen_forked(struct tdm_live *l, int uffd);
-void tdmi_frozen_stranger(struct tdm_live *l, int uffd);
-/* The child is one of those who were not known to be it: the latest, or -1 if there is none. Or it was none of ours after all. */
-int tdmi_frozen_no_stranger(struct tdm_live *l);
-void tdmi_frozen_stranger_after_all(struct tdm_live *l);
+/* Serve and note what there is to read; after a fork's message, which adds to birth[], no further. 0 or -errno of the read. */
+int tdmi_frozen_read(struct tdm_live *l);
+/* Nothing that happened before b was born is on its way any more: which of the events so far happened in it? Before its faults are read. */
+void tdmi_frozen_judge(struct tdm_live *l, struct tdm_birth *b);
+/* Serve b, which has been judged, and note what it does. */
+void tdmi_frozen_read_child(struct tdm_live *l, struct tdm_birth *b);
+/* b runs no code of ours: it is given all that is out as it has it, and let go. */
+void tdmi_frozen_give(struct tdm_live *l, struct tdm_birth *b);
+void tdmi_frozen_end(struct tdm_live *l);
+/* In the child whose index was `birth`, of the list: what happened in it. */
+void tdmi_frozen_take(struct tdm_live *l, const struct tdm_frozen_event *event, u32 n, u32 birth);
 /* A fork that nobody has announced (tdm_host.forked). */
 void tdmi_live_raw_fork(void *arg, struct tdm_ctx *ctx, int child_uffd);
-void tdmi_frozen_read_child(struct tdm_live *l, int child);
-/* Nothing is on its way any more: which of the events so far happened in the child? Before its faults are read. */
-void tdmi_frozen_judge(struct tdm_live *l, int child);
-void tdmi_frozen_end(struct tdm_live *l);
-/* In the child, of its parent's events: those that happened in it. */
-void tdmi_frozen_take(struct tdm_live *l, const struct tdm_frozen_event *event, u32 n);
 /* live_stats.c */
 u64 tdmi_live_rss(struct tdm_live *l);
 void tdmi_live_publish(struct tdm_live *l);

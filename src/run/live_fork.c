@@ -11,24 +11,31 @@
  *   (glibc takes its locks,           serve faults, changing nothing;
  *    other threads may be waiting     note what was restored (journal) and
  *    for pages while they hold them)  which events were read
- *   fork()                            fork event; as soon as nothing is on its
- *                                     way any more: send the userfaultfd, the
- *                                     tiers' files, the events so far; serve  faults on anything that is out are
- *                                     the child too                           served by the parent
- *   parent: done                                                              child: start main, which receives
- *                                     ...................................     the descriptors, acts on the events,
- *                                     "taken over", "all yours"               starts handlers, says so, and waits for
- *                                                                             the answer
+ *   fork()                            fork event: somebody is born; as soon     faults on anything that is out are
+ *                                     as all is read that happened before,      served by the parent
+ *                                     serve it, too
+ *   parent: done                                                              child: start main, which calls
+ *                                     "that is it": send the userfaultfd, the
+ *                                     tiers' files, the events so far
+ *                                     ...................................     receive the descriptors, act on the
+ *                                     "taken over", "all yours"               events, start handlers, say so, and
+ *                                                                             wait for the answer
+ *                                     give the others what is theirs
  *   returns from fork                 settle journal and events, thaw
  *
  * So fork() returns in the parent only when the child stands on its own feet: the parent may exit at once. A child that dies before is
- * noticed by the end of its socket. While frozen nothing is evicted; what is restored is not much.
+ * noticed by the end of its address space. While frozen nothing is evicted; what is restored is not much.
  *
  * A process that is not engaged yet has nothing to hand over: the state word keeps it from engaging during the fork, that is all.
  *
  * A fork that goes past libc (a bare clone system call) is noticed by its event alone. Its child runs no code of ours: so everything that is out is
  * copied into it at once, by whoever has read the event, before he lets go of the event lock: nobody fills a page or takes one home meanwhile, so that
- * the table is as it was when the address space was copied. While the engine stands still for another fork it waits until that is over.
+ * the table is as it was when the address space was copied.
+ *
+ * If that happens while the engine stands still for fork() of another thread, several are born, and the kernel does not say who is who. All are served,
+ * each as it was when it was born, until one calls: its main drops a page of which nobody uses the memory (tdmi_host_call()), and the event
+ * comes on its own userfaultfd. Code of ours runs in none of the others. What else libc and the program's libraries do in a child until then is
+ * noted for it.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -43,12 +50,13 @@
 #define FDS_MAX 64u
 #define QUIET_NS ((u64)50000000)
 #define EVENTS_OF_A_CALL 4u
-#define ANNOUNCED_NAP_NS ((u64)20000)
+#define FAILED_NS ((u64)200000000)
 #define SEND_TRIES 1000u
 
 /* What the child is told. Its descriptors: the userfaultfd, a file of events if there are any, the tiers' files. */
 struct hand_over {
 	u32 nevents;
+	u32 birth; /* which of the children in that file it is */
 };
 
 /* ---- the forking thread -------------------------------------------------------------------------------------------- */
@@ -71,7 +79,6 @@ void tdmi_live_fork_prepare(void)
 		return;
 	plat_mutex_lock(&l->req_lock);
 	touch_stack();
-	l->fork_tid = (u32)tdmi_linux_gettid();
 	l->fork_announced = false;
 	for (;;) {
 		u32 state = TDM_LIVE_WATCHING;
@@ -88,6 +95,8 @@ void tdmi_live_fork_prepare(void)
 	l->fork_sock = pair[0];
 	l->fork_peer = pair[1];
 	l->fork_announced = tdmi_live_request_locked(l, TDM_OP_FORK_PREPARE, 0, 0, NULL) == 0;
+	l->fork_errno = errno;
+	errno = 0;
 	if (l->fork_announced)
 		return;
 	tdm_sys1(SYS_close, pair[0]);
@@ -104,7 +113,10 @@ void tdmi_live_fork_parent(void)
 	if (!l)
 		return;
 	if (l->fork_announced) {
-		/* Ours first: then the end of the socket means the end of the child. */
+		/* Nobody tells us whether there is a child. If errno is as we have left it, there is. */
+		l->fork_failed = errno != 0;
+		if (!errno)
+			errno = l->fork_errno;
 		tdm_sys1(SYS_close, l->fork_sock);
 		tdm_sys1(SYS_close, l->fork_peer);
 		tdmi_live_request_locked(l, TDM_OP_FORK_PARENT, 0, 0, NULL);
@@ -152,7 +164,7 @@ void tdmi_live_fork_child(void)
 	if (state == TDM_LIVE_FORKING)
 		tdm_a32_st_relaxed(&l->state, TDM_LIVE_WATCHING);
 	else if (l->fork_announced)
-		keep = l->fork_peer;
+		errno = l->fork_errno, keep = l->fork_peer;
 	else
 		child_unmanaged(l, state); /* the parent copies into us what is out */
 	if (tdm_a32_ld_relaxed(&l->state) != TDM_LIVE_FAILED &&
@@ -221,13 +233,12 @@ static int events_file(const struct tdm_frozen *f)
 	return (int)fd;
 }
 
-static int send_child(struct tdm_live *l, int sock, int child_uffd)
+static int send_child(struct tdm_live *l, int sock, const struct tdm_birth *child)
 {
-	struct hand_over h = { l->frozen.n };
-	int fds[FDS_MAX] = { child_uffd }, r = 0;
+	struct hand_over h = { l->frozen.n, (u32)(child - l->frozen.birth) };
+	int fds[FDS_MAX] = { child->uffd }, r = 0;
 	u32 n = 1;
 
-	tdmi_frozen_judge(l, child_uffd);
 	if (h.nevents) {
 		fds[n] = events_file(&l->frozen);
 		r = TDM_MIN(fds[n], 0);
@@ -252,14 +263,14 @@ static void answer(struct tdm_live *l, int result)
 
 /* Has the child said that it has taken over, or ended? It is answered: from then on we read no fault of its any more, and it lets its program run.
  * What we know of its pages is what they were at the fork. */
-static bool child_done(int sock, bool *nobody)
+static bool child_done(int sock, const struct tdm_birth *child, bool *nobody)
 {
 	char c;
 	long r = tdm_sys6(SYS_recvfrom, sock, (long)&c, 1, MSG_DONTWAIT, 0, 0);
 
-	if (r == -EAGAIN || r == -EINTR)
-		return false;
-	*nobody = r <= 0;
+	*nobody = r == 0 || (r < 0 && !tdmi_host_alive(child->uffd));
+	if (r <= 0)
+		return *nobody;
 	tdm_sys6(SYS_sendto, sock, (long)&c, 1, MSG_NOSIGNAL | MSG_DONTWAIT, 0, 0);
 	return true;
 }
@@ -286,44 +297,12 @@ static bool parent_done(struct tdm_live *l)
 	return tdm_a32_ld_acquire(&l->req.state) == 1 && l->req.op == TDM_OP_FORK_PARENT;
 }
 
-/* Where is the forking thread? Until its message is read it sleeps in its call; once it is, it has been woken. */
-static enum { IN_CALL, ON_ITS_WAY, ELSEWHERE } forking_thread(struct tdm_live *l)
-{
-	char path[48], buf[32];
-	long fd, n, nr = 0;
-
-	if (parent_done(l))
-		return ELSEWHERE;
-	tdmi_fmt(path, sizeof(path), "/proc/self/task/%u/syscall", l->fork_tid);
-	fd = tdm_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
-	n = fd < 0 ? fd : tdm_sys3(SYS_read, fd, buf, sizeof(buf));
-	if (fd >= 0)
-		tdm_sys1(SYS_close, fd);
-	if (n <= 0)
-		return ELSEWHERE; /* the kernel does not tell */
-	if (buf[0] == 'r')
-		return ON_ITS_WAY; /* "running" */
-	for (long i = 0; i < n && buf[i] >= '0' && buf[i] <= '9'; i++)
-		nr = nr * 10 + (buf[i] - '0');
-	return nr == SYS_clone || nr == SYS_fork || nr == SYS_vfork || nr == SYS_clone3 ? IN_CALL : ELSEWHERE;
-}
-
-/* A fork's message was read. Is it that of the thread which has announced one? Another one may have made the bare system call. */
-static bool announced(struct tdm_live *l)
-{
-	tdm_a32 nobody = { 0 };
-	int where;
-
-	while ((where = forking_thread(l)) == ON_ITS_WAY)
-		plat_wait(&nobody, 0, ANNOUNCED_NAP_NS);
-	return where == ELSEWHERE;
-}
-
 /*
  * What had happened before the fork may be announced after it. It has all been read when nothing is on its way; or when everybody who was under way at the
  * fork has queued one event after the other, as many as a call has (mremap: three that unmap, and the move).
  */
 struct announcements {
+	u32 of;    /* births[]: those before it have been judged, or are waited for now */
 	u32 round; /* 0: has not begun */
 	u64 by;
 	struct tdm_underway underway;
@@ -334,36 +313,95 @@ static bool all_read(struct tdm_live *l, struct announcements *a)
 	if (!a->round)
 		a->by = plat_now_ns() + QUIET_NS;
 	if (!a->round || tdmi_host_underway_done(&l->host, &a->underway)) {
-		int none = -1;
-
 		/* They are queued, now they are read: the caller has done so only before. */
-		(void)tdmi_frozen_read(l, &none);
-		if (none >= 0)
-			tdmi_frozen_stranger(l, none);
+		(void)tdmi_frozen_read(l);
 		a->round++;
 		tdmi_host_underway(&l->host, &a->underway);
 	}
 	return a->round > EVENTS_OF_A_CALL || !tdmi_host_changing(&l->host) || plat_now_ns() > a->by;
 }
 
-/* What has been read tells of a fork: of the child's, or of another. */
-static void take_fork(struct tdm_live *l, int forked, int *child)
+/* Look at all that have been born. The one that calls is the child that was announced: the others come of bare system calls by other threads, and run no code of
+ * ours. */
+static struct tdm_birth *look_at_births(struct tdm_live *l, struct announcements *a)
 {
-	if (forked < 0)
-		return;
-	if (*child < 0 && announced(l)) {
-		*child = forked;
-		tdmi_frozen_forked(l, forked);
-	} else {
-		tdmi_frozen_stranger(l, forked);
+	struct tdm_frozen *f = &l->frozen;
+	struct tdm_birth *called = NULL;
+
+	if (a->of != f->nbirths)
+		*a = (struct announcements){ .of = f->nbirths };
+	if (a->of && !f->birth[a->of - 1].told && all_read(l, a))
+		for (u32 i = 0; i < a->of; i++)
+			if (!f->birth[i].told)
+				tdmi_frozen_judge(l, &f->birth[i]);
+	for (u32 i = 0; i < f->nbirths; i++) {
+		/* Before, a page may have been moved, and we not know of it. */
+		if (f->birth[i].told && f->birth[i].uffd >= 0)
+			tdmi_frozen_read_child(l, &f->birth[i]);
+		if (f->birth[i].called)
+			called = &f->birth[i];
 	}
+	return called;
+}
+
+/* Nobody has called: may somebody still do so? Until when is it waited for, if it is not known that there is anybody? */
+static bool expected(struct tdm_live *l, int sock, u64 *until)
+{
+	bool alive = false;
+	char c;
+
+	for (u32 i = 0; i < l->frozen.nbirths; i++)
+		alive = alive || tdmi_host_alive(l->frozen.birth[i].uffd);
+	if (!alive || tdm_sys6(SYS_recvfrom, sock, (long)&c, 1, MSG_DONTWAIT, 0, 0) == 0)
+		return false;
+	if (!*until)
+		*until = plat_now_ns() + FAILED_NS;
+	return !l->fork_failed || plat_now_ns() < *until;
+}
+
+/* Sleep until something is to be read. */
+static void await(struct tdm_live *l, int sock, bool urgent)
+{
+	struct pollfd fds[2 + TDM_LIVE_BIRTHS] = { { .fd = l->host.uffd, .events = POLLIN }, { .fd = sock, .events = POLLIN } };
+	struct timespec nap = { 0, urgent ? 100000 : 1000000 };
+	u32 n = 2;
+
+	for (u32 i = 0; i < l->frozen.nbirths; i++)
+		if (l->frozen.birth[i].told && l->frozen.birth[i].uffd >= 0)
+			fds[n++] = (struct pollfd){ .fd = l->frozen.birth[i].uffd, .events = POLLIN };
+	tdm_sys5(SYS_ppoll, fds, n, &nap, NULL, 0);
+}
+
+/* Those who are on their own. Who is born meanwhile waits until the engine goes on, unless its event has been read. */
+static void give_others(struct tdm_live *l, struct announcements *a, const struct tdm_birth *child)
+{
+	for (u32 i = 0; i < l->frozen.nbirths; i++) {
+		struct tdm_birth *b = &l->frozen.birth[i];
+
+		if (b == child)
+			continue;
+		while (!b->told) {
+			await(l, -1, true);
+			(void)look_at_births(l, a);
+		}
+		tdmi_frozen_give(l, b);
+	}
+}
+
+/* It serves itself. */
+static void leave(struct tdm_birth *child)
+{
+	tdmi_host_let_go(child->uffd);
+	child->uffd = -1;
 }
 
 void tdmi_live_fork_serve(struct tdm_live *l)
 {
 	struct announcements before = { 0 };
-	int sock, child = -1, forked;
-	bool sent = false, parent = false, done = false, nobody = false;
+	struct tdm_birth *child = NULL;
+	bool parent = false, done = false, nobody = false;
+	u64 until = 0;
+	int sock;
 
 	sock = fetch_fd(l->pid, l->fork_sock);
 	if (sock < 0) {
@@ -373,42 +411,31 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 	freeze_settled(l);
 	tdmi_frozen_begin(l);
 	answer(l, 0);
-	while (!parent || (child >= 0 && !done)) {
-		struct pollfd fds[3] = { { .fd = l->host.uffd, .events = POLLIN },
-					 { .fd = done ? -1 : child, .events = POLLIN },
-					 { .fd = child >= 0 && !done ? sock : -1, .events = POLLIN } };
-		struct timespec nap = { 0, child >= 0 && !sent ? 100000 : 1000000 };
+	while (!parent || (child ? !done : expected(l, sock, &until))) {
+		struct tdm_birth *called;
 
-		tdm_sys5(SYS_ppoll, fds, 3, &nap, NULL, 0);
-		forked = -1;
-		(void)tdmi_frozen_read(l, &forked);
-		take_fork(l, forked, &child);
-		if (child >= 0 && !sent && all_read(l, &before)) {
-			/* If not, it sees the end of the socket when its parent has gone on. */
-			nobody = send_child(l, sock, child) != 0;
-			done = nobody;
-			sent = true;
+		await(l, child && !done ? sock : -1, before.of && !l->frozen.birth[before.of - 1].told);
+		(void)tdmi_frozen_read(l);
+		called = look_at_births(l, &before);
+		if (called && !child) {
+			/* If it cannot be sent, it sees the end of the socket when its parent has gone on. */
+			child = called;
+			nobody = done = send_child(l, sock, child) != 0;
 		}
-		/* Nor can its faults be served before that: a page may have been moved, and we not know of it. */
-		if (sent && !done) {
-			tdmi_frozen_read_child(l, child);
-			done = child_done(sock, &nobody);
+		if (child && !done && child_done(sock, child, &nobody)) {
+			done = true;
+			if (!nobody)
+				leave(child);
 		}
+		/* Its message has been read by the next look. */
 		parent = parent || parent_done(l);
-		/* Its message has been read by now. */
-		if (parent && child < 0)
-			child = tdmi_frozen_no_stranger(l);
 	}
-	if (child >= 0) {
+	give_others(l, &before, nobody ? NULL : child);
+	if (child && !nobody) {
 		tdm_a64_add_relaxed(&l->forks, 1);
 		/* Before anything is dropped: the child still has it. */
 		if (tdmi_swap_forked(l->swap, false))
 			plat_abort("tandem: the tiers could not be shared with the child of a fork\n");
-		/* The child has ended; or there was none, since the fork had failed, and this is that of somebody else's. */
-		if (nobody)
-			tdmi_frozen_stranger_after_all(l);
-		else
-			tdmi_host_let_go(child);
 	}
 	tdmi_frozen_end(l);
 	tdm_sys1(SYS_close, sock);
@@ -438,14 +465,14 @@ static int receive_fds(int sock, struct hand_over *h, int *fds, u32 *n)
 }
 
 /* What the parent's other threads did meanwhile. 0 or -errno. */
-static int take_events(struct tdm_live *l, int file, u32 n)
+static int take_events(struct tdm_live *l, int file, const struct hand_over *h)
 {
-	size_t len = n * sizeof(struct tdm_frozen_event);
+	size_t len = h->nevents * sizeof(struct tdm_frozen_event);
 	struct tdm_frozen_event *e = plat_map(TDM_ALIGN_UP(len, TDM_PAGE_SIZE));
 	int r = -ENOMEM;
 
 	if (e && tdm_sys4(SYS_pread64, file, e, len, 0) == (long)len) {
-		tdmi_frozen_take(l, e, n);
+		tdmi_frozen_take(l, e, h->nevents, h->birth);
 		r = 0;
 	}
 	if (e)
@@ -481,9 +508,9 @@ static int take_over(struct tdm_live *l, int sock)
 	tdmi_swap_set_files(l->swap, fds + files, n - files);
 	r = tdmi_swap_forked(l->swap, true);
 	if (!r && h.nevents)
-		r = take_events(l, fds[1], h.nevents);
+		r = take_events(l, fds[1], &h);
 	else if (!r)
-		tdmi_frozen_take(l, NULL, 0);
+		tdmi_frozen_take(l, NULL, 0, 0);
 	if (r)
 		return r;
 	tdmi_mm_thaw(&l->mm);
@@ -498,6 +525,7 @@ void tdmi_live_child_takeover(struct tdm_live *l)
 	tdm_a32_st_relaxed(&l->wake, 0);
 	if (tdm_a32_ld_acquire(&l->state) != TDM_LIVE_ENGAGED)
 		return;
+	tdmi_host_call(&l->host);
 	r = take_over(l, sock);
 	/* Memory that is out would read as zeros from here on: nobody must run with that. */
 	if (r) {

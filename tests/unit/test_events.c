@@ -123,13 +123,24 @@ static u32 page_at(u64 va)
 /* The child of a fork: what it has, from the moment of the fork on. */
 #define CHILD 2
 #define STRANGER 3 /* another one */
+#define BEACON ((u64)TDM_PAGE_SIZE)
 static struct {
 	struct page page[PAGES];
 	u32 dropping[PAGES];
 	struct thread thread[THREADS];
 } child;
 static struct page stranger[PAGES];
+static struct uffd_msg stranger_event[2]; /* what it does while it is given what is its; the last one is read first */
+static u32 nstranger_events;
 static enum { FORK_NONE, FORK_QUEUED, FORK_READ } fork_phase, stranger_phase;
+
+static struct tdm_birth *birth_of(int uffd)
+{
+	for (u32 i = 0; i < live.frozen.nbirths; i++)
+		if (live.frozen.birth[i].uffd == uffd)
+			return &live.frozen.birth[i];
+	return NULL;
+}
 
 /* ---- the program ------------------------------------------------------------------------------------------------------ */
 
@@ -511,7 +522,7 @@ static void fork_now(void)
 /* A thread makes the bare system call, at a moment at which there is no doubt about what its child has. */
 static void bare_fork(void)
 {
-	if (changing || stranger_phase)
+	if (changing || stranger_phase || (still && birth_of(STRANGER)))
 		return;
 	memcpy(stranger, page, sizeof(page));
 	for (u32 p = 0; p < PAGES; p++)
@@ -569,6 +580,12 @@ static void meanwhile(void)
 
 int tdmi_host_registered(int uffd, u64 va)
 {
+	if (uffd == STRANGER && nstranger_events)
+		return -EAGAIN;
+	if (va == BEACON)
+		return 0;
+	if (uffd == STRANGER)
+		return stranger[page_at(va)].reg ? 0 : -ENOENT;
 	if (uffd == CHILD)
 		return child.page[page_at(va)].reg ? 0 : -ENOENT;
 	meanwhile();
@@ -618,6 +635,34 @@ static int child_fault(struct uffd_msg *m)
 	return 1;
 }
 
+/* The child of a bare fork runs: it drops something, or moves it. */
+static void stranger_acts(void)
+{
+	u32 first = below(PAGES), n = 1 + below(4), to = below(PAGES);
+	bool moves = below(2);
+
+	if (nstranger_events || below(6) || first + n > PAGES || to + n > PAGES)
+		return;
+	for (u32 k = 0; k < n; k++)
+		if (stranger[first + k].reg != REG_MISSING || (moves && stranger[to + k].mapped))
+			return;
+	trace("the child of a bare fork %s %u+%u to %u", moves ? "moves" : "drops", first, n, to);
+	memset(stranger_event, 0, sizeof(stranger_event));
+	for (u32 k = 0; k < n; k++) {
+		if (moves)
+			stranger[to + k] = stranger[first + k];
+		stranger[first + k] = (struct page){ .mapped = !moves, .reg = moves ? REG_NONE : REG_MISSING };
+	}
+	stranger_event[0].event = moves ? UFFD_EVENT_UNMAP : UFFD_EVENT_REMOVE;
+	stranger_event[0].arg.remove.start = va_of(first);
+	stranger_event[0].arg.remove.end = va_of(first + n);
+	stranger_event[1].event = UFFD_EVENT_REMAP;
+	stranger_event[1].arg.remap.from = va_of(first);
+	stranger_event[1].arg.remap.to = va_of(to);
+	stranger_event[1].arg.remap.len = (u64)n << TDM_PAGE_SHIFT;
+	nstranger_events = 1 + moves;
+}
+
 static void gone(const struct uffd_msg *m)
 {
 	bool moved = m->event == UFFD_EVENT_REMAP;
@@ -635,6 +680,12 @@ int tdmi_host_read_msg(int uffd, struct uffd_msg *m)
 
 	if (uffd == CHILD)
 		return child_fault(m);
+	if (uffd == STRANGER) {
+		if (!nstranger_events)
+			return 0;
+		*m = stranger_event[--nstranger_events];
+		return 1;
+	}
 	meanwhile();
 	if (nfaults) {
 		memset(m, 0, sizeof(*m));
@@ -747,12 +798,16 @@ bool tdmi_linux_mem_own(u64 start, u64 end)
 static void wake(u32 p);
 static int put(u64 va, u32 *tokens, u32 n, u32 *done);
 
-int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done)
+static int copy_page(int uffd, u64 va, const void *src)
 {
-	u32 p = page_at(va), token;
+	u32 p = page_at(va), token, done;
 
-	CHECK_EQ(n, 1);
 	memcpy(&token, src, sizeof(token));
+	if (uffd == STRANGER) {
+		stranger_acts();
+		if (nstranger_events)
+			return -EAGAIN;
+	}
 	if (uffd == STRANGER && (!stranger[p].reg || stranger[p].present))
 		return stranger[p].present ? -EEXIST : -ENOENT;
 	if (uffd == STRANGER) {
@@ -760,24 +815,31 @@ int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done)
 			t_fail(__FILE__, __LINE__, "page %u of the child of a bare fork is given %u, must be %u (seed %llu)", p, token,
 			       stranger[p].expected, (unsigned long long)run_seed);
 		stranger[p].present = true;
-		*done = 1;
 		return 0;
 	}
 	if (uffd != CHILD)
-		return put(va, &token, n, done);
+		return put(va, &token, 1, &done);
 	trace("fill %u of the child with %u", p, token);
 	if (!child.dropping[p] && token != child.page[p].expected)
 		t_fail(__FILE__, __LINE__, "the child's page %u is given %u, must be %u (seed %llu)", p, token, child.page[p].expected,
 		       (unsigned long long)run_seed);
 	child.page[p].present = true;
 	child.page[p].token = token;
-	*done = 1;
 	return 0;
+}
+
+int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done)
+{
+	int r = 0;
+
+	for (*done = 0; *done < n && !r; *done += !r)
+		r = copy_page(uffd, va + ((u64)*done << TDM_PAGE_SHIFT), (const u8 *)src + ((size_t)*done << TDM_PAGE_SHIFT));
+	return r;
 }
 
 int tdmi_host_wake(int uffd, u64 va, u64 len)
 {
-	if (uffd != CHILD)
+	if (uffd == live.host.uffd)
 		for (u64 off = 0; off < len; off += TDM_PAGE_SIZE)
 			wake(page_at(va + off));
 	return 0;
@@ -992,7 +1054,8 @@ static void live_as_child(void)
 
 static void take_over(void)
 {
-	u32 n = live.frozen.judged;
+	struct tdm_birth *b = birth_of(CHILD);
+	u32 n = live.frozen.n;
 	struct tdm_frozen_event *e = calloc(n + 1, sizeof(*e));
 
 	CHECK(e != NULL);
@@ -1013,7 +1076,7 @@ static void take_over(void)
 	in_child = true;
 	/* Its program does not run before it has taken over. */
 	in_program = true;
-	tdmi_frozen_take(&live, e, n);
+	tdmi_frozen_take(&live, e, n, (u32)(b - live.frozen.birth));
 	/* What was being dropped is the one or the other, and stays it. */
 	for (u32 p = 0; p < PAGES; p++)
 		while (child.dropping[p] && page[p].mapped) {
@@ -1028,25 +1091,27 @@ static void take_over(void)
 	in_program = false;
 }
 
-static void read_frozen(int *uffd)
+/* false: the fork has not been read of. */
+static bool read_frozen(void)
 {
-	int forked = -1;
+	CHECK_EQ(tdmi_frozen_read(&live), 0);
+	return birth_of(CHILD) != NULL;
+}
 
-	CHECK_EQ(tdmi_frozen_read(&live, &forked), 0);
-	if (forked < 0)
-		return;
-	if (forked == STRANGER) {
-		tdmi_frozen_stranger(&live, forked);
-		return;
+static void give_strangers(void)
+{
+	struct tdm_birth *b;
+
+	while ((b = birth_of(STRANGER))) {
+		tdmi_frozen_judge(&live, b);
+		tdmi_frozen_give(&live, b);
 	}
-	*uffd = forked;
-	tdmi_frozen_forked(&live, forked);
 }
 
 /* The engine stands still, and the program forks. */
 static void fork_it(void)
 {
-	int uffd = -1, status;
+	int status;
 	pid_t pid;
 	bool settled;
 
@@ -1061,23 +1126,21 @@ static void fork_it(void)
 	still = true;
 	tdmi_frozen_begin(&live);
 	for (u32 n = below(6); n; n--)
-		read_frozen(&uffd);
+		read_frozen();
 	fork_now();
-	while (uffd < 0) {
+	while (!read_frozen())
 		meanwhile();
-		read_frozen(&uffd);
-	}
 	/* Until all who were under way when it forked have been heard: as run/live_fork.c has it. */
 	for (u32 round = 0; round < 4 && changing; round++) {
 		meanwhile();
 		queue_all();
-		read_frozen(&uffd);
+		read_frozen();
 	}
-	tdmi_frozen_judge(&live, uffd);
+	tdmi_frozen_judge(&live, birth_of(CHILD));
 	for (u32 n = below(8); n; n--) {
 		meanwhile();
-		read_frozen(&uffd);
-		tdmi_frozen_read_child(&live, uffd);
+		read_frozen();
+		tdmi_frozen_read_child(&live, birth_of(CHILD));
 	}
 	fflush(NULL);
 	pid = fork();
@@ -1086,6 +1149,7 @@ static void fork_it(void)
 		live_as_child();
 	CHECK_EQ(waitpid(pid, &status, 0), pid);
 	CHECK_EQ(status, 0);
+	give_strangers();
 	trace("goes on");
 	still = false;
 	tdmi_frozen_end(&live);
@@ -1134,6 +1198,8 @@ static void start(u64 seed)
 	changing = nfaults = nqueued = next_token = 0;
 	fork_phase = stranger_phase = FORK_NONE;
 	live.host.uffd = 1;
+	live.host.beacon = BEACON;
+	nstranger_events = 0;
 	live.host.forked = tdmi_live_raw_fork;
 	live.host.forked_arg = &live;
 	rnd = run_seed = seed;
@@ -1258,12 +1324,12 @@ static void queue_event(u32 t)
 /* The child of a fork in which nothing else is read than what is queued: in a process of its own. */
 static void fork_script(void (*child_does)(void))
 {
-	int uffd = -1, status;
+	int status;
 	pid_t pid;
 
-	while (uffd < 0 || nqueued)
-		read_frozen(&uffd);
-	tdmi_frozen_judge(&live, uffd);
+	while (!read_frozen() || nqueued)
+		;
+	tdmi_frozen_judge(&live, birth_of(CHILD));
 	fflush(NULL);
 	pid = fork();
 	CHECK(pid >= 0);
@@ -1274,6 +1340,7 @@ static void fork_script(void (*child_does)(void))
 	}
 	CHECK_EQ(waitpid(pid, &status, 0), pid);
 	CHECK_EQ(status, 0);
+	give_strangers();
 	tdmi_frozen_end(&live);
 	changing--;
 	fork_phase = FORK_NONE;
@@ -1381,7 +1448,6 @@ TEST(nor_if_it_kept_its_old_place, .may_leak = true)
  * the one that is waited for. */
 TEST(another_thread_forks_meanwhile, .may_leak = true)
 {
-	int uffd = -1;
 	u64 pages;
 
 	begin_script();
@@ -1395,20 +1461,20 @@ TEST(another_thread_forks_meanwhile, .may_leak = true)
 	tdmi_frozen_begin(&live);
 	/* Before: one page is restored and written. After: another one, and there is a move. */
 	CHECK(!touch(&thread[0], 12, true));
-	read_frozen(&uffd);
+	read_frozen();
 	CHECK(touch(&thread[0], 12, true));
 	bare_fork();
-	read_frozen(&uffd);
+	read_frozen();
 	changing--;
 	stranger_phase = FORK_NONE;
-	CHECK_EQ(uffd, -1);
+	CHECK(!birth_of(CHILD));
 	CHECK(!touch(&thread[0], 13, true));
-	read_frozen(&uffd);
+	read_frozen();
 	CHECK(touch(&thread[0], 13, true));
 	moves(1, 20, 30, 4, false);
 	while (thread[1].state == ANNOUNCING) {
 		announce_step(&thread[1]);
-		read_frozen(&uffd);
+		read_frozen();
 	}
 	fork_now();
 	fork_script(look_at_everything);

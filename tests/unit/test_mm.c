@@ -678,12 +678,13 @@ TEST(full_tier_loses_nothing, .seconds = 60)
 	finish();
 }
 
-static int see(void *arg, u64 va, const void *bytes)
+static int see(void *arg, u64 va, u32 n, const void *bytes)
 {
-	u32 i = (u32)((va - BASE) >> TDM_PAGE_SHIFT);
+	u32 first = (u32)((va - BASE) >> TDM_PAGE_SHIFT);
 
-	CHECK_EQ(((const u64 *)bytes)[i % 512], i + 6);
-	++*(u32 *)arg;
+	for (u32 i = first; i < first + n; i++, bytes = (const u8 *)bytes + TDM_PAGE_SIZE)
+		CHECK_EQ(((const u64 *)bytes)[i % 512], i + 6);
+	*(u32 *)arg += n;
 	return 0;
 }
 
@@ -703,7 +704,7 @@ TEST(frozen)
 	home_pages(BASE + H, BASE + 2 * H);
 	tdmi_mm_freeze(&mm);
 	CHECK_EQ(tdmi_cpu_read(&cpu, ctx, BASE, &(u64){ 0 }, 8), -EAGAIN);
-	CHECK_EQ(tdmi_frozen_walk(ctx, see, &seen), 0);
+	CHECK_EQ(tdmi_frozen_walk(ctx, 0, (u64)1 << 47, see, &seen), 0);
 	CHECK_EQ(seen, tdm_a64_ld_relaxed(&mm.out) + tdm_a64_ld_relaxed(&mm.home));
 	for (u32 i = 0; i < 1024; i++) {
 		CHECK_EQ(tdmi_frozen_page(ctx, BASE + P(i), &bytes), 0);
