@@ -77,7 +77,7 @@ static int start_locked(const struct tdm_options *o, char *line, size_t len)
 		tdmi_fmt(line, len, "there is an engine in this process already");
 		return -EBUSY;
 	}
-	if (tdmi_live) {
+	if (tandem_run_manages && tandem_run_manages()) {
 		tdmi_fmt(line, len, "this process runs under `tandem run`, which manages its memory");
 		return -EBUSY;
 	}

@@ -175,8 +175,10 @@ struct tdm_live {
 	tdm_a64 forks;
 };
 
-/* The one of this process; NULL: none. */
+/* The one of this process; NULL: none. Each library has its own: */
 extern struct tdm_live *tdmi_live;
+/* Is this process managed by the preloaded library? Defined there, and nowhere else. */
+__attribute__((weak)) int tandem_run_manages(void);
 
 struct tdm_live_config {
 	u64 budget;                  /* bytes, 0: none */

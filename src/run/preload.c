@@ -69,6 +69,11 @@ static __attribute__((constructor)) void attach(void)
 	}
 }
 
+EXPORT int tandem_run_manages(void)
+{
+	return tdmi_live != NULL;
+}
+
 /* The end of a program that ends in good order: its totals are complete, its slot is free. */
 static __attribute__((destructor)) void detach(void)
 {

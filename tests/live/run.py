@@ -8,6 +8,7 @@
   run.py --seconds 3600 --seed 7 oracle-pages    the content oracle for an hour
 """
 import argparse
+import errno
 import os
 import signal
 import subprocess
@@ -190,6 +191,26 @@ def exec_chain(hs):
     return h.note(r)
 
 
+START = """import ctypes, sys
+class Options(ctypes.Structure):
+    _fields_ = [('size', ctypes.c_size_t), ('ram', ctypes.c_uint64), ('tiers', ctypes.c_void_p), ('ntiers', ctypes.c_uint), ('flags', ctypes.c_uint)]
+line = ctypes.create_string_buffer(200)
+tdm = ctypes.CDLL(sys.argv[1])
+print(tdm.tdm_start(ctypes.byref(Options(ctypes.sizeof(Options), 64 << 20)), ctypes.byref(ctypes.c_void_p()), line, 200), line.value.decode())
+"""
+
+
+def start_twice(hs):
+    """The library in a program that is managed from outside: it has one engine, and is told so."""
+    hs.tandem()
+    library = os.path.join(hs.args.build, "src", "libtandem.so.0")
+    r = hs.run([sys.executable, "-c", START, library], ram="64M", tier="lz4", limit=30)
+    h.judge(r, evicted=False)
+    if r.out != f"-{errno.EBUSY} this process runs under `tandem run`, which manages its memory\n":
+        raise h.Failed(f"printed {r.out!r}")
+    return h.note(r)
+
+
 def tests():
     t = h.Tests()
     for name in PROGRAMS:
@@ -203,6 +224,7 @@ def tests():
     t.add("stopped-from-outside", stopped, quick=False)
     t.add("fits-its-budget", small_budget)
     t.add("exec-chain", exec_chain)
+    t.add("start-twice", start_twice)
     inject.add(t)
     return t
 
