@@ -548,7 +548,6 @@ static void close_files(struct tdm_host *h)
 		if (fds[i] >= 0)
 			tdm_sys1(SYS_close, fds[i]);
 	plat_unmap(h->trash, TRASH_PAGES * TDM_PAGE_SIZE);
-	plat_unmap((void *)(uintptr_t)h->beacon, TDM_PAGE_SIZE);
 }
 
 int tdmi_host_init(struct tdm_host *h, int uffd, void *arena, u64 arena_len)
@@ -563,17 +562,12 @@ int tdmi_host_init(struct tdm_host *h, int uffd, void *arena, u64 arena_len)
 	plat_mutex_init(&h->trash_lock, TDM_RANK_TIER);
 	h->has_poison = kernel_has_poison();
 	h->trash = plat_map(TRASH_PAGES * TDM_PAGE_SIZE);
-	h->beacon = (u64)(uintptr_t)plat_map(TDM_PAGE_SIZE);
-	if (!h->trash || !h->beacon) {
-		if (h->trash)
-			plat_unmap(h->trash, TRASH_PAGES * TDM_PAGE_SIZE);
+	h->beacon = (u64)(uintptr_t)arena + arena_len - TDM_PAGE_SIZE;
+	if (!h->trash)
 		return -ENOMEM;
-	}
 	r = open_files(h);
 	if (!r)
 		r = tdmi_host_register_events(h, (u64)(uintptr_t)arena, (u64)(uintptr_t)arena + arena_len);
-	if (!r)
-		r = tdmi_host_register_events(h, h->beacon, h->beacon + TDM_PAGE_SIZE);
 	if (r)
 		close_files(h);
 	return r;

@@ -39,7 +39,7 @@ struct tdm_host {
 	u8 *arena;
 	u64 arena_len;
 	u8 *trash;
-	u64 beacon;     /* a page of uffd's of which nobody uses the memory: what is done to it is a message (run/live_fork.c) */
+	u64 beacon;     /* the last page of the arena, of which nobody uses the memory: what is done to it is a message (run/live_fork.c) */
 	struct plat_mutex trash_lock;
 	u32 trash_used; /* pages; trash_lock */
 	/* Faults that were read while looking for events: the event lock. Whoever puts one there writes to kick_fd, an eventfd that those who
@@ -54,7 +54,7 @@ struct tdm_host {
 
 /* Open a userfaultfd that serves kernel accesses too and has the features that we need. Its number or -errno; err: one line for the user. */
 int tdmi_host_open_uffd(char *err, size_t errlen);
-/* Make the port: opens its descriptors (in the calling thread's table), takes uffd over. */
+/* Make the port: opens its descriptors (in the calling thread's table), takes uffd over. The last 2 MiB of the arena are not for frames. */
 int tdmi_host_init(struct tdm_host *h, int uffd, void *arena, u64 arena_len);
 /* In the child of fork(2), uffd is its own, everything else is inherited memory: open descriptors anew. */
 int tdmi_host_after_fork(struct tdm_host *h, int uffd);

@@ -53,7 +53,7 @@ int tdmi_live_engage(struct tdm_live *l, char *err, size_t errlen)
 	r = l->arena ? tdmi_host_init(&l->host, uffd, l->arena, l->arena_len) : -ENOMEM;
 	if (r)
 		goto out_arena;
-	r = tdmi_mm_init(&l->mm, &l->host.port, l->arena, (u32)(l->arena_len >> TDM_PAGE_SHIFT), l->swap);
+	r = tdmi_mm_init(&l->mm, &l->host.port, l->arena, (u32)((l->arena_len - TDM_HUGE_SIZE) >> TDM_PAGE_SHIFT), l->swap);
 	if (r)
 		goto out_host;
 	l->host.mm = &l->mm;
