@@ -39,6 +39,8 @@ def both(key, command, ram, tier="lz4+file", limit=120, compare=True, evicted=Tr
             prepare(d)
         cmd = command(d) if callable(command) else command
         r = hs.run(cmd, cwd=d, env=env, limit=limit, **how)
+        if r.rc != 0:
+            return r, None
         return r, (result(d) if result else [x for x in r.out.splitlines() if lines in x])
 
     def run(hs):
@@ -325,7 +327,7 @@ def tests():
     t.add("sqlite3", both("sqlite3", sqlite, "60M", limit=150))
     t.add("node", both("node", lambda d: [h.need("node"), "-e", NODE], "112M", limit=200))
     t.add("gcc", both("gcc", lambda d: [h.need("gcc"), "-O1", "-c", "big.c", "-o", "big.o"], "80M", prepare=c_source, result=lambda d: sha(d + "/big.o"), limit=300))
-    t.add("gcc-O2", both("gcc-O2", lambda d: [h.need("gcc"), "-O2", "-c", "big.c", "-o", "big.o"], "56M", prepare=c_source, result=lambda d: sha(d + "/big.o"),
+    t.add("gcc-O2", both("gcc-O2", lambda d: [h.need("gcc"), "-O2", "-c", "big.c", "-o", "big.o"], "100M", prepare=c_source, result=lambda d: sha(d + "/big.o"),
                          limit=500), quick=False)
     t.add("sort", both("sort", lambda d: ["env", "LC_ALL=C", h.need("sort"), "-S", "400M", "--parallel=2", "text", "-o", "sorted"], "64M", limit=200, prepare=text_file,
                        result=lambda d: sha(d + "/sorted")))
