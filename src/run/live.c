@@ -90,12 +90,13 @@ static void warn_over(struct tdm_live *l)
 	l->warned_over = true;
 }
 
-/* Memory tiers must not squeeze out what they are there to make room for: beyond their share of the limit the coldest blobs go on, if there is a tier
- * below. A share of a quarter to five eighths made no difference to a program that goes through all of its memory (scripts/byfile.py in a
+/* Memory tiers must not squeeze out what they are there to make room for: beyond their share of what the limit leaves for both (a program's text counts,
+ * too: 25 MiB of a C compiler's 100) the coldest blobs go on, if there is a tier below. A share of a quarter to five eighths made no difference to a program that goes through all of its memory (scripts/byfile.py in a
  * quarter of it), three quarters cost half as much again; five eighths hold twice the limit without a tier below if it packs 3:1. */
 static void demote(struct tdm_live *l)
 {
-	u64 pool = tdmi_swap_mem_bytes(l->swap), most = l->limit / 8 * 5;
+	u64 pool = tdmi_swap_mem_bytes(l->swap), other = tdm_a64_ld_relaxed(&l->mm.other_bytes);
+	u64 most = (l->limit - TDM_MIN(other, l->limit)) / 8 * 5;
 
 	/* What is kept has a limit of its own. */
 	pool -= TDM_MIN(pool, tdmi_swap_kept(l->swap));
