@@ -66,9 +66,9 @@ rules()
 		head -5 "$f" | grep -q 'SPDX-License-Identifier: MIT' || echo "$f"
 	done | verdict 'every source file has its SPDX line'
 
-	grep -lE '	| $' /dev/null $(sources meson.build src tests | grep 'meson\.build$') | verdict 'no tabs or trailing blanks in meson.build files'
+	grep -lE '	| $' /dev/null $(sources meson.build src tests examples | grep 'meson\.build$') | verdict 'no tabs or trailing blanks in meson.build files'
 
-	grep -nE '[[:blank:]]+$' /dev/null $(sources src include tests | grep '\.[ch]$') | verdict 'no trailing blanks in C files'
+	grep -nE '[[:blank:]]+$' /dev/null $(sources src include tests examples | grep '\.[ch]$') | verdict 'no trailing blanks in C files'
 
 	# The public symbols are those of the header, no more and no less.
 	{
