@@ -41,6 +41,11 @@ void tdmi_itree_init(struct tdm_itree *t, struct tdm_rcu *rcu, const struct tdm_
 	t->inserted = 0;
 }
 
+size_t tdmi_itree_node_size(void)
+{
+	return sizeof(struct tdm_itree_node);
+}
+
 static void free_node(struct tdm_itree_node *n)
 {
 	n->tree->mem.free(n->tree->mem.ctx, n, sizeof(*n));
