@@ -11,11 +11,13 @@
 #include "base/itree.h"
 
 struct tdm_itree_node {
+	/* A search looks at these alone, and only at nodes on its path: in a large set each is a cache miss. */
 	u64 start, end;
-	void *payload;
 	u64 max_end;   /* of the whole subtree */
-	u64 prio;      /* not below those of the children */
+	u64 left_max;  /* of the left one; 0: there is none */
 	const struct tdm_itree_node *left, *right;
+	void *payload;
+	u64 prio;      /* not below those of the children */
 	/* The rest is the writer's. A node made and replaced by one transaction is on both lists. */
 	struct tdm_itree_node *made_next, *replaced_next;
 	struct tdm_itree *tree;
@@ -37,6 +39,11 @@ void tdmi_itree_init(struct tdm_itree *t, struct tdm_rcu *rcu, const struct tdm_
 	t->mem = *mem;
 	t->count = 0;
 	t->inserted = 0;
+}
+
+size_t tdmi_itree_node_size(void)
+{
+	return sizeof(struct tdm_itree_node);
 }
 
 static void free_node(struct tdm_itree_node *n)
@@ -126,7 +133,8 @@ static node *rebuild(struct tdm_itree_txn *txn, node *of, node *left, node *righ
 	n->prio = of->prio;
 	n->left = left;
 	n->right = right;
-	below = TDM_MAX(max_end(left), max_end(right));
+	n->left_max = max_end(left);
+	below = TDM_MAX(n->left_max, max_end(right));
 	n->max_end = TDM_MAX(n->end, below);
 	replace(txn, of);
 	return n;
@@ -169,7 +177,8 @@ static node *insert(struct tdm_itree_txn *txn, node *t, struct tdm_itree_node *n
 	}
 	if (!split(txn, t, n, &n->left, &n->right))
 		return NULL;
-	below = TDM_MAX(max_end(n->left), max_end(n->right));
+	n->left_max = max_end(n->left);
+	below = TDM_MAX(n->left_max, max_end(n->right));
 	n->max_end = TDM_MAX(n->end, below);
 	return n;
 }
@@ -323,7 +332,7 @@ static struct tdm_interval interval_of(node *n)
 bool tdmi_itree_find(const struct tdm_itree_node *t, u64 start, u64 end, struct tdm_interval *out)
 {
 	while (t && max_end(t) > start) {
-		if (max_end(t->left) > start) {
+		if (t->left_max > start) {
 			t = t->left;
 		} else if (t->start < end && t->end > start) {
 			*out = interval_of(t);
@@ -341,7 +350,7 @@ int tdmi_itree_each(const struct tdm_itree_node *t, u64 start, u64 end, int (*fn
 
 	if (!t || max_end(t) <= start)
 		return 0;
-	ret = tdmi_itree_each(t->left, start, end, fn, ctx);
+	ret = t->left_max > start ? tdmi_itree_each(t->left, start, end, fn, ctx) : 0;
 	if (ret || t->start >= end)
 		return ret;
 	if (t->end > start) {
@@ -362,7 +371,7 @@ static bool subtree_valid(node *t, node **last, u64 *count)
 	if (!t)
 		return true;
 	below = TDM_MAX(max_end(t->left), max_end(t->right));
-	if (t->start >= t->end || t->max_end != TDM_MAX(t->end, below))
+	if (t->start >= t->end || t->max_end != TDM_MAX(t->end, below) || t->left_max != max_end(t->left))
 		return false;
 	if ((t->left && t->left->prio > t->prio) || (t->right && t->right->prio > t->prio))
 		return false;

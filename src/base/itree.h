@@ -45,6 +45,8 @@ struct tdm_interval {
 void tdmi_itree_init(struct tdm_itree *t, struct tdm_rcu *rcu, const struct tdm_itree_mem *mem);
 /* Frees every node at once. Nodes that were replaced before are freed by the domain: drain it before the tree and its memory go. */
 void tdmi_itree_destroy(struct tdm_itree *t);
+/* What alloc is asked for: for who keeps nodes in reserve. */
+size_t tdmi_itree_node_size(void);
 
 /* ---- writers ---------------------------------------------------------------------------------------------------------- */
 

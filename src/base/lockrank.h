@@ -16,12 +16,20 @@
 enum tdm_lock_rank {
 	TDM_RANK_NONE = 0,
 	TDM_RANK_LIVE = 10,   /* run: state of the live process */
+	/* Not locks but places, which a thread marks as if it held a lock (mm/notifier.c): where it may wait for rounds of others, a round of its own, a
+	 * subscriber's callback that may sleep, and one that is called with tables locked. */
+	TDM_RANK_INV_WAIT = 15,
+	TDM_RANK_INV_ROUND = 16,
 	TDM_RANK_EVENT = 20,  /* events of an address space, and taking pages home */
+	TDM_RANK_INV_CALL = 25,
 	TDM_RANK_VMA = 30,    /* writers of the VMA tree */
 	TDM_RANK_PT3 = 40,    /* page tables, upper before lower: PT0 - level */
 	TDM_RANK_PT2 = 41,
 	TDM_RANK_PT1 = 42,
 	TDM_RANK_PT0 = 43,
+	TDM_RANK_INV_ATOMIC = 45,
+	TDM_RANK_NOTIFIERS = 46, /* subscriptions of an address space, and which rounds there are */
+	TDM_RANK_INV_NODES = 47, /* nodes kept for a removal */
 	TDM_RANK_PREDICT = 50,
 	/* Leaves of the engine: none is held while another of the group is taken, other than in this order. */
 	TDM_RANK_LRU = 60,
