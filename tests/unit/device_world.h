@@ -11,7 +11,7 @@ static struct {
 	struct tdm_pool pool;
 	u8 *memory;
 	u32 nframes;
-	u8 *used;        /* frames that have been copied to and not been freed */
+	u8 *seen;        /* folios, by their first frame: device_check() */
 	u32 fail;        /* the nth copy from now on fails; 0: none */
 	void (*on_copy)(void *arg); /* called while a copy is under way */
 	void *on_copy_arg;
@@ -57,21 +57,18 @@ static inline void device_start(u32 nframes)
 	memset(&dev, 0, sizeof(dev));
 	dev.nframes = nframes;
 	dev.memory = plat_map(P(nframes));
-	CHECK(dev.memory != NULL);
+	dev.seen = plat_map(TDM_ALIGN_UP(nframes, TDM_PAGE_SIZE));
+	CHECK(dev.memory != NULL && dev.seen != NULL);
 	CHECK_EQ(tdmi_pool_init(&dev.pool, &dev_ops, NULL, &dev, nframes), 0);
 	CHECK_EQ(tdmi_pool_attach(&mm, &dev.pool), 0);
 }
-
-struct dev_tally {
-	u64 entries;
-};
 
 /* Entries, descriptors, and the allocator agree: every frame in use is named once, by the entry for its va. */
 static inline void device_check(void)
 {
 	u64 entries = 0, frames = 0;
-	u32 last = TDM_FRAME_NIL;
 
+	memset(dev.seen, 0, dev.nframes);
 	tdmi_rcu_read_lock(ctx->rcu);
 	for (u64 va = tdmi_pt_next(&mm, BASE, BASE + P(cpu.npages)); va < BASE + P(cpu.npages); va = tdmi_pt_next(&mm, va + H, BASE + P(cpu.npages))) {
 		struct tdm_pte pte;
@@ -90,9 +87,9 @@ static inline void device_check(void)
 			CHECK_EQ(f->refcount, 1);
 			CHECK_EQ(f->state, TDM_FRAME_LENT);
 			CHECK_EQ(f->va + P(tdm_pte_private_frame(pte) - tdm_frame_nr(&dev.pool.frames, f)), tdm_pt_va(pt, k));
-			if (tdm_frame_nr(&dev.pool.frames, f) != last)
+			if (!dev.seen[tdm_frame_nr(&dev.pool.frames, f)])
 				frames += 1u << f->order;
-			last = tdm_frame_nr(&dev.pool.frames, f);
+			dev.seen[tdm_frame_nr(&dev.pool.frames, f)] = 1;
 		}
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);
@@ -113,6 +110,7 @@ static inline void device_finish(void)
 	CHECK_EQ(tdmi_pool_detach(&dev.pool), 0);
 	tdmi_pool_destroy(&dev.pool);
 	plat_unmap(dev.memory, P(dev.nframes));
+	plat_unmap(dev.seen, TDM_ALIGN_UP(dev.nframes, TDM_PAGE_SIZE));
 }
 
 #endif
