@@ -101,22 +101,6 @@ static void set_lent_mask(struct block *b, struct tdm_frame *folio, u32 mask, u6
 	}
 }
 
-static void mark_stale(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask)
-{
-	u32 add = mask & ~(u32)folio->stale;
-
-	folio->stale |= (u16)add;
-	tdm_a64_add_relaxed(&mm->stale, (u64)__builtin_popcount(add));
-}
-
-static void clear_stale(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask)
-{
-	u32 sub = mask & folio->stale;
-
-	folio->stale &= (u16)~sub;
-	tdm_a64_sub_relaxed(&mm->stale, (u64)__builtin_popcount(sub));
-}
-
 /*
  * A run of pages may lie in two mappings, and the port deals with one at a time: what it refuses as a run is tried page by page. A page that is
  * refused by itself is skipped (its mapping is gone, or wants another way): it stays out of *done_mask, and *refused says so.
@@ -201,7 +185,7 @@ static int move_runs(struct block *b, struct tdm_frame *folio, u32 mask, u32 *do
 
 		r = fill(b->ctx, FILL_MOVE, block_va(b, i), home + ((size_t)i << TDM_PAGE_SHIFT), run.n, &done);
 		if (r == -EEXIST) {
-			mark_stale(b->mm, folio, 1u << (i + done));
+			tdmi_homes_stale(b->mm, folio, 1u << (i + done));
 			done++;
 			r = 0;
 		}
@@ -241,7 +225,7 @@ static int bring_home(struct block *b, u32 mask)
 	if (r == -EINVAL)
 		r = copy_runs(b, tdm_frame_home(&b->mm->frames, folio), mask & ~moved, &copied);
 	set_lent_mask(b, folio, moved | copied, 0);
-	mark_stale(b->mm, folio, copied);
+	tdmi_homes_stale(b->mm, folio, copied);
 	b->soft += (u32)__builtin_popcount(moved | copied);
 	if (moved | copied)
 		tdmi_folio_touched(b->mm, b->pt, b->first, folio, TDM_LRU_TOUCHED);
@@ -266,6 +250,40 @@ static int lose_page(struct block *b, u32 i)
 	plat_log("a page could not be read back from its tier: the program gets SIGBUS where it touches it");
 	tdmi_page_set(b->mm, b->pt, b->first + i, tdm_pte_mk_typed(TDM_PTE_T_POISON, 0));
 	return 0;
+}
+
+static int lose_pages(struct block *b, u32 mask, u32 *lost)
+{
+	int r = 0;
+
+	for (u32 i = 0; i < TDM_BLOCK_PAGES && !r; i++)
+		if (mask >> i & 1) {
+			r = lose_page(b, i);
+			*lost |= r ? 0 : 1u << i;
+		}
+	return r;
+}
+
+/* Map the pages of mask, whose bytes have come from somewhere to src: their homes, or anywhere else, at their offsets. *done: those that are mapped now. */
+static int place(struct block *b, struct tdm_frame *folio, const u8 *src, bool at_home, u32 mask, u32 *done)
+{
+	int r = -EINVAL;
+
+	if (at_home) {
+		/* What is not moved stays there, and nobody wants it. */
+		tdmi_homes_wanted(b->mm, folio, mask);
+		r = move_runs(b, folio, mask, done);
+		tdmi_homes_stale(b->mm, folio, mask & ~*done);
+	}
+	if (r == -EINVAL) {
+		u32 copied = 0;
+
+		r = copy_runs(b, src, mask & ~*done, &copied);
+		*done |= copied;
+	}
+	set_lent_mask(b, folio, *done, 0);
+	b->hard += (u32)__builtin_popcount(*done);
+	return r;
 }
 
 /* The pages of one blob: mask in the block, blob_mask in the blob, dst by index in the blob. */
@@ -333,28 +351,10 @@ static int bring_blob(struct block *b, struct blob_part *p)
 	if (slow)
 		go_slow(b->ctx, false);
 	if (!b->asked && (r == -EIO || r == -EBADMSG)) {
-		r = 0;
-		for (u32 i = 0; i < TDM_BLOCK_PAGES && !r; i++)
-			if (p->mask >> i & 1) {
-				r = lose_page(b, i);
-				dropped |= r ? 0 : 1u << i;
-			}
+		r = lose_pages(b, p->mask, &dropped);
 	} else if (!r) {
-		if (to_home) {
-			/* What is not moved stays there, and nobody wants it. */
-			clear_stale(mm, folio, p->mask);
-			r = move_runs(b, folio, p->mask, &done);
-			mark_stale(mm, folio, p->mask & ~done);
-		}
-		if (!to_home || r == -EINVAL) {
-			u32 copied = 0;
-
-			r = copy_runs(b, dst, p->mask & ~done, &copied);
-			done |= copied;
-		}
-		set_lent_mask(b, folio, done, 0);
+		r = place(b, folio, dst, to_home, p->mask, &done);
 		dropped = done;
-		b->hard += (u32)__builtin_popcount(done);
 		if (tdmi_lru_recent(&mm->lru, p->clock))
 			b->refaults += (u32)__builtin_popcount(done);
 	}
@@ -370,6 +370,48 @@ static int bring_blob(struct block *b, struct blob_part *p)
 		tdmi_folio_release(mm, folio, 0);
 	else if (done)
 		tdmi_folio_touched(mm, b->pt, b->first, folio, b->refaults ? TDM_LRU_REFAULT : TDM_LRU_FAULTED);
+	return r;
+}
+
+/* Pages that a device has, in its memory. */
+static int bring_device(struct block *b, u32 mask)
+{
+	struct tdm_mm *mm = b->mm;
+	struct tdm_pte pte[TDM_BLOCK_PAGES];
+	void *at[TDM_BLOCK_PAGES] = { NULL };
+	struct tdm_frame *folio;
+	u32 done = 0;
+	bool warm, to_home, slow;
+	u8 *dst;
+	int r;
+
+	folio = tdmi_block_folio_get(mm, b->pt, b->first, mask == 0xffff, &warm);
+	if (!folio)
+		return -ENOMEM;
+	to_home = warm && mask == 0xffff;
+	dst = to_home ? tdm_frame_home(&mm->frames, folio) : b->ctx->bounce;
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
+		pte[k] = tdm_pt_get(b->pt, b->first + k);
+		if (mask >> k & 1)
+			at[k] = dst + ((size_t)k << TDM_PAGE_SHIFT);
+	}
+	slow = tdmi_pte_pool(mm, pte[__builtin_ctz(mask)])->ops->slow;
+	if (slow)
+		go_slow(b->ctx, true);
+	r = tdmi_dev_read(mm, pte, at, TDM_BLOCK_PAGES);
+	if (slow)
+		go_slow(b->ctx, false);
+	if (!r)
+		r = place(b, folio, dst, to_home, mask, &done);
+	else if (!b->asked)
+		r = lose_pages(b, mask, &done);
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+		if (done >> k & 1)
+			tdmi_dev_left(mm, pte[k]);
+	if (!folio->mapcount)
+		tdmi_folio_release(mm, folio, 0);
+	else if (done)
+		tdmi_folio_touched(mm, b->pt, b->first, folio, TDM_LRU_FAULTED);
 	return r;
 }
 
@@ -408,7 +450,7 @@ static int bring_zero(struct block *b, u32 mask)
 /* Bring the pages of mask of one block; those that were never touched only where zero_mask says so. */
 static int bring_block(struct block *b, u32 mask, u32 zero_mask)
 {
-	u32 home = 0, out = 0, zero = 0;
+	u32 home = 0, out = 0, zero = 0, device = 0;
 	int r = 0;
 
 	for (u32 i = 0; i < TDM_BLOCK_PAGES; i++) {
@@ -420,6 +462,8 @@ static int bring_block(struct block *b, u32 mask, u32 zero_mask)
 			home |= 1u << i;
 		else if (tdm_pte_is(pte, TDM_PTE_T_SWAP))
 			out |= 1u << i;
+		else if (tdm_pte_is(pte, TDM_PTE_T_PRIVATE))
+			device |= 1u << i;
 		else if (!tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_POISON))
 			zero |= 1u << i;
 	}
@@ -432,6 +476,8 @@ static int bring_block(struct block *b, u32 mask, u32 zero_mask)
 		gather_blob(b, &out, &p);
 		r = bring_blob(b, &p);
 	}
+	if (!r && device)
+		r = bring_device(b, device);
 	if (!r && zero)
 		r = bring_zero(b, zero);
 	return r;
@@ -581,7 +627,7 @@ static int fault_locked(struct block *b, u64 va)
 	 * who touches every other page leaves holes, and they stay holes. */
 	if (!tdmi_vma_find(b->mm, va, &vma))
 		vma = (struct tdm_vma){ va, va + TDM_PAGE_SIZE, 0 };
-	zero = !tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP);
+	zero = !tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP) && !tdm_pte_is(pte, TDM_PTE_T_PRIVATE);
 	if (zero && (vma.flags & TDM_VMA_EXCLUDED))
 		return fault_excluded(b, va);
 	zero_end = i && !tdm_pte_none(tdm_pt_get(b->pt, i - 1)) ? vma.end : va + TDM_PAGE_SIZE;

@@ -20,6 +20,12 @@ static void account(struct tdm_mm *mm, struct tdm_pte pte, u64 pages, bool add)
 		c = tdm_pte_lent(pte) ? &mm->lent : &mm->home;
 	} else if (tdm_pte_is(pte, TDM_PTE_T_SWAP)) {
 		c = &mm->out;
+	} else if (tdm_pte_is(pte, TDM_PTE_T_PRIVATE)) {
+		struct tdm_pool *p = tdmi_pte_pool(mm, pte);
+		struct tdm_frame *f = tdmi_dev_folio(p, tdm_pte_private_frame(pte));
+
+		f->mapcount = (u16)(add ? f->mapcount + pages : f->mapcount - pages);
+		c = &p->pages;
 	} else {
 		return;
 	}
@@ -49,6 +55,19 @@ struct tdm_frame *tdmi_block_folio(struct tdm_mm *mm, struct tdm_pt *pt, u32 i)
 			return tdm_pfn_block(&mm->frames, tdm_pte_pfn(pte));
 	}
 	return NULL;
+}
+
+u32 tdmi_folio_pages(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct tdm_frame *folio, bool lent)
+{
+	u32 mask = 0;
+
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
+		struct tdm_pte pte = tdm_pt_get(pt, first + k);
+
+		if (tdm_pte_present(pte) && tdm_pte_lent(pte) == lent && tdm_pfn_block(&mm->frames, tdm_pte_pfn(pte)) == folio)
+			mask |= 1u << k;
+	}
+	return mask;
 }
 
 struct tdm_frame *tdmi_block_folio_get(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, bool warm, bool *was_warm)
@@ -88,6 +107,22 @@ static u32 runs_of(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask, void **
 	return n;
 }
 
+void tdmi_homes_stale(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask)
+{
+	u32 add = mask & ~(u32)folio->stale;
+
+	folio->stale |= (u16)add;
+	tdm_a64_add_relaxed(&mm->stale, (u64)__builtin_popcount(add));
+}
+
+void tdmi_homes_wanted(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask)
+{
+	u32 sub = mask & folio->stale;
+
+	folio->stale &= (u16)~sub;
+	tdm_a64_sub_relaxed(&mm->stale, (u64)__builtin_popcount(sub));
+}
+
 void tdmi_homes_discard(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask)
 {
 	void *slot[TDM_BLOCK_PAGES];
@@ -95,9 +130,7 @@ void tdmi_homes_discard(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask)
 
 	if (n)
 		mm->port->ops->discard(mm->port, slot, pages, n);
-	mask &= folio->stale;
-	folio->stale &= (u16)~mask;
-	tdm_a64_sub_relaxed(&mm->stale, (u64)__builtin_popcount(mask));
+	tdmi_homes_wanted(mm, folio, mask);
 }
 
 void tdmi_folio_keep(struct tdm_mm *mm, struct tdm_frame *folio, u32 kept)
@@ -153,12 +186,8 @@ static void folio_free(struct tdm_mm *mm, struct tdm_frame *folio)
 
 void tdmi_folio_release(struct tdm_mm *mm, struct tdm_frame *folio, u32 populated)
 {
-	if (folio->order == TDM_BLOCK_ORDER) {
-		u32 add = populated & ~(u32)folio->stale;
-
-		folio->stale |= (u16)add;
-		tdm_a64_add_relaxed(&mm->stale, (u64)__builtin_popcount(add));
-	}
+	if (folio->order == TDM_BLOCK_ORDER)
+		tdmi_homes_stale(mm, folio, populated);
 	if (tdmi_lru_del(&mm->lru, folio))
 		folio_free(mm, folio);
 }

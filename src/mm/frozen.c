@@ -24,6 +24,10 @@ static int bytes_of(struct tdm_ctx *ctx, struct tdm_pte pte, u32 huge_offset, co
 		*bytes = tdm_frame_home(&mm->frames, tdm_pfn_frame(&mm->frames, (struct tdm_pfn){ tdm_pte_pfn(pte).v + huge_offset }));
 		return 0;
 	}
+	if (tdm_pte_is(pte, TDM_PTE_T_PRIVATE)) {
+		*bytes = ctx->bounce;
+		return tdmi_dev_read(mm, &pte, (void *const[]){ ctx->bounce }, 1);
+	}
 	if (!tdm_pte_is(pte, TDM_PTE_T_SWAP)) {
 		*bytes = mm->zeros;
 		return 0;
@@ -80,7 +84,7 @@ static int bytes_of_run(struct tdm_ctx *ctx, struct tdm_pte pte, u32 huge_offset
 	u32 first = tdm_pte_swap_index(pte);
 	void *dst[TDM_BLOCK_PAGES];
 
-	if (tdm_pte_home(pte))
+	if (n == 1 || tdm_pte_home(pte))
 		return bytes_of(ctx, pte, huge_offset, bytes);
 	for (u32 k = 0; k < n; k++)
 		dst[first + k] = ctx->bounce + ((size_t)k << TDM_PAGE_SHIFT);
@@ -100,9 +104,9 @@ static int walk_table(struct tdm_ctx *ctx, struct tdm_pt *pt, u64 va, u64 end, t
 		const void *bytes;
 
 		n = 1;
-		if (!tdm_pte_home(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP))
+		if (!tdm_pte_home(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP) && !tdm_pte_is(pte, TDM_PTE_T_PRIVATE))
 			continue;
-		n = run(pt, va, end, pte);
+		n = tdm_pte_is(pte, TDM_PTE_T_PRIVATE) ? 1 : run(pt, va, end, pte);
 		r = bytes_of_run(ctx, pte, offset, n, &bytes);
 		if (!r)
 			r = fn(arg, va, n, bytes);

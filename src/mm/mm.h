@@ -22,6 +22,7 @@
 #include "base/alloc.h"
 #include "base/lockrank.h"
 #include "base/rcu.h"
+#include "mm/devmem.h"
 #include "mm/frame.h"
 #include "mm/keep.h"
 #include "mm/lru.h"
@@ -91,6 +92,7 @@ struct tdm_mm {
 	struct tdm_swap *swap;
 	struct tdm_keep *keep;    /* or NULL: nothing is kept */
 	struct tdm_port *port;
+	struct tdm_pool *pool[TDM_POOLS_MAX]; /* changed only while nobody uses them: tdmi_pool_attach() */
 	struct plat_mutex event_lock;
 	bool unsettled;           /* the port is not sure yet that all we know of is there: see tdmi_events_settled(). The event lock */
 	const u8 *zeros;          /* TDM_BLOCK_SIZE of zeroes; constant */
@@ -154,10 +156,24 @@ u64 tdmi_age(struct tdm_ctx *ctx, u64 pages);
 /* The pages of a range: home only, or out. Pages dealt with in *pages. -ENOSPC. */
 int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages);
 int tdmi_range_out(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages);
+/* The home pages of a range, to the tiers, or to a device's memory. -ENOSPC: it is full; the device's errors. */
+int tdmi_range_pack(struct tdm_ctx *ctx, u64 start, u64 end, struct tdm_pool *pool, u64 *pages);
 /* Home pages that ought to be on probation, given what is lent. */
 u64 tdmi_home_wanted(const struct tdm_mm *mm);
 /* Give warm and dirty memory back, some of it. false: there is none. No lock is held. */
 bool tdmi_trim(struct tdm_ctx *ctx);
+
+/* ---- pack.c */
+/* Pack the home pages of an isolated block folio that are in the mask into a blob, or copy them to a device's memory if there is a pool, and put it back. The
+ * pages that are there now, or -errno of the tiers, or of the pool. No lock is held. */
+int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct tdm_pool *pool);
+/* An isolated 2 MiB folio on probation becomes 32 blocks. true: they are on the list now. */
+bool tdmi_split_home(struct tdm_ctx *ctx, struct tdm_frame *folio);
+
+/* ---- migrate.c */
+/* Move what of [start, end) is in ram to the device's memory. *pages: those that are there now. Pages that are pinned, used meanwhile, or of a mapping that
+ * does not allow it stay. 0; -ENOSPC: its memory is full; the device's errors: what had not been moved is where it was. No lock is held. */
+int tdmi_migrate_to_device(struct tdm_ctx *ctx, struct tdm_pool *pool, u64 start, u64 end, u64 *pages);
 
 /* ---- adopt.c: make [start, end), which the port now serves and in which pages are present, known. */
 int tdmi_adopt(struct tdm_ctx *ctx, u64 start, u64 end);
@@ -207,7 +223,9 @@ void tdmi_settle(struct tdm_ctx *ctx, u64 va);
 /* ---- folio.c: helpers shared by the files above. The table lock is held. */
 /* The folio of the block that page i of the PTE table belongs to, or NULL if no page of the block is present. */
 struct tdm_frame *tdmi_block_folio(struct tdm_mm *mm, struct tdm_pt *pt, u32 i);
-/* The same, made if there is none. warm: see tdmi_folio_alloc(). NULL: no frames. */
+/* Its pages, lent or home, by the entries that name it; first: of its block. A bit a page. */
+u32 tdmi_folio_pages(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct tdm_frame *folio, bool lent);
+/* The folio of the block, made if there is none. warm: see tdmi_folio_alloc(). NULL: no frames. */
 struct tdm_frame *tdmi_block_folio_get(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, bool warm, bool *was_warm);
 /* Home pages of a folio become lent and the other way round, or go away: entry, mapcount and counters. */
 void tdmi_page_set(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, struct tdm_pte pte);
@@ -224,6 +242,9 @@ int tdmi_huge_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, u32 moved, str
 bool tdmi_folio_putback(struct tdm_mm *mm, struct tdm_frame *folio, enum tdm_lru_where where);
 /* The folio's pages may be what this blob holds, plus 1; 0: none. What it had before is forgotten. */
 void tdmi_folio_keep(struct tdm_mm *mm, struct tdm_frame *folio, u32 kept);
+/* Homes that hold bytes, which nobody wants any more; of which the bytes are wanted, or which are empty. mask: bits within the folio, of order 4. */
+void tdmi_homes_stale(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask);
+void tdmi_homes_wanted(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask);
 /* Homes whose bytes nobody wants: discard them (physical pages go back). mask: bits within the folio. */
 void tdmi_homes_discard(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask);
 /* Empty dirty folios (mm/frame.h), if there are enough, or more than keep pages in them. With no lock held. true: done. */

@@ -5,10 +5,7 @@
  * Two steps, each for one folio that the policy (lru.h) hands over isolated:
  *   age    the folio's lent pages are taken home. They are still in ram; a touch brings them back for the price of a soft fault and proves that
  *          they are used.
- *   pack   the folio's home pages are packed into a blob. No lock is held meanwhile: the folio is marked as under writeback, which keeps its homes
- *          where they are (a fault copies from them instead of moving), and afterwards an entry is changed only if it still is what it
- *          was: a page that was touched, unmapped or dropped meanwhile is taken out of the blob again. Pages that came from a blob which was kept, and
- *          are what they were, become entries of that one again.
+ *   pack   the folio's home pages are packed into a blob (pack.c).
  *
  * Taking home needs the event lock (see mm.h), packing does not.
  */
@@ -70,20 +67,6 @@ static void home_runs(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct td
 	}
 }
 
-/* The pages of a block folio, identified by the entries that name it. */
-static u32 folio_pages(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct tdm_frame *folio, bool lent)
-{
-	u32 mask = 0;
-
-	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
-		struct tdm_pte pte = tdm_pt_get(pt, first + k);
-
-		if (tdm_pte_present(pte) && tdm_pte_lent(pte) == lent && tdm_pfn_block(&mm->frames, tdm_pte_pfn(pte)) == folio)
-			mask |= 1u << k;
-	}
-	return mask;
-}
-
 static void home_block(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct home_try *t)
 {
 	struct tdm_mm *mm = ctx->mm;
@@ -93,14 +76,14 @@ static void home_block(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, s
 	tdmi_rcu_read_lock(ctx->rcu);
 	if (!tdmi_pt_lock(mm, folio->va, false, &pt) && pt) {
 		first = tdm_pt_index(pt, folio->va);
-		mask = pt->level ? 0 : folio_pages(mm, pt, first, folio, true) & only;
+		mask = pt->level ? 0 : tdmi_folio_pages(mm, pt, first, folio, true) & only;
 		t->refused |= mask & kept;
 		mask &= ~kept;
 		if (mask & folio->stale)
 			tdmi_homes_discard(mm, folio, mask & folio->stale);
 		if (mask && !(folio->flags & TDM_FRAME_F_WRITEBACK))
 			home_runs(mm, pt, first, folio, mask, t);
-		t->home = !pt->level && folio_pages(mm, pt, first, folio, false) != 0;
+		t->home = !pt->level && tdmi_folio_pages(mm, pt, first, folio, false) != 0;
 		tdm_pt_unlock(pt);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);
@@ -246,165 +229,7 @@ u64 tdmi_age(struct tdm_ctx *ctx, u64 pages)
 	return taken;
 }
 
-/* ---- pack -------------------------------------------------------------------------------------------------------- */
-
-/* The packed pages of a folio, from the moment that their entries were read. */
-struct packing {
-	struct tdm_frame *folio;
-	u32 first;
-	u32 mask;                          /* pages of the block that are being packed */
-	struct tdm_pte pte[TDM_BLOCK_PAGES];
-	const void *home[TDM_BLOCK_PAGES];
-	u32 kept;                          /* the folio's; it gets it back, unless it dies meanwhile */
-	bool same;                         /* they are what they were in that blob, and in the same places there */
-	bool alone;                        /* this neighbourhood is used page by page */
-	bool more;                         /* there are home pages that are not being packed */
-};
-
-static bool pack_begin(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct packing *p)
-{
-	struct tdm_mm *mm = ctx->mm;
-	u8 *home = tdm_frame_home(&mm->frames, folio);
-	struct tdm_pt *pt;
-
-	*p = (struct packing){ .folio = folio };
-	tdmi_rcu_read_lock(ctx->rcu);
-	if (!tdmi_pt_lock(mm, folio->va, false, &pt) && pt) {
-		if (!pt->level) {
-			p->first = tdm_pt_index(pt, folio->va);
-			p->alone = !pt->order;
-			p->mask = folio_pages(mm, pt, p->first, folio, false);
-			p->more = p->mask & ~only;
-			p->mask &= only;
-			for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
-				p->pte[k] = tdm_pt_get(pt, p->first + k);
-				p->home[k] = home + ((size_t)k << TDM_PAGE_SHIFT);
-			}
-			if (p->mask) {
-				folio->flags |= TDM_FRAME_F_WRITEBACK;
-				p->kept = folio->kept;
-				folio->kept = 0;
-			}
-		}
-		tdm_pt_unlock(pt);
-	}
-	tdmi_rcu_read_unlock(ctx->rcu);
-	return p->mask != 0;
-}
-
-/* Store the pages. *handle: of the blob that has them now. 0, or -errno of the tiers. */
-static int pack_store(struct tdm_ctx *ctx, struct packing *p, u64 *handle)
-{
-	struct tdm_swap *swap = ctx->mm->swap;
-	const void *page[TDM_BLOCK_PAGES];
-	u32 n = 0;
-
-	*handle = p->kept - 1;
-	p->same = p->kept && tdmi_swap_reuse(swap, ctx->ws, p->kept - 1, p->mask, p->home);
-	if (p->same)
-		return 0;
-	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
-		if (p->mask >> k & 1)
-			page[n++] = p->home[k];
-	return tdmi_swap_out(swap, ctx->ws, page, n, p->alone, handle);
-}
-
-/* The pages are in the blob (r == 0), or are not: make the entries say so. Pages that were packed and are still what they were. */
-static u32 pack_end(struct tdm_ctx *ctx, struct packing *p, u64 handle, int r, bool *lent_left)
-{
-	struct tdm_mm *mm = ctx->mm;
-	u32 clock = tdm_a32_ld_relaxed(&mm->lru.clock), index = 0, out = 0, drop = 0, kept = p->kept;
-	struct tdm_pt *pt = NULL;
-
-	*lent_left = false;
-	tdmi_rcu_read_lock(ctx->rcu);
-	if (tdmi_pt_lock(mm, p->folio->va, false, &pt) || !pt || pt->level) {
-		/* The table is gone, and every entry with it. */
-		if (pt)
-			tdm_pt_unlock(pt);
-		pt = NULL;
-	}
-	for (u32 k = 0; !r && k < TDM_BLOCK_PAGES; k++) {
-		u32 i = p->same ? k : index;
-
-		if (!(p->mask >> k & 1))
-			continue;
-		if (!pt || tdm_pt_get(pt, p->first + k).v != p->pte[k].v) {
-			drop |= 1u << i;
-		} else {
-			tdmi_page_set(mm, pt, p->first + k, tdm_pte_mk_swap(handle, i, clock));
-			out |= 1u << k;
-		}
-		index++;
-	}
-	p->folio->flags &= (u8)~TDM_FRAME_F_WRITEBACK;
-	if (pt) {
-		*lent_left = folio_pages(mm, pt, p->first, p->folio, true) != 0;
-		if (p->folio->mapcount && !p->folio->kept) {
-			p->folio->kept = kept;
-			kept = 0;
-		}
-		if (out && !p->folio->mapcount) {
-			tdmi_folio_release(mm, p->folio, out); /* our isolation still holds it */
-		} else if (out) {
-			tdmi_homes_discard(mm, p->folio, out);
-		}
-		tdm_pt_unlock(pt);
-	}
-	tdmi_rcu_read_unlock(ctx->rcu);
-	if (drop) {
-		tdm_count(ctx, TDM_C_COMPLETED_ELSEWHERE, (u64)__builtin_popcount(drop));
-		tdmi_swap_drop(mm->swap, handle, drop);
-	}
-	if (kept)
-		tdmi_swap_forget(mm->swap, kept - 1);
-	return (u32)__builtin_popcount(out);
-}
-
-/* A 2 MiB folio on probation was not touched: it is packed as 32 blocks. true: they are on the list now. */
-static bool split_home(struct tdm_ctx *ctx, struct tdm_frame *folio)
-{
-	struct tdm_mm *mm = ctx->mm;
-	struct tdm_pt *pmd;
-	bool split = false, ours = false;
-
-	tdmi_rcu_read_lock(ctx->rcu);
-	if (!tdmi_pt_lock(mm, folio->va, false, &pmd) && pmd) {
-		u32 i = tdm_pt_index(pmd, folio->va);
-		struct tdm_pte pte = tdm_pt_get(pmd, i);
-
-		ours = pmd->level == 1 && tdm_pte_home(pte) && tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte)) == folio;
-		if (ours)
-			split = tdmi_huge_split(mm, pmd, i, 0, NULL) == 0;
-		tdm_pt_unlock(pmd);
-	}
-	tdmi_rcu_read_unlock(ctx->rcu);
-	if (!ours)
-		(void)tdmi_folio_putback(mm, folio, TDM_LRU_TO_YOUNG);
-	return split;
-}
-
-/* Pack the home pages of an isolated block folio that are in the mask, and put it back. The pages, or -errno of the tiers. */
-static int pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only)
-{
-	struct tdm_mm *mm = ctx->mm;
-	struct packing p;
-	u64 handle = 0;
-	bool lent;
-	u32 n;
-	int r;
-
-	if (!pack_begin(ctx, folio, only, &p)) {
-		(void)tdmi_folio_putback(mm, folio, p.more ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
-		return 0;
-	}
-	r = pack_store(ctx, &p, &handle);
-	n = pack_end(ctx, &p, handle, r, &lent);
-	(void)tdmi_folio_putback(mm, folio, r || p.more ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
-	tdm_count(ctx, TDM_C_EVICTED_PAGES, n);
-	tdm_a32_st_relaxed(&mm->full, r != 0);
-	return r ? r : (int)n;
-}
+/* ---- making room ---------------------------------------------------------------------------------------------------- */
 
 /* One folio from probation to a tier. Pages packed, 0 when there was none (*none), or -errno. */
 static int pack_one(struct tdm_ctx *ctx, bool *none)
@@ -417,17 +242,15 @@ static int pack_one(struct tdm_ctx *ctx, bool *none)
 		if (!folio)
 			return 0;
 		if (folio->order == TDM_HUGE_ORDER) {
-			(void)split_home(ctx, folio);
+			(void)tdmi_split_home(ctx, folio);
 			continue;
 		}
-		r = pack_folio(ctx, folio, ~0u);
+		r = tdmi_pack_folio(ctx, folio, ~0u, NULL);
 		if (r)
 			return r;
 	}
 	return 0;
 }
-
-/* ---- making room ---------------------------------------------------------------------------------------------------- */
 
 /* Pages in dirty folios that may wait until they can be emptied with others. */
 static u64 dirty_keep(const struct tdm_mm *mm)
@@ -559,10 +382,10 @@ int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 	return 0;
 }
 
-int tdmi_range_out(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
+int tdmi_range_pack(struct tdm_ctx *ctx, u64 start, u64 end, struct tdm_pool *pool, u64 *pages)
 {
-	u64 va = TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE), taken;
-	int r = tdmi_range_home(ctx, start, end, &taken);
+	u64 va = TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE);
+	int r = 0;
 
 	*pages = 0;
 	while (!r && va < end) {
@@ -576,11 +399,11 @@ int tdmi_range_out(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 		if (folio->order == TDM_HUGE_ORDER) {
 			u64 at = TDM_MAX(folio->va, TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE));
 
-			if (split_home(ctx, folio))
+			if (tdmi_split_home(ctx, folio))
 				va = at;
 			continue;
 		}
-		r = pack_folio(ctx, folio, pages_in(folio, start, end));
+		r = tdmi_pack_folio(ctx, folio, pages_in(folio, start, end), pool);
 		(void)tdmi_dirty_discard(ctx->mm, dirty_keep(ctx->mm));
 		if (r > 0) {
 			*pages += (u64)r;
@@ -588,4 +411,12 @@ int tdmi_range_out(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 		}
 	}
 	return r;
+}
+
+int tdmi_range_out(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
+{
+	int r = tdmi_range_home(ctx, start, end, pages);
+
+	*pages = 0;
+	return r ? r : tdmi_range_pack(ctx, start, end, NULL, pages);
 }

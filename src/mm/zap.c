@@ -25,6 +25,8 @@ static void zap_page(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, enum tdm_zap h
 		tdmi_page_set(mm, pt, i, tdm_pte_mk_typed(TDM_PTE_T_REMOVED, 0));
 	else
 		tdmi_page_set(mm, pt, i, (struct tdm_pte){ 0 });
+	if (tdm_pte_is(pte, TDM_PTE_T_PRIVATE))
+		tdmi_dev_put(tdmi_pte_pool(mm, pte), tdmi_dev_folio(tdmi_pte_pool(mm, pte), tdm_pte_private_frame(pte)));
 }
 
 /* Pages [lo, hi) of one block. */
@@ -43,10 +45,7 @@ static void zap_block(struct tdm_mm *mm, struct tdm_pt *pt, u32 lo, u32 hi, enum
 		return;
 	if (folio->flags & TDM_FRAME_F_WRITEBACK) {
 		/* The packer is reading them: it will find that the entries have changed, and the homes go with the folio. */
-		u32 add = home & ~(u32)folio->stale;
-
-		folio->stale |= (u16)add;
-		tdm_a64_add_relaxed(&mm->stale, (u64)__builtin_popcount(add));
+		tdmi_homes_stale(mm, folio, home);
 	} else if (home) {
 		tdmi_homes_discard(mm, folio, home);
 	}
@@ -147,7 +146,7 @@ void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, enum tdm_zap how)
 		try_again(&tries);
 }
 
-/* Take the entry at `from` out of the table. The bytes of a home page are left in ctx->bounce: its new home is in another block, at another
+/* Take the entry at `from` out of the table. The bytes of a page that is home, or on a device, are left in ctx->bounce: its new home is in another block, at another
  * offset. (They could not be given to the program at once: the kernel refuses as long as any event is unread, and we hold the event lock.) */
 static struct tdm_pte remap_take(struct tdm_ctx *ctx, u64 from)
 {
@@ -175,11 +174,19 @@ static struct tdm_pte remap_take(struct tdm_ctx *ctx, u64 from)
 	if (tdm_pte_is(pte, TDM_PTE_T_SWAP)) {
 		tdmi_page_set(mm, pt, tdm_pt_index(pt, from), (struct tdm_pte){ 0 });
 	} else if (!tdm_pte_none(pte)) {
+		struct tdm_pte lost = { 0 };
+		bool device = tdm_pte_is(pte, TDM_PTE_T_PRIVATE);
+
+		/* A page that a device has comes home: its frame may be one of many that lie side by side. */
+		if (device && tdmi_dev_read(mm, &pte, (void *const[]){ ctx->bounce }, 1))
+			lost = tdm_pte_mk_typed(TDM_PTE_T_POISON, 0);
 		if (tdm_pte_home(pte))
 			memcpy(ctx->bounce, tdm_frame_home(&mm->frames, tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte))), TDM_PAGE_SIZE);
 		zap_block(mm, pt, tdm_pt_index(pt, from), tdm_pt_index(pt, from) + 1, TDM_ZAP_UNMAP);
-		if (!tdm_pte_home(pte))
-			pte = (struct tdm_pte){ 0 };
+		if (device && tdm_pte_none(lost))
+			pte = tdm_pte_mk((struct tdm_pfn){ 0 }, 0);
+		else if (!tdm_pte_home(pte))
+			pte = lost;
 	}
 	tdm_pt_unlock(pt);
 	return pte;

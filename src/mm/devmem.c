@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * devmem.c - the frames of device private memory, and their way home.
+ *
+ * Everything about a folio that is mapped is under the lock of the table that maps it. Eviction begins at the other end: it isolates the folio, reads its
+ * va, locks the table for it, and looks whether entries there still name it. If they do not, the folio has been freed or moved, and the isolation
+ * is all that holds it. So no driver's lock, and no lock of the pool's, is held around the migration.
+ */
+#include "mm/devmem.h"
+#include "base/check.h"
+#include "mm/mm.h"
+
+int tdmi_pool_init(struct tdm_pool *p, const struct tdm_pool_ops *ops, void *arg, const void *owner, u32 nframes)
+{
+	int r = tdmi_frames_init(&p->frames, NULL, nframes);
+
+	if (r)
+		return r;
+	tdmi_lru_init(&p->lru, &p->frames);
+	p->ops = ops;
+	p->arg = arg;
+	p->owner = owner;
+	p->mm = NULL;
+	p->id = 0;
+	tdm_a64_st_relaxed(&p->pages, 0);
+	tdm_a64_st_relaxed(&p->moved_in, 0);
+	tdm_a64_st_relaxed(&p->moved_out, 0);
+	return 0;
+}
+
+void tdmi_pool_destroy(struct tdm_pool *p)
+{
+	TDM_BUG_ON(p->mm != NULL);
+	tdmi_frames_destroy(&p->frames);
+}
+
+int tdmi_pool_attach(struct tdm_mm *mm, struct tdm_pool *p)
+{
+	TDM_BUG_ON(p->mm != NULL);
+	for (u32 i = 0; i < TDM_POOLS_MAX; i++)
+		if (!mm->pool[i]) {
+			p->mm = mm;
+			p->id = i;
+			mm->pool[i] = p;
+			return 0;
+		}
+	return -ENOSPC;
+}
+
+int tdmi_pool_detach(struct tdm_pool *p)
+{
+	if (tdm_a64_ld_relaxed(&p->pages))
+		return -EBUSY;
+	p->mm->pool[p->id] = NULL;
+	p->mm = NULL;
+	return 0;
+}
+
+struct tdm_pool *tdmi_pte_pool(struct tdm_mm *mm, struct tdm_pte pte)
+{
+	return mm->pool[tdm_pte_payload(pte) >> 32];
+}
+
+static bool heads(const struct tdm_frame *d, u32 order)
+{
+	return d->order == order && d->state != TDM_FRAME_FREE && d->state != TDM_FRAME_TAIL;
+}
+
+/* The first frame of every larger unit is the first one of some folio, so that its descriptor is never an old one. */
+struct tdm_frame *tdmi_dev_folio(struct tdm_pool *p, u32 frame)
+{
+	struct tdm_frame *huge = &p->frames.desc[frame & ~(TDM_HUGE_PAGES - 1)];
+	struct tdm_frame *block = &p->frames.desc[frame & ~(TDM_BLOCK_PAGES - 1)];
+
+	return heads(huge, TDM_HUGE_ORDER) ? huge : heads(block, TDM_BLOCK_ORDER) ? block : &p->frames.desc[frame];
+}
+
+struct tdm_frame *tdmi_dev_alloc(struct tdm_pool *p, u32 order, u64 va)
+{
+	struct tdm_frame *d = tdmi_folio_alloc(&p->frames, order, false, NULL);
+
+	if (d)
+		d->va = va;
+	return d;
+}
+
+void tdmi_dev_mapped(struct tdm_pool *p, struct tdm_frame *folio)
+{
+	tdmi_lru_add(&p->lru, folio, TDM_LRU_FAULTED);
+}
+
+/* The last reference is gone. */
+static void dev_free(struct tdm_pool *p, struct tdm_frame *folio)
+{
+	TDM_BUG_ON(folio->mapcount);
+	if (p->ops->page_free)
+		p->ops->page_free(p, tdm_frame_nr(&p->frames, folio), folio->order);
+	tdmi_folio_free(&p->frames, folio);
+}
+
+void tdmi_dev_put(struct tdm_pool *p, struct tdm_frame *folio)
+{
+	if (!folio->mapcount && tdmi_lru_del(&p->lru, folio))
+		dev_free(p, folio);
+}
+
+void tdmi_dev_left(struct tdm_mm *mm, struct tdm_pte was)
+{
+	struct tdm_pool *p = tdmi_pte_pool(mm, was);
+
+	tdm_a64_add_relaxed(&p->moved_out, 1);
+	tdmi_dev_put(p, tdmi_dev_folio(p, tdm_pte_private_frame(was)));
+}
+
+int tdmi_dev_read(struct tdm_mm *mm, const struct tdm_pte *pte, void *const *dst, u32 n)
+{
+	u32 waits = 0;
+	int r = 0;
+
+	for (u32 i = 0, run; i < n && !r; i += run) {
+		struct tdm_pool *p = dst[i] ? tdmi_pte_pool(mm, pte[i]) : NULL;
+
+		for (run = 1; p && i + run < n && dst[i + run] == (u8 *)dst[i] + ((size_t)run << TDM_PAGE_SHIFT) &&
+			      pte[i + run].v == tdm_pte_mk_private(p->id, tdm_pte_private_frame(pte[i]) + run).v;)
+			run++;
+		if (p) {
+			r = p->ops->copy_out(p, dst[i], tdm_pte_private_frame(pte[i]), run);
+			waits |= 1u << p->id;
+		}
+	}
+	/* Also of those that were begun before one that failed. */
+	for (u32 id = 0; id < TDM_POOLS_MAX; id++)
+		if ((waits >> id & 1) && mm->pool[id]->ops->copy_wait) {
+			int w = mm->pool[id]->ops->copy_wait(mm->pool[id]);
+
+			r = r ? r : w;
+		}
+	return r;
+}
+
+/* ---- eviction ----------------------------------------------------------------------------------------------------------- */
+
+/* The entries of block `first` of a table that name the folio. */
+static u32 named(struct tdm_pool *p, struct tdm_pt *pt, u32 first, struct tdm_frame *folio, struct tdm_pte *pte)
+{
+	u32 mask = 0;
+
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
+		pte[k] = tdm_pt_get(pt, first + k);
+		if (tdm_pte_is(pte[k], TDM_PTE_T_PRIVATE) && tdmi_pte_pool(p->mm, pte[k]) == p &&
+		    tdmi_dev_folio(p, tdm_pte_private_frame(pte[k])) == folio)
+			mask |= 1u << k;
+	}
+	return mask;
+}
+
+/* The pages of one block of the folio to their homes, on probation. The table lock is held. *n: pages. */
+static int evict_block(struct tdm_ctx *ctx, struct tdm_pool *p, struct tdm_pt *pt, u32 first, struct tdm_frame *folio, u64 *n)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_pte pte[TDM_BLOCK_PAGES];
+	void *dst[TDM_BLOCK_PAGES] = { NULL };
+	u32 mask = named(p, pt, first, folio, pte);
+	struct tdm_frame *home;
+	bool warm;
+	int r;
+
+	if (!mask)
+		return 0;
+	home = tdmi_block_folio_get(mm, pt, first, true, &warm);
+	if (!home)
+		return -ENOMEM;
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+		if (mask >> k & 1)
+			dst[k] = (u8 *)tdm_frame_home(&mm->frames, home) + ((size_t)k << TDM_PAGE_SHIFT);
+	r = tdmi_dev_read(mm, pte, dst, TDM_BLOCK_PAGES);
+	if (!r) {
+		tdmi_homes_wanted(mm, home, mask);
+		for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+			if (mask >> k & 1)
+				tdmi_page_set(mm, pt, first + k,
+					      tdm_pte_mk((struct tdm_pfn){ tdm_frame_pfn(&mm->frames, home).v + k }, TDM_PTE_WRITE));
+		tdmi_lru_add_home(&mm->lru, home);
+		*n += (u64)__builtin_popcount(mask);
+		tdm_a64_add_relaxed(&p->moved_out, (u64)__builtin_popcount(mask));
+		tdmi_dev_put(p, folio); /* our isolation still holds it */
+	} else if (home->mapcount) {
+		tdmi_homes_stale(mm, home, mask);
+	} else {
+		tdmi_folio_release(mm, home, mask);
+	}
+	return r;
+}
+
+static int evict_folio(struct tdm_ctx *ctx, struct tdm_pool *p, struct tdm_frame *folio, u64 *n)
+{
+	struct tdm_pt *pt;
+	int r;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	r = tdmi_pt_lock(ctx->mm, folio->va, false, &pt);
+	if (!r && pt) {
+		u32 first = tdm_pt_index(pt, folio->va) & ~(TDM_BLOCK_PAGES - 1);
+		u32 end = folio->order == TDM_HUGE_ORDER ? TDM_PT_ENTRIES : first + TDM_BLOCK_PAGES;
+
+		for (; !pt->level && !r && first < end; first += TDM_BLOCK_PAGES)
+			r = evict_block(ctx, p, pt, first, folio, n);
+		tdm_pt_unlock(pt);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return r;
+}
+
+int tdmi_pool_evict(struct tdm_ctx *ctx, struct tdm_pool *p, u64 pages, u64 *done)
+{
+	int r = 0;
+
+	*done = 0;
+	while (!r && *done < pages) {
+		struct tdm_frame *folio = tdmi_lru_isolate_lent(&p->lru, false);
+
+		if (!folio)
+			break;
+		r = evict_folio(ctx, p, folio, done);
+		/* The last reference is ours, unless something of it could not be moved. */
+		if (tdmi_lru_putback(&p->lru, folio, TDM_LRU_TO_YOUNG))
+			dev_free(p, folio);
+	}
+	return r;
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * devmem.h - device private memory: frames that the CPU cannot map.
+ *
+ * A pool is the memory of one device. It belongs to one address space, whose entries name its frames (TDM_PTE_T_PRIVATE). Its descriptors are those of
+ * frame.h, without homes: a folio has order 0, 4 (a block) or 9; `va` is where it is mapped, `mapcount` the entries that name it, both guarded by the lock of
+ * the page table that holds these; and it is on the pool's LRU from when it is mapped until the last entry goes. The device's page_free is called
+ * once for each folio, after that.
+ */
+#ifndef TDM_MM_DEVMEM_H
+#define TDM_MM_DEVMEM_H
+
+#include "mm/frame.h"
+#include "mm/lru.h"
+#include "mm/pte.h"
+
+struct tdm_mm;
+struct tdm_ctx;
+struct tdm_pool;
+
+/* What a device does with its memory. Called on engine threads, with the lock of a page table held: none of it may touch the program's memory or
+ * call into the engine. Pages are 4096 bytes; n frames from `frame` on are contiguous, and so is the memory. */
+struct tdm_pool_ops {
+	const char *name;
+	bool slow; /* a copy takes so long that somebody else should serve faults meanwhile */
+	/* Begin to copy to the device, or from it. 0 or -errno: then nothing of this call counts. The memory stays what it is until copy_wait(). */
+	int (*copy_in)(struct tdm_pool *p, u32 frame, const void *src, u32 n);
+	int (*copy_out)(struct tdm_pool *p, void *dst, u32 frame, u32 n);
+	/* All that has been begun by this thread is done, or -errno: then none of it counts. NULL: copies are done when they return. */
+	int (*copy_wait)(struct tdm_pool *p);
+	/* The 2^order frames from `frame` on hold nothing any more. May be NULL. */
+	void (*page_free)(struct tdm_pool *p, u32 frame, u32 order);
+};
+
+struct tdm_pool {
+	const struct tdm_pool_ops *ops; /* constant, as are arg, owner, mm, and id once it is attached */
+	void *arg;                      /* the device's */
+	const void *owner;              /* whose pages these are: see mm/notifier.h */
+	struct tdm_mm *mm;
+	u32 id;
+	struct tdm_frames frames;
+	struct tdm_lru lru;
+	tdm_a64 pages;                  /* named by entries */
+	tdm_a64 moved_in, moved_out;    /* pages, ever */
+};
+
+#define TDM_POOLS_MAX 8u
+
+/* nframes is a multiple of 512. -EINVAL, -ENOMEM. */
+int tdmi_pool_init(struct tdm_pool *p, const struct tdm_pool_ops *ops, void *arg, const void *owner, u32 nframes);
+/* It is attached to nothing. */
+void tdmi_pool_destroy(struct tdm_pool *p);
+/* -ENOSPC: there are TDM_POOLS_MAX already. Nobody else attaches, or detaches. */
+int tdmi_pool_attach(struct tdm_mm *mm, struct tdm_pool *p);
+/* -EBUSY: there are pages in it. Nobody migrates to it any more. */
+int tdmi_pool_detach(struct tdm_pool *p);
+
+/* Entries. */
+static inline struct tdm_pte tdm_pte_mk_private(u32 pool, u32 frame)
+{
+	return tdm_pte_mk_typed(TDM_PTE_T_PRIVATE, (u64)pool << 32 | frame);
+}
+
+static inline u32 tdm_pte_private_frame(struct tdm_pte p)
+{
+	return (u32)tdm_pte_payload(p);
+}
+
+struct tdm_pool *tdmi_pte_pool(struct tdm_mm *mm, struct tdm_pte p);
+/* The folio of a frame that is in use. */
+struct tdm_frame *tdmi_dev_folio(struct tdm_pool *p, u32 frame);
+/* A folio for va of 2^order pages (0, 4, 9), in no list and not mapped. NULL: none left. */
+struct tdm_frame *tdmi_dev_alloc(struct tdm_pool *p, u32 order, u64 va);
+/* It is mapped now: entries name it. The table lock is held. */
+void tdmi_dev_mapped(struct tdm_pool *p, struct tdm_frame *folio);
+/* An entry that named this frame does so no more (tdmi_page_set() has been called), or it has not been mapped at all: the folio is freed with the last. The
+ * table lock is held. */
+void tdmi_dev_put(struct tdm_pool *p, struct tdm_frame *folio);
+
+/* The same by what the entry was. */
+void tdmi_dev_left(struct tdm_mm *mm, struct tdm_pte was);
+
+/* The bytes of the pages that the n entries name, which are PRIVATE, to dst, a page each; NULL: not that one. By runs. 0 or -errno: none counts. */
+int tdmi_dev_read(struct tdm_mm *mm, const struct tdm_pte *pte, void *const *dst, u32 n);
+
+/* Bring folios home to ram until `pages` pages have gone, oldest first. No lock is held. *done: pages. 0, or -errno of what failed: -ENOMEM, the device's. */
+int tdmi_pool_evict(struct tdm_ctx *ctx, struct tdm_pool *p, u64 pages, u64 *done);
+
+#endif

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pack.c - from home to somewhere else: into a blob of a tier, or to the memory of a device.
+ *
+ * No lock is held while the bytes are packed or copied: the folio, which the caller has isolated, is marked as under writeback, which keeps its homes where
+ * they are (a fault copies from them instead of moving), and afterwards an entry is changed only if it still is what it was: a page that was
+ * touched, unmapped or dropped meanwhile is taken out again. Whoever touches a page wins, and waits for nobody.
+ *
+ * Pages that came from a blob which was kept, and are what they were, become entries of that one again.
+ */
+#include "base/check.h"
+#include "mm/mm.h"
+
+/* The packed pages of a folio, from the moment that their entries were read. */
+struct packing {
+	struct tdm_frame *folio;
+	u32 first;
+	u32 mask;                          /* pages of the block that are being packed */
+	struct tdm_pte pte[TDM_BLOCK_PAGES];
+	const void *home[TDM_BLOCK_PAGES];
+	u32 kept;                          /* the folio's; it gets it back, unless it dies meanwhile */
+	bool same;                         /* they are what they were in that blob, and in the same places there */
+	bool alone;                        /* this neighbourhood is used page by page */
+	bool more;                         /* there are home pages that are not being packed */
+	struct tdm_pool *pool;             /* or NULL: the tiers */
+	struct tdm_frame *dev[TDM_BLOCK_PAGES]; /* the folios of the pool; all the same, or one a page */
+};
+
+static bool pack_begin(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct packing *p)
+{
+	struct tdm_mm *mm = ctx->mm;
+	u8 *home = tdm_frame_home(&mm->frames, folio);
+	struct tdm_pt *pt;
+
+	*p = (struct packing){ .folio = folio };
+	tdmi_rcu_read_lock(ctx->rcu);
+	if (!tdmi_pt_lock(mm, folio->va, false, &pt) && pt) {
+		if (!pt->level) {
+			p->first = tdm_pt_index(pt, folio->va);
+			p->alone = !pt->order;
+			p->mask = tdmi_folio_pages(mm, pt, p->first, folio, false);
+			p->more = p->mask & ~only;
+			p->mask &= only;
+			for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
+				p->pte[k] = tdm_pt_get(pt, p->first + k);
+				p->home[k] = home + ((size_t)k << TDM_PAGE_SHIFT);
+			}
+			if (p->mask) {
+				folio->flags |= TDM_FRAME_F_WRITEBACK;
+				p->kept = folio->kept;
+				folio->kept = 0;
+			}
+		}
+		tdm_pt_unlock(pt);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return p->mask != 0;
+}
+
+/* Store the pages. *handle: of the blob that has them now. 0, or -errno of the tiers. */
+static int pack_store(struct tdm_ctx *ctx, struct packing *p, u64 *handle)
+{
+	struct tdm_swap *swap = ctx->mm->swap;
+	const void *page[TDM_BLOCK_PAGES];
+	u32 n = 0;
+
+	*handle = p->kept - 1;
+	p->same = p->kept && tdmi_swap_reuse(swap, ctx->ws, p->kept - 1, p->mask, p->home);
+	if (p->same)
+		return 0;
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+		if (p->mask >> k & 1)
+			page[n++] = p->home[k];
+	return tdmi_swap_out(swap, ctx->ws, page, n, p->alone, handle);
+}
+
+static u32 dev_frame(const struct packing *p, u32 k)
+{
+	struct tdm_frame *d = p->dev[k];
+
+	return tdm_frame_nr(&p->pool->frames, d) + (d->order ? k : 0);
+}
+
+static u64 page_va(const struct packing *p, u32 k)
+{
+	return p->folio->va + ((u64)k << TDM_PAGE_SHIFT);
+}
+
+/* The folios that no entry has come to name. The table lock is held, or nobody knows of them. */
+static void dev_put_unused(struct packing *p)
+{
+	bool block = p->dev[0] && p->dev[0]->order;
+
+	for (u32 k = 0; k < (block ? 1 : TDM_BLOCK_PAGES); k++)
+		if (p->dev[k])
+			tdmi_dev_put(p->pool, p->dev[k]);
+}
+
+/* Memory of the device: for a whole block in one piece if there is one. */
+static int dev_alloc(struct packing *p)
+{
+	struct tdm_frame *d = p->mask == 0xffff ? tdmi_dev_alloc(p->pool, TDM_BLOCK_ORDER, p->folio->va) : NULL;
+
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
+		p->dev[k] = NULL;
+		if (p->mask >> k & 1)
+			p->dev[k] = d ? d : tdmi_dev_alloc(p->pool, 0, page_va(p, k));
+		if ((p->mask >> k & 1) && !p->dev[k]) {
+			p->mask &= (1u << k) - 1;
+			dev_put_unused(p);
+			return -ENOSPC;
+		}
+	}
+	return 0;
+}
+
+static int dev_store(struct packing *p)
+{
+	const struct tdm_pool_ops *ops = p->pool->ops;
+	int r = dev_alloc(p), w;
+
+	if (r)
+		return r;
+	for (u32 k = 0, n; k < TDM_BLOCK_PAGES && !r; k += n) {
+		for (n = 1; p->dev[k] && k + n < TDM_BLOCK_PAGES && p->dev[k + n] && dev_frame(p, k + n) == dev_frame(p, k) + n;)
+			n++;
+		if (p->dev[k])
+			r = ops->copy_in(p->pool, dev_frame(p, k), p->home[k], n);
+	}
+	w = ops->copy_wait ? ops->copy_wait(p->pool) : 0;
+	r = r ? r : w;
+	if (r)
+		dev_put_unused(p);
+	return r;
+}
+
+static struct tdm_pte packed_entry(const struct packing *p, u32 k, u64 handle, u32 index, u32 clock)
+{
+	return p->pool ? tdm_pte_mk_private(p->pool->id, dev_frame(p, k)) : tdm_pte_mk_swap(handle, index, clock);
+}
+
+/* The device has them. */
+static void dev_end(struct packing *p, u32 out)
+{
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+		if (out >> k & 1)
+			tdmi_dev_mapped(p->pool, p->dev[k]);
+	tdm_a64_add_relaxed(&p->pool->moved_in, (u64)__builtin_popcount(out));
+	dev_put_unused(p);
+}
+
+/* The pages are in the blob (r == 0), or are not: make the entries say so. Pages that were packed and are still what they were. */
+static u32 pack_end(struct tdm_ctx *ctx, struct packing *p, u64 handle, int r, bool *lent_left)
+{
+	struct tdm_mm *mm = ctx->mm;
+	u32 clock = tdm_a32_ld_relaxed(&mm->lru.clock), index = 0, out = 0, drop = 0, kept = p->kept;
+	struct tdm_pt *pt = NULL;
+
+	*lent_left = false;
+	tdmi_rcu_read_lock(ctx->rcu);
+	if (tdmi_pt_lock(mm, p->folio->va, false, &pt) || !pt || pt->level) {
+		/* The table is gone, and every entry with it. */
+		if (pt)
+			tdm_pt_unlock(pt);
+		pt = NULL;
+	}
+	for (u32 k = 0; !r && k < TDM_BLOCK_PAGES; k++) {
+		u32 i = p->same ? k : index;
+
+		if (!(p->mask >> k & 1))
+			continue;
+		if (!pt || tdm_pt_get(pt, p->first + k).v != p->pte[k].v) {
+			drop |= 1u << i;
+		} else {
+			tdmi_page_set(mm, pt, p->first + k, packed_entry(p, k, handle, i, clock));
+			out |= 1u << k;
+		}
+		index++;
+	}
+	if (p->pool && !r)
+		dev_end(p, out);
+	p->folio->flags &= (u8)~TDM_FRAME_F_WRITEBACK;
+	if (pt) {
+		*lent_left = tdmi_folio_pages(mm, pt, p->first, p->folio, true) != 0;
+		if (p->folio->mapcount && !p->folio->kept) {
+			p->folio->kept = kept;
+			kept = 0;
+		}
+		if (out && !p->folio->mapcount) {
+			tdmi_folio_release(mm, p->folio, out); /* our isolation still holds it */
+		} else if (out) {
+			tdmi_homes_discard(mm, p->folio, out);
+		}
+		tdm_pt_unlock(pt);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+	if (drop)
+		tdm_count(ctx, TDM_C_COMPLETED_ELSEWHERE, (u64)__builtin_popcount(drop));
+	if (drop && !p->pool) {
+		tdmi_swap_drop(mm->swap, handle, drop);
+	}
+	if (kept)
+		tdmi_swap_forget(mm->swap, kept - 1);
+	return (u32)__builtin_popcount(out);
+}
+
+/* A 2 MiB folio on probation was not touched: it is packed as 32 blocks. true: they are on the list now. */
+bool tdmi_split_home(struct tdm_ctx *ctx, struct tdm_frame *folio)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_pt *pmd;
+	bool split = false, ours = false;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	if (!tdmi_pt_lock(mm, folio->va, false, &pmd) && pmd) {
+		u32 i = tdm_pt_index(pmd, folio->va);
+		struct tdm_pte pte = tdm_pt_get(pmd, i);
+
+		ours = pmd->level == 1 && tdm_pte_home(pte) && tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte)) == folio;
+		if (ours)
+			split = tdmi_huge_split(mm, pmd, i, 0, NULL) == 0;
+		tdm_pt_unlock(pmd);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+	if (!ours)
+		(void)tdmi_folio_putback(mm, folio, TDM_LRU_TO_YOUNG);
+	return split;
+}
+
+/* Pack the home pages of an isolated block folio that are in the mask, and put it back. The pages, or -errno of the tiers. */
+int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct tdm_pool *pool)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct packing p;
+	u64 handle = 0;
+	bool lent;
+	u32 n;
+	int r;
+
+	if (!pack_begin(ctx, folio, only, &p)) {
+		(void)tdmi_folio_putback(mm, folio, p.more ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
+		return 0;
+	}
+	p.pool = pool;
+	r = pool ? dev_store(&p) : pack_store(ctx, &p, &handle);
+	n = pack_end(ctx, &p, handle, r, &lent);
+	(void)tdmi_folio_putback(mm, folio, r || p.more ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
+	if (!pool) {
+		tdm_count(ctx, TDM_C_EVICTED_PAGES, n);
+		tdm_a32_st_relaxed(&mm->full, r != 0);
+	}
+	return r ? r : (int)n;
+}
