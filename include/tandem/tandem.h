@@ -63,7 +63,7 @@ struct tdm_stats {
 	uint64_t stall_ns;          /* time spent waiting so, all threads */
 	uint64_t fault_ns;          /* time spent serving faults */
 	uint64_t over_budget;       /* times that every tier was full */
-	uint64_t pinned_pages;      /* pages that could not be taken (pinned by the kernel, mlocked) when last asked */
+	uint64_t pinned_pages;      /* refusals: a page could not be taken (pinned by the kernel, mlocked); each time that it was tried */
 	uint64_t forks;             /* forks survived */
 	uint64_t latency[32];       /* faults by service time: bucket i counts those below 2^(i+8) ns */
 };
