@@ -23,6 +23,7 @@
 #define STREAM_PAGES ((u64)256) /* at most; see stream_pages() */
 #define LONE_MAX_NS 2500u /* what a copy of a lone page costs */
 #define LONE_PROBE 64u
+#define NO_GUESS TDM_BLOCK_PAGES
 
 /* One block of a fault in progress. */
 struct block {
@@ -32,6 +33,7 @@ struct block {
 	u32 first;   /* index of its first page in the PTE table */
 	u64 va;
 	bool write;  /* the access that missed is a write */
+	u32 guess;   /* page of the block: it alone is mapped, and the rest is brought to see what is used; NO_GUESS: not now */
 	bool asked;  /* nobody missed it: who asked is told what a tier cannot give, and the page stays there */
 	u64 from, to; /* where there may be somebody to wake */
 	u32 soft, hard, zero, refaults; /* pages brought */
@@ -286,6 +288,24 @@ static int place(struct block *b, struct tdm_frame *folio, const u8 *src, bool a
 	return r;
 }
 
+/* The pages of mask, whose bytes are home now, stay there, to see whether they are used. */
+static u32 set_guess(struct block *b, struct tdm_frame *folio, u32 mask)
+{
+	u64 pfn = tdm_frame_pfn(&b->mm->frames, folio).v;
+
+	tdmi_homes_wanted(b->mm, folio, mask);
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+		if (mask >> k & 1) {
+			u64 distance = 31 - (u32)__builtin_clz(k ^ b->guess);
+
+			tdmi_page_set(b->mm, b->pt, b->first + k, tdm_pte_mk((struct tdm_pfn){ pfn + k },
+				      TDM_PTE_WRITE | TDM_PTE_GUESS | distance << TDM_PTE_DISTANCE_SHIFT));
+		}
+	if (mask)
+		tdmi_lru_add_home(&b->mm->lru, folio);
+	return mask;
+}
+
 /* The pages of one blob: mask in the block, blob_mask in the blob, dst by index in the blob. */
 struct blob_part {
 	u64 handle;
@@ -331,7 +351,7 @@ static int bring_blob(struct block *b, struct blob_part *p)
 	struct tdm_mm *mm = b->mm;
 	struct tdm_frame *folio;
 	u32 done = 0, dropped = 0;
-	bool warm, to_home, slow;
+	bool warm, to_home, slow, guess;
 	u8 *dst;
 	int r;
 
@@ -339,7 +359,8 @@ static int bring_blob(struct block *b, struct blob_part *p)
 	if (!folio)
 		return -ENOMEM;
 	/* A warm folio has its physical pages: unpack into them and move. Otherwise copying is cheaper than faulting pages in for it. */
-	to_home = warm && p->mask == 0xffff;
+	guess = b->guess != NO_GUESS && (p->mask >> b->guess & 1);
+	to_home = guess || (warm && p->mask == 0xffff);
 	dst = to_home ? tdm_frame_home(&mm->frames, folio) : b->ctx->bounce;
 	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
 		if (p->blob_mask >> k & 1)
@@ -350,11 +371,17 @@ static int bring_blob(struct block *b, struct blob_part *p)
 	r = tdmi_swap_in(mm->swap, b->ctx->ws, p->handle, p->blob_mask, p->dst);
 	if (slow)
 		go_slow(b->ctx, false);
+	if (r && guess)
+		tdmi_homes_stale(mm, folio, p->mask);
 	if (!b->asked && (r == -EIO || r == -EBADMSG)) {
 		r = lose_pages(b, p->mask, &dropped);
 	} else if (!r) {
-		r = place(b, folio, dst, to_home, p->mask, &done);
+		r = place(b, folio, dst, to_home, guess ? 1u << b->guess : p->mask, &done);
 		dropped = done;
+		if (guess && done)
+			dropped |= set_guess(b, folio, p->mask & ~done);
+		else if (guess)
+			tdmi_homes_stale(mm, folio, p->mask & ~done);
 		if (tdmi_lru_recent(&mm->lru, p->clock))
 			b->refaults += (u32)__builtin_popcount(done);
 	}
@@ -633,6 +660,13 @@ static int fault_locked(struct block *b, u64 va)
 	zero_end = i && !tdm_pte_none(tdm_pt_get(b->pt, i - 1)) ? vma.end : va + TDM_PAGE_SIZE;
 	b->first = i & ~(TDM_BLOCK_PAGES - 1);
 	b->va = b->from = tdm_pt_va(b->pt, b->first);
+	if (tdm_pte_home(pte) && (pte.v & TDM_PTE_GUESS))
+		tdmi_predict_guessed(&b->mm->predict, pte, true);
+	if (!seq && tdm_pte_is(pte, TDM_PTE_T_SWAP) && tdmi_predict_guess(&b->mm->predict)) {
+		b->guess = i & (TDM_BLOCK_PAGES - 1);
+		lo = b->first;
+		hi = lo + TDM_BLOCK_PAGES;
+	}
 	for (;;) {
 		u32 mask = mask_within(lo, hi, b->first), zero_mask = 0;
 
@@ -663,7 +697,7 @@ static int fault_once(struct tdm_ctx *ctx, u64 va, bool write, struct block *b)
 
 	u32 before = b->soft + b->hard + b->zero;
 
-	*b = (struct block){ .ctx = ctx, .mm = mm, .write = write, .from = va, .to = va + TDM_PAGE_SIZE,
+	*b = (struct block){ .ctx = ctx, .mm = mm, .write = write, .guess = NO_GUESS, .from = va, .to = va + TDM_PAGE_SIZE,
 			     .soft = b->soft, .hard = b->hard, .zero = b->zero, .refaults = b->refaults };
 	tdmi_rcu_read_lock(ctx->rcu);
 	r = tdmi_pt_lock(mm, va, true, &pt);
@@ -764,7 +798,7 @@ int tdmi_fault(struct tdm_ctx *ctx, struct tdm_va va, bool write)
 /* One PTE table's part of tdmi_bring(). */
 static int bring_table(struct tdm_ctx *ctx, u64 va, u64 end)
 {
-	struct block b = { .ctx = ctx, .mm = ctx->mm, .asked = true };
+	struct block b = { .ctx = ctx, .mm = ctx->mm, .guess = NO_GUESS, .asked = true };
 	struct tdm_pt *pt;
 	int r;
 

@@ -173,6 +173,8 @@ static u32 pack_end(struct tdm_ctx *ctx, struct packing *p, u64 handle, int r, b
 			drop |= 1u << i;
 		} else {
 			tdmi_page_set(mm, pt, p->first + k, packed_entry(p, k, handle, i, clock));
+			if (p->pte[k].v & TDM_PTE_GUESS)
+				tdmi_predict_guessed(&mm->predict, p->pte[k], false);
 			out |= 1u << k;
 		}
 		index++;

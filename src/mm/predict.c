@@ -3,6 +3,8 @@
 #include "mm/predict.h"
 #include "mm/pgtable.h"
 
+#define GUESS_EVERY 32u
+#define USED_MIN 32u /* of 256: those on probation are watched for a part of the time that they would be mapped for */
 #define RECENT_MAX 4u /* of 32 blocks: faults at random meet one of them one time in eight */
 
 void tdmi_predict_init(struct tdm_predict *p)
@@ -12,6 +14,9 @@ void tdmi_predict_init(struct tdm_predict *p)
 		p->stream[i] = (struct tdm_stream){ 0 };
 	p->tick = 0;
 	tdm_a32_st_relaxed(&p->base, TDM_BLOCK_ORDER * 16);
+	for (u32 i = 0; i < TDM_PTE_DISTANCES; i++)
+		tdm_a32_st_relaxed(&p->used[i], 256);
+	tdm_a32_st_relaxed(&p->faults, 0);
 }
 
 u32 tdmi_predict_order(const struct tdm_predict *p)
@@ -19,11 +24,23 @@ u32 tdmi_predict_order(const struct tdm_predict *p)
 	return (tdm_a32_ld_relaxed(&p->base) + 8) / 16;
 }
 
+/* The largest order at which enough of what is brought is used. */
+static u32 worth(const struct tdm_predict *p)
+{
+	u32 order = 0;
+
+	while (order < TDM_PTE_DISTANCES && tdm_a32_ld_relaxed(&p->used[order]) >= USED_MIN)
+		order++;
+	return order;
+}
+
 /* The stream that a fault at va goes on with: exactly its next page, or a little further (something else brought the page between). */
 static struct tdm_stream *find(struct tdm_predict *p, u64 va)
 {
+	u64 slack = worth(p) == TDM_BLOCK_ORDER ? TDM_BLOCK_SIZE : 1;
+
 	for (u32 k = 0; k < TDM_STREAMS; k++)
-		if (p->stream[k].next && va - p->stream[k].next < TDM_BLOCK_SIZE)
+		if (p->stream[k].next && va - p->stream[k].next < slack)
 			return &p->stream[k];
 	return NULL;
 }
@@ -36,6 +53,22 @@ static struct tdm_stream *replace(struct tdm_predict *p)
 		if (p->stream[k].age < s->age)
 			s = &p->stream[k];
 	return s;
+}
+
+void tdmi_predict_guessed(struct tdm_predict *p, struct tdm_pte pte, bool used)
+{
+	tdm_a32 *a = &p->used[tdm_pte_distance(pte)];
+	u32 was = tdm_a32_ld_relaxed(a);
+
+	tdm_a32_st_relaxed(a, used ? was + (256 - was + 31) / 32 : was - (was + 31) / 32);
+}
+
+bool tdmi_predict_guess(struct tdm_predict *p)
+{
+	u32 n = tdm_a32_ld_relaxed(&p->faults);
+
+	tdm_a32_st_relaxed(&p->faults, n + 1);
+	return n % GUESS_EVERY == GUESS_EVERY - 1;
 }
 
 /* Order for a fault that continues nothing. */
@@ -56,7 +89,7 @@ static u32 unrelated(struct tdm_predict *p, struct tdm_pt *pt, u32 i)
 		pt->recent |= bit;
 	}
 	tdm_a32_st_relaxed(&p->base, base - base / 16 + pt->order);
-	return pt->order;
+	return TDM_MIN(pt->order, worth(p));
 }
 
 bool tdmi_predict(struct tdm_predict *p, struct tdm_pt *pt, u32 i, u32 *lo, u32 *hi)

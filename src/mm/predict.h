@@ -7,12 +7,16 @@
  * fault that had nothing to do with those before, twice as much when another part of a block is wanted shortly after the first (spatial
  * locality), never more than a block. New neighbourhoods begin with the average.
  *
+ * Whether neighbours are worth it is measured: now and then the rest of the block is brought, but not mapped. A soft fault tells which of it is used; what is
+ * packed again was not. No fault that continues nothing brings what lies so far away that too little of it is used.
+ *
  * Locking: a guess needs no lock to be a guess, but streams are several words: a try-lock guards them, and who does not get it does without.
  */
 #ifndef TDM_MM_PREDICT_H
 #define TDM_MM_PREDICT_H
 
 #include "base/lockrank.h"
+#include "mm/pte.h"
 #include "plat/plat.h"
 
 #define TDM_STREAMS 16u
@@ -28,6 +32,8 @@ struct tdm_predict {
 	struct tdm_stream stream[TDM_STREAMS];
 	u32 tick;
 	tdm_a32 base; /* average order of unrelated faults, times 16 */
+	tdm_a32 used[TDM_PTE_DISTANCES]; /* of 256 guesses at this distance so many were used; averages */
+	tdm_a32 faults; /* unrelated ones: every GUESS_EVERY-th guesses */
 };
 
 struct tdm_pt;
@@ -35,6 +41,10 @@ struct tdm_pt;
 void tdmi_predict_init(struct tdm_predict *p);
 /* Pages [*lo, *hi) of the PTE table that a fault on page i should bring; i is among them. The table lock is held. true: it goes on a stream. */
 bool tdmi_predict(struct tdm_predict *p, struct tdm_pt *pt, u32 i, u32 *lo, u32 *hi);
+/* A page that had been brought to see was used, or was not and is packed again. */
+void tdmi_predict_guessed(struct tdm_predict *p, struct tdm_pte pte, bool used);
+/* Is this a fault of which to learn by bringing its block at home? */
+bool tdmi_predict_guess(struct tdm_predict *p);
 /* What a new neighbourhood begins with. */
 u32 tdmi_predict_order(const struct tdm_predict *p);
 

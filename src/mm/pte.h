@@ -30,6 +30,9 @@ struct tdm_pte {
 #define TDM_PTE_LEAF ((u64)1 << 5)
 #define TDM_PTE_SPECIAL ((u64)1 << 6)
 #define TDM_PTE_ZEROED ((u64)1 << 7) /* it was given as zeros, and has not been in a tier since */
+#define TDM_PTE_GUESS ((u64)1 << 8)  /* home: it was brought to see whether it would be used. How far it was from what was: */
+#define TDM_PTE_DISTANCE_SHIFT 9     /* two bits: log2 of the pages between, at most TDM_PTE_DISTANCES - 1 */
+#define TDM_PTE_DISTANCES 4u
 #define TDM_PTE_PFN_MASK ((((u64)1 << 40) - 1) << 12)
 
 enum tdm_pte_type {
@@ -57,6 +60,11 @@ static inline bool tdm_pte_present(struct tdm_pte p)
 static inline bool tdm_pte_lent(struct tdm_pte p)
 {
 	return (p.v & (TDM_PTE_PRESENT | TDM_PTE_ACCESSED)) == (TDM_PTE_PRESENT | TDM_PTE_ACCESSED);
+}
+
+static inline u32 tdm_pte_distance(struct tdm_pte p)
+{
+	return (u32)(p.v >> TDM_PTE_DISTANCE_SHIFT) & (TDM_PTE_DISTANCES - 1);
 }
 
 /* In ram but not mapped by the port. */

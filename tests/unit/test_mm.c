@@ -673,3 +673,50 @@ TEST(arena_smaller_than_memory)
 	check_counters();
 	finish();
 }
+
+/* So many pages does a hard fault bring in the end: of 4 of the 16 of a block those after the first are used soon, or none is. */
+static u64 pages_a_fault(bool together)
+{
+	u64 rng = 5, faults = 0, pages = 0;
+
+	for (u32 i = 0; i < 12000; i++) {
+		u32 block = (u32)(t_rand(&rng) % (PAGES / TDM_BLOCK_PAGES)) * TDM_BLOCK_PAGES;
+		u32 page = block + (u32)(t_rand(&rng) % TDM_BLOCK_PAGES);
+
+		if (i == 8000) {
+			faults = tdmi_mm_count(&mm, TDM_C_HARD_FAULTS);
+			pages = tdmi_mm_count(&mm, TDM_C_HARD_PAGES);
+		}
+		CHECK_EQ(get(BASE + P(page)), page + 1);
+		for (u32 k = 1; together && k < TDM_BLOCK_PAGES; k++)
+			CHECK_EQ(get(BASE + P(page ^ k)), (page ^ k) + 1);
+	}
+	return 10 * (tdmi_mm_count(&mm, TDM_C_HARD_PAGES) - pages) / (tdmi_mm_count(&mm, TDM_C_HARD_FAULTS) - faults);
+}
+
+TEST(neighbours_that_are_not_used_are_not_brought)
+{
+	u64 base, rng = 7, faults = 0;
+
+	start();
+	base = tdmi_mm_tracked(&mm);
+	map(BASE, BASE + P(PAGES));
+	for (u32 i = 0; i < PAGES; i++)
+		put(BASE + P(i), i + 1);
+	tdm_a64_st_relaxed(&mm.limit_bytes, base + ((u64)4 << 20));
+	tdm_a64_st_relaxed(&mm.high_bytes, base + ((u64)4 << 20));
+	tdmi_reclaim(ctx, base + ((u64)4 << 20), ~(u64)0);
+	CHECK(pages_a_fault(false) < 20);
+	CHECK(pages_a_fault(true) > 80);
+	CHECK(pages_a_fault(false) < 20);
+	/* One page of each block is used, again and again: they fit. */
+	for (u32 i = 0; i < 12000; i++) {
+		u32 page = (u32)(t_rand(&rng) % (PAGES / TDM_BLOCK_PAGES)) * TDM_BLOCK_PAGES + 3;
+
+		faults = i == 8000 ? tdmi_mm_count(&mm, TDM_C_HARD_FAULTS) : faults;
+		CHECK_EQ(get(BASE + P(page)), page + 1);
+	}
+	CHECK(tdmi_mm_count(&mm, TDM_C_HARD_FAULTS) - faults < 400);
+	check_counters();
+	finish();
+}
