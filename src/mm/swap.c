@@ -774,7 +774,14 @@ bool tdmi_swap_reuse(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 handle, u32
 	enter(b);
 	/* Wanted first: from here on nobody stores the blob without them. */
 	old = tdm_a32_or_acqrel(&b->live, mask);
-	TDM_BUG_ON(!(old & KEPT) || (old & mask));
+	TDM_BUG_ON(!(old & KEPT));
+	/* Some of these are somebody else's by now: mremap() has moved entries away, and there is something new at the old place. */
+	if (old & mask) {
+		(void)tdm_a32_and_acqrel(&b->live, ~(mask & ~old));
+		relist(s, b, (u32)handle);
+		leave(s, (u32)handle);
+		return false;
+	}
 	same = is_same(s, ws, b, mask, pages);
 	note_reuse(s, n, same ? n : 0);
 	if (same) {

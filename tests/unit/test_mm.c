@@ -32,6 +32,27 @@ TEST(clean_pages_are_not_packed_again)
 	finish();
 }
 
+/* Half of a block whose blob is kept goes, and is moved away by mremap(): what comes to its place is not taken for what is in that blob. */
+TEST(a_kept_blob_of_which_pages_were_moved_away)
+{
+	u64 n;
+
+	start();
+	map(BASE, BASE + P(512));
+	put_range(0, 256, 1);
+	out_pages(BASE, BASE + P(256));
+	get_range(0, 256, 1);
+	CHECK_EQ(tdmi_range_out(ctx, BASE + P(192), BASE + P(200), &n), 0);
+	tdmi_cpu_mremap(&cpu, ctx, BASE + P(192), BASE + P(600), P(8));
+	map(BASE + P(192), BASE + P(200));
+	put_range(192, 200, 1);
+	out_pages(BASE + P(192), BASE + P(208));
+	get_range(192, 208, 1);
+	for (u32 i = 192; i < 200; i++)
+		CHECK_EQ(get(BASE + P(i + 408) + 8 * i), i + 1);
+	finish();
+}
+
 TEST(first_touch_gives_zeros)
 {
 	start();
