@@ -142,7 +142,11 @@ static struct tdm_pte packed_entry(const struct packing *p, u32 k, u64 handle, u
 /* The device has them. */
 static void dev_end(struct packing *p, u32 out)
 {
-	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+	bool block = p->dev[0] && p->dev[0]->order;
+
+	if (block && out)
+		tdmi_dev_mapped(p->pool, p->dev[0]);
+	for (u32 k = 0; k < TDM_BLOCK_PAGES && !block; k++)
 		if (out >> k & 1)
 			tdmi_dev_mapped(p->pool, p->dev[k]);
 	tdm_a64_add_relaxed(&p->pool->moved_in, (u64)__builtin_popcount(out));
@@ -150,13 +154,12 @@ static void dev_end(struct packing *p, u32 out)
 }
 
 /* The pages are in the blob (r == 0), or are not: make the entries say so. Pages that were packed and are still what they were. */
-static u32 pack_end(struct tdm_ctx *ctx, struct packing *p, u64 handle, int r, bool *lent_left)
+static u32 pack_end(struct tdm_ctx *ctx, struct packing *p, u64 handle, int r)
 {
 	struct tdm_mm *mm = ctx->mm;
 	u32 clock = tdm_a32_ld_relaxed(&mm->lru.clock), index = 0, out = 0, drop = 0, kept = p->kept;
 	struct tdm_pt *pt = NULL;
 
-	*lent_left = false;
 	tdmi_rcu_read_lock(ctx->rcu);
 	if (tdmi_pt_lock(mm, p->folio->va, false, &pt) || !pt || pt->level) {
 		/* The table is gone, and every entry with it. */
@@ -183,7 +186,6 @@ static u32 pack_end(struct tdm_ctx *ctx, struct packing *p, u64 handle, int r, b
 		dev_end(p, out);
 	p->folio->flags &= (u8)~TDM_FRAME_F_WRITEBACK;
 	if (pt) {
-		*lent_left = tdmi_folio_pages(mm, pt, p->first, p->folio, true) != 0;
 		if (p->folio->mapcount && !p->folio->kept) {
 			p->folio->kept = kept;
 			kept = 0;
@@ -235,7 +237,6 @@ int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, stru
 	struct tdm_mm *mm = ctx->mm;
 	struct packing p;
 	u64 handle = 0;
-	bool lent;
 	u32 n;
 	int r;
 
@@ -245,7 +246,7 @@ int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, stru
 	}
 	p.pool = pool;
 	r = pool ? dev_store(&p) : pack_store(ctx, &p, &handle);
-	n = pack_end(ctx, &p, handle, r, &lent);
+	n = pack_end(ctx, &p, handle, r);
 	(void)tdmi_folio_putback(mm, folio, r || p.more ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
 	if (!pool) {
 		tdm_count(ctx, TDM_C_EVICTED_PAGES, n);

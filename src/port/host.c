@@ -338,9 +338,10 @@ int tdmi_host_registered(int uffd, u64 va)
 	return r == -ENOENT || r == -EAGAIN ? r : 0;
 }
 
-bool tdmi_host_alive(int uffd)
+bool tdmi_host_alive(struct tdm_host *h, int uffd)
 {
-	return probe(uffd, 0) != -ESRCH;
+	/* An address that the kernel refuses would be refused of the dead, too. */
+	return probe(uffd, h->beacon) != -ESRCH;
 }
 
 bool tdmi_host_changing(struct tdm_host *h)

@@ -92,8 +92,8 @@ int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done);
 int tdmi_host_wake(int uffd, u64 va, u64 len);
 /* Have a message come on the userfaultfd of the address space in which this is called, and wait until it is read. */
 void tdmi_host_call(struct tdm_host *h);
-/* Is there still anybody in the address space that uffd serves? */
-bool tdmi_host_alive(int uffd);
+/* Is there still anybody in the address space of a child that uffd serves? */
+bool tdmi_host_alive(struct tdm_host *h, int uffd);
 /* Nobody serves what is missing there any more: it reads as zeros. */
 void tdmi_host_let_go(int uffd);
 

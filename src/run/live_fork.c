@@ -263,12 +263,12 @@ static void answer(struct tdm_live *l, int result)
 
 /* Has the child said that it has taken over, or ended? It is answered: from then on we read no fault of its any more, and it lets its program run.
  * What we know of its pages is what they were at the fork. */
-static bool child_done(int sock, const struct tdm_birth *child, bool *nobody)
+static bool child_done(struct tdm_live *l, int sock, const struct tdm_birth *child, bool *nobody)
 {
 	char c;
 	long r = tdm_sys6(SYS_recvfrom, sock, (long)&c, 1, MSG_DONTWAIT, 0, 0);
 
-	*nobody = r == 0 || (r < 0 && !tdmi_host_alive(child->uffd));
+	*nobody = r == 0 || (r < 0 && !tdmi_host_alive(&l->host, child->uffd));
 	if (r <= 0)
 		return *nobody;
 	tdm_sys6(SYS_sendto, sock, (long)&c, 1, MSG_NOSIGNAL | MSG_DONTWAIT, 0, 0);
@@ -351,7 +351,7 @@ static bool expected(struct tdm_live *l, int sock, u64 *until)
 	char c;
 
 	for (u32 i = 0; i < l->frozen.nbirths; i++)
-		alive = alive || tdmi_host_alive(l->frozen.birth[i].uffd);
+		alive = alive || tdmi_host_alive(&l->host, l->frozen.birth[i].uffd);
 	if (!alive || tdm_sys6(SYS_recvfrom, sock, (long)&c, 1, MSG_DONTWAIT, 0, 0) == 0)
 		return false;
 	if (!*until)
@@ -422,7 +422,7 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 			child = called;
 			nobody = done = send_child(l, sock, child) != 0;
 		}
-		if (child && !done && child_done(sock, child, &nobody)) {
+		if (child && !done && child_done(l, sock, child, &nobody)) {
 			done = true;
 			if (!nobody)
 				leave(child);

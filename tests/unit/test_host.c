@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* The host port's calls, with a userfaultfd of this very process. */
+#include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include "port/host.h"
 #include "runner/t.h"
 
@@ -39,6 +43,53 @@ TEST(a_move_that_was_not_told_of, .may_leak = true)
 	CHECK_EQ(ops->invalidate(&h.port, va, arena, PAGES, &done), -EEXIST);
 	CHECK_EQ(done, 1);
 	CHECK_EQ(mem[TDM_PAGE_SIZE], 2);
+	tdmi_host_close(&h);
+}
+
+static void *read_fork(void *arg)
+{
+	struct tdm_host *h = arg;
+	struct uffd_msg m;
+
+	while (tdmi_host_read_msg(h->uffd, &m) != 1)
+		plat_yield();
+	CHECK_EQ(m.event, UFFD_EVENT_FORK);
+	return (void *)(uintptr_t)m.arg.fork.ufd;
+}
+
+/* The userfaultfd of a child tells whether there is still a child, and what the child does to the beacon. */
+TEST(a_child_calls_and_ends, .may_leak = true)
+{
+	static struct tdm_host h;
+	char err[200] = "";
+	int fd = tdmi_host_open_uffd(err, sizeof(err)), status;
+	u8 *arena = plat_map(TDM_HUGE_SIZE);
+	struct uffd_msg m;
+	pthread_t reader;
+	void *child;
+	pid_t pid;
+
+	if (fd < 0)
+		SKIP(err);
+	CHECK_EQ(tdmi_host_init(&h, fd, arena, TDM_HUGE_SIZE), 0);
+	CHECK_EQ(pthread_create(&reader, NULL, read_fork, &h), 0);
+	pid = fork();
+	CHECK(pid >= 0);
+	if (pid == 0) {
+		tdmi_host_call(&h);
+		for (;;)
+			pause();
+	}
+	CHECK_EQ(pthread_join(reader, &child), 0);
+	while (tdmi_host_read_msg((int)(uintptr_t)child, &m) != 1)
+		plat_yield();
+	CHECK_EQ(m.event, UFFD_EVENT_REMOVE);
+	CHECK_EQ(m.arg.remove.start, h.beacon);
+	CHECK(tdmi_host_alive(&h, (int)(uintptr_t)child));
+	CHECK_EQ(kill(pid, SIGKILL), 0);
+	CHECK_EQ(waitpid(pid, &status, 0), pid);
+	CHECK(!tdmi_host_alive(&h, (int)(uintptr_t)child));
+	tdmi_host_let_go((int)(uintptr_t)child);
 	tdmi_host_close(&h);
 }
 
