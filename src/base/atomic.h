@@ -12,6 +12,10 @@
 #include "base/types.h"
 
 typedef struct {
+	_Atomic u16 v;
+} tdm_a16;
+
+typedef struct {
 	_Atomic u32 v;
 } tdm_a32;
 
@@ -85,7 +89,9 @@ typedef struct {
 		return atomic_fetch_and_explicit(&a->v, x, memory_order_acq_rel);                                       \
 	}
 
-/* tdm_a32_ld_relaxed(), tdm_a32_cas_acqrel(), tdm_a32_add_relaxed(), ...; likewise a64; aptr without the arithmetic. */
+/* tdm_a32_ld_relaxed(), tdm_a32_cas_acqrel(), tdm_a32_add_relaxed(), ...; likewise a16, a64; aptr without the arithmetic. */
+TDM_ATOMIC_OPS(a16, u16, tdm_a16)
+TDM_ATOMIC_ARITH(a16, u16, tdm_a16)
 TDM_ATOMIC_OPS(a32, u32, tdm_a32)
 TDM_ATOMIC_ARITH(a32, u32, tdm_a32)
 TDM_ATOMIC_OPS(a64, u64, tdm_a64)

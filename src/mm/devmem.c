@@ -4,7 +4,7 @@
  *
  * Everything about a folio that is mapped is under the lock of the table that maps it. Eviction begins at the other end: it isolates the folio, reads its
  * va, locks the table for it, and looks whether entries there still name it. If they do not, the folio has been freed or moved, and the isolation
- * is all that holds it. So no driver's lock, and no lock of the pool's, is held around the migration.
+ * is all that holds it. The device's page table is told by a round around it. So no driver's lock, and no lock of the pool's, is held around the migration.
  */
 #include "mm/devmem.h"
 #include "base/check.h"
@@ -194,9 +194,11 @@ static int evict_block(struct tdm_ctx *ctx, struct tdm_pool *p, struct tdm_pt *p
 
 static int evict_folio(struct tdm_ctx *ctx, struct tdm_pool *p, struct tdm_frame *folio, u64 *n)
 {
+	struct tdm_inv_range round = TDM_INV_RANGE(folio->va, folio->va + ((u64)TDM_PAGE_SIZE << folio->order), TDM_INV_MIGRATE);
 	struct tdm_pt *pt;
 	int r;
 
+	(void)tdmi_invalidate_start(&ctx->mm->notifiers, &round);
 	tdmi_rcu_read_lock(ctx->rcu);
 	r = tdmi_pt_lock(ctx->mm, folio->va, false, &pt);
 	if (!r && pt) {
@@ -208,6 +210,7 @@ static int evict_folio(struct tdm_ctx *ctx, struct tdm_pool *p, struct tdm_frame
 		tdm_pt_unlock(pt);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);
+	tdmi_invalidate_end(&ctx->mm->notifiers, &round);
 	return r;
 }
 

@@ -7,8 +7,13 @@
  *   home            a soft fault: the frame is lent again, by moving it, or by copying it where moving would disturb more than it saves
  *                   (a lone page, while other CPUs run the program), or must not be done (its bytes are being packed)
  *   out             a hard fault: unpack, and map
+ *   private         copy it from the device's memory, and map
+ *   exclusive       take it back from the device: then it is home
  *   lent            somebody else was faster
  * Pages are dealt with a block (64 KiB) at a time; the block that was asked for comes first, so that whoever waits for it can go on.
+ *
+ * What a device has leaves its page table before it comes back, and whoever must be told may sleep: so such a block is given up (-ESTALE), and tried again
+ * within a round (notifier.h). Only a touch of such a page brings it, and those around it; never a guess.
  *
  * The program changes its address space whenever it likes. What the port answers then (-EAGAIN) sends us back to the start with no lock held,
  * after the pending events have been taken in. An address that is gone (-ENOENT) needs nothing: its event will clear the entries.
@@ -34,6 +39,7 @@ struct block {
 	u64 va;
 	bool write;  /* the access that missed is a write */
 	u32 guess;   /* page of the block: it alone is mapped, and the rest is brought to see what is used; NO_GUESS: not now */
+	bool device; /* the page that was missed is a device's */
 	bool asked;  /* nobody missed it: who asked is told what a tier cannot give, and the page stays there */
 	u64 from, to; /* where there may be somebody to wake */
 	u32 soft, hard, zero, refaults; /* pages brought */
@@ -474,10 +480,32 @@ static int bring_zero(struct block *b, u32 mask)
 	return r;
 }
 
+/* Does the round that we are in tell of this block? */
+static bool told(struct block *b)
+{
+	const struct tdm_inv_range *round = b->ctx->round;
+
+	b->ctx->needs_round = b->va;
+	return round && round->start <= b->va && b->va + TDM_BLOCK_SIZE <= round->end;
+}
+
+/* The pages of mask, which a device has for itself, are home again. */
+static void revoke(struct block *b, u32 mask)
+{
+	struct tdm_frame *folio = tdmi_block_folio(b->mm, b->pt, b->first);
+
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+		if (mask >> k & 1)
+			tdmi_page_set(b->mm, b->pt, b->first + k,
+				      tdm_pte_mk(tdm_pte_ram_pfn(tdm_pt_get(b->pt, b->first + k)), TDM_PTE_WRITE));
+	tdmi_lru_add_home(&b->mm->lru, folio);
+	tdm_count(b->ctx, TDM_C_REVOKED, (u64)__builtin_popcount(mask));
+}
+
 /* Bring the pages of mask of one block; those that were never touched only where zero_mask says so. */
 static int bring_block(struct block *b, u32 mask, u32 zero_mask)
 {
-	u32 home = 0, out = 0, zero = 0, device = 0;
+	u32 home = 0, out = 0, zero = 0, device = 0, exclusive = 0;
 	int r = 0;
 
 	for (u32 i = 0; i < TDM_BLOCK_PAGES; i++) {
@@ -491,10 +519,19 @@ static int bring_block(struct block *b, u32 mask, u32 zero_mask)
 			out |= 1u << i;
 		else if (tdm_pte_is(pte, TDM_PTE_T_PRIVATE))
 			device |= 1u << i;
+		else if (tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE))
+			exclusive |= 1u << i;
 		else if (!tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_POISON))
 			zero |= 1u << i;
 	}
 	zero &= zero_mask;
+	if (!b->device && !b->asked)
+		device = exclusive = 0;
+	if ((device | exclusive) && !told(b))
+		return -ESTALE;
+	if (exclusive)
+		revoke(b, exclusive);
+	home |= exclusive;
 	if (home)
 		r = bring_home(b, home);
 	while (!r && out) {
@@ -654,7 +691,8 @@ static int fault_locked(struct block *b, u64 va)
 	 * who touches every other page leaves holes, and they stay holes. */
 	if (!tdmi_vma_find(b->mm, va, &vma))
 		vma = (struct tdm_vma){ va, va + TDM_PAGE_SIZE, 0 };
-	zero = !tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP) && !tdm_pte_is(pte, TDM_PTE_T_PRIVATE);
+	b->device = tdm_pte_is(pte, TDM_PTE_T_PRIVATE) || tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE);
+	zero = !tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP) && !b->device;
 	if (zero && (vma.flags & TDM_VMA_EXCLUDED))
 		return fault_excluded(b, va);
 	zero_end = i && !tdm_pte_none(tdm_pt_get(b->pt, i - 1)) ? vma.end : va + TDM_PAGE_SIZE;
@@ -677,6 +715,7 @@ static int fault_locked(struct block *b, u64 va)
 				zero_mask |= 1u << k;
 		}
 		r = bring_block(b, mask, zero_mask);
+		b->device = false;
 		b->first += TDM_BLOCK_PAGES;
 		b->va += TDM_BLOCK_SIZE;
 		b->to = b->va;
@@ -716,6 +755,33 @@ static int fault_once(struct tdm_ctx *ctx, u64 va, bool write, struct block *b)
 	if (!r || b->soft + b->hard + b->zero != before)
 		wake(mm, b->from, b->to);
 	return r;
+}
+
+/* In a round for the block that cannot be brought without. */
+static void round_begin(struct tdm_ctx *ctx, struct tdm_inv_range *round)
+{
+	*round = TDM_INV_RANGE(ctx->needs_round, ctx->needs_round + TDM_BLOCK_SIZE, TDM_INV_CLEAR);
+	(void)tdmi_invalidate_start(&ctx->mm->notifiers, round);
+	ctx->round = round;
+}
+
+static void round_end(struct tdm_ctx *ctx, struct tdm_inv_range *round)
+{
+	ctx->round = NULL;
+	tdmi_invalidate_end(&ctx->mm->notifiers, round);
+}
+
+static int fault_told(struct tdm_ctx *ctx, u64 va, bool write, struct block *b)
+{
+	struct tdm_inv_range round;
+	int r = fault_once(ctx, va, write, b);
+
+	if (r != -ESTALE)
+		return r;
+	round_begin(ctx, &round);
+	r = fault_once(ctx, va, write, b);
+	round_end(ctx, &round);
+	return r == -ESTALE ? -EAGAIN : r;
 }
 
 static void drain_events(struct tdm_ctx *ctx)
@@ -777,7 +843,7 @@ int tdmi_fault(struct tdm_ctx *ctx, struct tdm_va va, bool write)
 
 	va.v &= TDM_PAGE_MASK;
 	make_room(ctx);
-	while ((r = fault_once(ctx, va.v, write, &b)) == -EAGAIN || r == -ENOMEM) {
+	while ((r = fault_told(ctx, va.v, write, &b)) == -EAGAIN || r == -ENOMEM) {
 		if (r == -ENOMEM) {
 			if (++tries > 1000)
 				plat_abort("tandem: no memory to serve a fault\n");
@@ -833,6 +899,15 @@ static int bring(struct tdm_ctx *ctx, u64 start, u64 end, bool locked)
 		u64 stop = TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE);
 		int r = bring_table(ctx, va, stop);
 
+		if (r == -ESTALE) {
+			struct tdm_inv_range round;
+
+			round_begin(ctx, &round);
+			r = bring_table(ctx, va, stop);
+			round_end(ctx, &round);
+			if (r == -ESTALE)
+				continue;
+		}
 		if (r == -EAGAIN) {
 			if (locked) {
 				ctx->mm->port->ops->drain(ctx->mm->port, ctx);

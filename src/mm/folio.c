@@ -6,18 +6,19 @@
  * All of this runs under the lock of the PTE table (or of the PMD table, for a folio mapped by a 2 MiB leaf).
  */
 #include "base/check.h"
+#include "mm/gup.h"
 #include "mm/mm.h"
 
 static void account(struct tdm_mm *mm, struct tdm_pte pte, u64 pages, bool add)
 {
 	tdm_a64 *c;
 
-	if (tdm_pte_present(pte)) {
-		struct tdm_frame *f = pages == TDM_HUGE_PAGES ? tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte)) :
-								tdm_pfn_block(&mm->frames, tdm_pte_pfn(pte));
+	if (tdm_pte_in_ram(pte)) {
+		struct tdm_frame *f = pages == TDM_HUGE_PAGES ? tdm_pfn_frame(&mm->frames, tdm_pte_ram_pfn(pte)) :
+								tdm_pfn_block(&mm->frames, tdm_pte_ram_pfn(pte));
 
 		f->mapcount = (u16)(add ? f->mapcount + pages : f->mapcount - pages);
-		c = tdm_pte_lent(pte) ? &mm->lent : &mm->home;
+		c = tdm_pte_home(pte) ? &mm->home : &mm->lent;
 	} else if (tdm_pte_is(pte, TDM_PTE_T_SWAP)) {
 		c = &mm->out;
 	} else if (tdm_pte_is(pte, TDM_PTE_T_PRIVATE)) {
@@ -51,8 +52,8 @@ struct tdm_frame *tdmi_block_folio(struct tdm_mm *mm, struct tdm_pt *pt, u32 i)
 	for (u32 k = first; k < first + TDM_BLOCK_PAGES; k++) {
 		struct tdm_pte pte = tdm_pt_get(pt, k);
 
-		if (tdm_pte_present(pte))
-			return tdm_pfn_block(&mm->frames, tdm_pte_pfn(pte));
+		if (tdm_pte_in_ram(pte))
+			return tdm_pfn_block(&mm->frames, tdm_pte_ram_pfn(pte));
 	}
 	return NULL;
 }
@@ -164,24 +165,46 @@ bool tdmi_dirty_discard(struct tdm_mm *mm, u64 keep)
 	return true;
 }
 
-/* The last reference is gone. */
-static void folio_free(struct tdm_mm *mm, struct tdm_frame *folio)
+/* The last reference is gone, and the last pin. */
+void tdmi_block_free(struct tdm_mm *mm, struct tdm_frame *folio)
 {
 	u32 stale = folio->stale;
 
-	TDM_BUG_ON(folio->mapcount);
-	tdmi_folio_keep(mm, folio, 0);
-	if (folio->order == TDM_BLOCK_ORDER && stale == 0xffff && tdmi_folio_free_warm(&mm->frames, folio)) {
+	if (stale == 0xffff && tdmi_folio_free_warm(&mm->frames, folio)) {
 		tdm_a64_sub_relaxed(&mm->stale, TDM_BLOCK_PAGES);
 		return;
 	}
-	if (folio->order == TDM_BLOCK_ORDER && stale && stale != 0xffff) {
+	if (stale && stale != 0xffff) {
 		tdmi_folio_free_dirty(&mm->frames, folio, (u32)__builtin_popcount(stale));
 		return;
 	}
 	if (stale)
 		tdmi_homes_discard(mm, folio, stale);
 	tdmi_folio_free(&mm->frames, folio);
+}
+
+/* The last reference is gone. */
+static void folio_free(struct tdm_mm *mm, struct tdm_frame *folio)
+{
+	bool pinned = false;
+
+	TDM_BUG_ON(folio->mapcount);
+	if (folio->order == TDM_BLOCK_ORDER) {
+		tdmi_folio_keep(mm, folio, 0);
+		if (!tdmi_pins_orphan(folio))
+			tdmi_block_free(mm, folio);
+		return;
+	}
+	for (u32 i = 0; i < TDM_HUGE_PAGES; i += TDM_BLOCK_PAGES)
+		pinned = pinned || tdm_a16_ld_acquire(&folio[i].pins);
+	if (!pinned) {
+		tdmi_folio_free(&mm->frames, folio);
+		return;
+	}
+	tdmi_folio_split(&mm->frames, folio);
+	for (u32 i = 0; i < TDM_HUGE_PAGES; i += TDM_BLOCK_PAGES)
+		if (!tdmi_pins_orphan(folio + i))
+			tdmi_block_free(mm, folio + i);
 }
 
 void tdmi_folio_release(struct tdm_mm *mm, struct tdm_frame *folio, u32 populated)

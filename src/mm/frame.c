@@ -116,7 +116,15 @@ static struct tdm_frame *make_new(struct tdm_frames *f, u32 nr, u32 order)
 {
 	struct tdm_frame *d = &f->desc[nr];
 
-	*d = (struct tdm_frame){ .next = TDM_FRAME_NIL, .prev = TDM_FRAME_NIL, .refcount = 1, .order = (u8)order, .state = TDM_FRAME_NEW };
+	/* All but the pins. */
+	d->next = d->prev = TDM_FRAME_NIL;
+	d->va = 0;
+	d->refcount = 1;
+	d->mapcount = d->stale = 0;
+	d->order = (u8)order;
+	d->state = TDM_FRAME_NEW;
+	d->gen = d->flags = 0;
+	d->kept = 0;
 	return d;
 }
 
@@ -149,7 +157,7 @@ void tdmi_folio_free(struct tdm_frames *f, struct tdm_frame *folio)
 {
 	u32 nr = tdm_frame_nr(f, folio), order = folio->order;
 
-	TDM_ASSERT(folio->mapcount == 0 && folio->pincount == 0);
+	TDM_ASSERT(folio->mapcount == 0);
 	tdm_a64_sub_relaxed(&f->used, (u64)1 << order);
 	plat_mutex_lock(&f->lock);
 	folio->state = TDM_FRAME_TAIL;

@@ -40,7 +40,7 @@ struct tdm_frame {
 	u32 next, prev;  /* links, as frame numbers; guarded by the lock of the list that it is on */
 	u64 va;          /* head: where it is mapped. Written before it goes on a list, constant until it is freed */
 	u16 refcount;    /* head: 1 for the mapping, 1 for isolation; LRU lock */
-	u16 pincount;    /* pins; table lock */
+	tdm_a16 pins;    /* first frame of every 16, whatever the order: see mm/gup.h. Never reset: somebody may look at a frame that is free */
 	u16 mapcount;    /* head: pages of the folio that are present (lent or home); table lock */
 	u16 stale;       /* head, order <= 4: homes that hold bytes nobody wants (the page was copied out); table lock */
 	u8 order;        /* head; written at allocation */

@@ -20,8 +20,8 @@ static int bytes_of(struct tdm_ctx *ctx, struct tdm_pte pte, u32 huge_offset, co
 	*bytes = NULL;
 	if (tdm_pte_lent(pte))
 		return 0;
-	if (tdm_pte_home(pte)) {
-		*bytes = tdm_frame_home(&mm->frames, tdm_pfn_frame(&mm->frames, (struct tdm_pfn){ tdm_pte_pfn(pte).v + huge_offset }));
+	if (tdm_pte_at_home(pte)) {
+		*bytes = tdm_frame_home(&mm->frames, tdm_pfn_frame(&mm->frames, (struct tdm_pfn){ tdm_pte_ram_pfn(pte).v + huge_offset }));
 		return 0;
 	}
 	if (tdm_pte_is(pte, TDM_PTE_T_PRIVATE)) {
@@ -104,9 +104,10 @@ static int walk_table(struct tdm_ctx *ctx, struct tdm_pt *pt, u64 va, u64 end, t
 		const void *bytes;
 
 		n = 1;
-		if (!tdm_pte_home(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP) && !tdm_pte_is(pte, TDM_PTE_T_PRIVATE))
+		if (!tdm_pte_at_home(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP) && !tdm_pte_is(pte, TDM_PTE_T_PRIVATE))
 			continue;
-		n = tdm_pte_is(pte, TDM_PTE_T_PRIVATE) ? 1 : run(pt, va, end, pte);
+		if (tdm_pte_home(pte) || tdm_pte_is(pte, TDM_PTE_T_SWAP))
+			n = run(pt, va, end, pte);
 		r = bytes_of_run(ctx, pte, offset, n, &bytes);
 		if (!r)
 			r = fn(arg, va, n, bytes);

@@ -23,6 +23,7 @@ int tdmi_mm_init(struct tdm_mm *mm, struct tdm_port *port, void *arena, u32 nfra
 	plat_mutex_init(&mm->ctx_lock, TDM_RANK_CTX);
 	tdmi_alloc_init(&mm->alloc);
 	tdmi_rcu_init(&mm->rcu);
+	tdmi_notifiers_init(&mm->notifiers, &mm->alloc, &mm->rcu);
 	tdmi_predict_init(&mm->predict);
 	tdm_a64_st_relaxed(&mm->limit_bytes, ~(u64)0);
 	tdm_a64_st_relaxed(&mm->high_bytes, ~(u64)0);
@@ -43,6 +44,7 @@ int tdmi_mm_init(struct tdm_mm *mm, struct tdm_port *port, void *arena, u32 nfra
 
 void tdmi_mm_destroy(struct tdm_mm *mm)
 {
+	tdmi_notifiers_destroy(&mm->notifiers);
 	tdmi_rcu_synchronize(&mm->rcu);
 	tdmi_vmas_destroy(mm);
 	tdmi_pt_destroy(mm);
@@ -133,6 +135,7 @@ void tdmi_mm_after_fork(struct tdm_mm *mm)
 				tdm_a64_st_relaxed(&ctx->count[c], 0);
 			tdmi_ctx_destroy(ctx);
 		}
+	tdmi_notifiers_after_fork(&mm->notifiers);
 }
 
 u64 tdmi_mm_count(struct tdm_mm *mm, enum tdm_count c)

@@ -26,6 +26,7 @@
 #include "mm/frame.h"
 #include "mm/keep.h"
 #include "mm/lru.h"
+#include "mm/notifier.h"
 #include "mm/pgtable.h"
 #include "mm/predict.h"
 #include "mm/swap.h"
@@ -53,6 +54,7 @@ enum tdm_count {
 	TDM_C_POISONED,   /* pages whose bytes could not be got back */
 	TDM_C_LOST,       /* pages that vanished without an event */
 	TDM_C_LATE_DROPS, /* zeros that vanished: what the program drops is announced before it is dropped, and they came between */
+	TDM_C_REVOKED,    /* pages that a device had for itself, and a touch took back */
 	TDM_C_COMPLETED_ELSEWHERE, /* packed pages that had changed meanwhile */
 	TDM_C_LATENCY0,
 	TDM_C_NR = TDM_C_LATENCY0 + 32,
@@ -68,6 +70,8 @@ struct tdm_ctx {
 	u8 *bounce;               /* TDM_BLOCK_SIZE */
 	tdm_a64 count[TDM_C_NR];  /* written by the owner alone */
 	tdm_a32 busy;             /* inside an operation on the mm: see tdmi_mm_enter() */
+	const struct tdm_inv_range *round; /* that it is in, or NULL: within it, take_home() and fault.c begin none */
+	u64 needs_round;          /* where a fault must be tried again in a round: fault.c */
 	tdm_a32 filling;          /* the port is being asked to fill: see event.c */
 	u32 fresh;                /* pages that it has mapped which came from the kernel, since it last made room for them: fault.c */
 	u32 tid;                  /* whose fault it serves, as the port says; 0: not known */
@@ -92,6 +96,7 @@ struct tdm_mm {
 	struct tdm_swap *swap;
 	struct tdm_keep *keep;    /* or NULL: nothing is kept */
 	struct tdm_port *port;
+	struct tdm_notifiers notifiers;
 	struct tdm_pool *pool[TDM_POOLS_MAX]; /* changed only while nobody uses them: tdmi_pool_attach() */
 	struct plat_mutex event_lock;
 	bool unsettled;           /* the port is not sure yet that all we know of is there: see tdmi_events_settled(). The event lock */
@@ -175,6 +180,13 @@ bool tdmi_split_home(struct tdm_ctx *ctx, struct tdm_frame *folio);
  * does not allow it stay. 0; -ENOSPC: its memory is full; the device's errors: what had not been moved is where it was. No lock is held. */
 int tdmi_migrate_to_device(struct tdm_ctx *ctx, struct tdm_pool *pool, u64 start, u64 end, u64 *pages);
 
+/* ---- exclusive.c: have each page of [start, end) taken home for a device alone. home[]: where its bytes are, one a page; NULL: somebody uses it (it is pinned,
+ * or was touched meanwhile): try again. *pages: those that are there. It lasts until a round that is not the owner's covers the page: home[] must not be used once the
+ * subscriber's invalidate has returned. Copies are made of pages that are shared with a child. -EINVAL: unaligned or empty; -EFAULT: there is no mapping;
+ * -EPERM: it may not be written; -EOPNOTSUPP: the engine does not manage it. Pages before the one with an error are done. No lock is held; the caller is in the
+ * mm, and not in a round. */
+int tdmi_make_exclusive(struct tdm_ctx *ctx, u64 start, u64 end, const void *owner, void **home, u64 *pages);
+
 /* ---- adopt.c: make [start, end), which the port now serves and in which pages are present, known. */
 int tdmi_adopt(struct tdm_ctx *ctx, u64 start, u64 end);
 
@@ -238,6 +250,8 @@ void tdmi_folio_touched(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct 
  * afterwards). The first `moved` pages are lent if it was home, and home if it was lent. spare: tdmi_pt_spare(), or NULL. -ENOMEM (not with a
  * spare): nothing has changed, it was put back. */
 int tdmi_huge_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, u32 moved, struct tdm_pt *spare);
+/* An order-4 folio of which nothing is left: give its homes back. No lock is needed. */
+void tdmi_block_free(struct tdm_mm *mm, struct tdm_frame *folio);
 /* Give an isolated folio back (mm/lru.h). false: it had died, and is freed. No table lock is needed. */
 bool tdmi_folio_putback(struct tdm_mm *mm, struct tdm_frame *folio, enum tdm_lru_where where);
 /* The folio's pages may be what this blob holds, plus 1; 0: none. What it had before is forgotten. */

@@ -39,8 +39,8 @@ enum tdm_pte_type {
 	TDM_PTE_T_NONE,
 	TDM_PTE_T_SWAP,      /* payload: LRU clock at eviction (8 bits), blob handle (44), index in the blob (4) */
 	TDM_PTE_T_MIGRATION, /* payload: pfn */
-	TDM_PTE_T_PRIVATE,   /* payload: pfn of device private memory */
-	TDM_PTE_T_EXCLUSIVE, /* payload: pfn */
+	TDM_PTE_T_PRIVATE,   /* payload: pool, and frame of the pool (mm/devmem.h) */
+	TDM_PTE_T_EXCLUSIVE, /* payload: pfn. The bytes are home, and a device has them for itself (mm/exclusive.c) */
 	TDM_PTE_T_POISON,    /* the bytes are lost: an access must fail */
 	TDM_PTE_T_REMOVED,   /* marker: the program has asked for these bytes to be dropped, the kernel may not have done it yet. Reads as
 			      * zeros once it is missing; must not be taken as long as it is there. */
@@ -96,6 +96,23 @@ static inline bool tdm_pte_is(struct tdm_pte p, enum tdm_pte_type t)
 static inline u64 tdm_pte_payload(struct tdm_pte p)
 {
 	return p.v >> 8;
+}
+
+/* It names a frame of ram. */
+static inline bool tdm_pte_in_ram(struct tdm_pte p)
+{
+	return tdm_pte_present(p) || tdm_pte_is(p, TDM_PTE_T_EXCLUSIVE);
+}
+
+static inline struct tdm_pfn tdm_pte_ram_pfn(struct tdm_pte p)
+{
+	return tdm_pte_present(p) ? tdm_pte_pfn(p) : (struct tdm_pfn){ tdm_pte_payload(p) };
+}
+
+/* The bytes are in the home of that frame. */
+static inline bool tdm_pte_at_home(struct tdm_pte p)
+{
+	return tdm_pte_home(p) || tdm_pte_is(p, TDM_PTE_T_EXCLUSIVE);
 }
 
 static inline struct tdm_pte tdm_pte_mk_typed(enum tdm_pte_type t, u64 payload)

@@ -7,9 +7,11 @@
  *          they are used.
  *   pack   the folio's home pages are packed into a blob (pack.c).
  *
- * Taking home needs the event lock (see mm.h), packing does not.
+ * Taking home needs the event lock (see mm.h), packing does not. It is a round for those who have translations of the pages (notifier.h): from then on
+ * no port has them, whichever it is, until somebody brings them back; so packing is none.
  */
 #include "base/check.h"
+#include "mm/gup.h"
 #include "mm/mm.h"
 
 #define DIRTY_SHARE 64 /* of the limit */
@@ -79,10 +81,16 @@ static void home_block(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, s
 		mask = pt->level ? 0 : tdmi_folio_pages(mm, pt, first, folio, true) & only;
 		t->refused |= mask & kept;
 		mask &= ~kept;
+		if (mask && !tdmi_pins_freeze(folio)) {
+			t->refused |= mask;
+			mask = 0;
+		}
 		if (mask & folio->stale)
 			tdmi_homes_discard(mm, folio, mask & folio->stale);
 		if (mask && !(folio->flags & TDM_FRAME_F_WRITEBACK))
 			home_runs(mm, pt, first, folio, mask, t);
+		if (mask)
+			tdmi_pins_thaw(folio);
 		t->home = !pt->level && tdmi_folio_pages(mm, pt, first, folio, false) != 0;
 		tdm_pt_unlock(pt);
 	}
@@ -108,7 +116,9 @@ static void home_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, bool part, s
 		i = tdm_pt_index(pmd, folio->va);
 		pte = tdm_pt_get(pmd, i);
 		if (pmd->level == 1 && tdm_pte_lent(pte) && tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte)) == folio) {
-			r = kept ? -EBUSY :
+			bool frozen = !kept && tdmi_pins_freeze_huge(folio);
+
+			r = !frozen ? -EBUSY :
 				   mm->port->ops->invalidate(mm->port, (struct tdm_va){ folio->va }, tdm_frame_home(&mm->frames, folio),
 							     TDM_HUGE_PAGES, &done);
 			if (done == TDM_HUGE_PAGES) {
@@ -124,6 +134,8 @@ static void home_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, bool part, s
 			} else {
 				t->gone = true;
 			}
+			if (frozen)
+				tdmi_pins_thaw_huge(folio, TDM_HUGE_PAGES / TDM_BLOCK_PAGES);
 		}
 		tdm_pt_unlock(pmd);
 	}
@@ -172,9 +184,13 @@ static u32 home_parts(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 mask, u3
 static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, bool part)
 {
 	struct tdm_mm *mm = ctx->mm;
+	u64 size = (u64)TDM_PAGE_SIZE << folio->order;
+	struct tdm_inv_range round = TDM_INV_RANGE(folio->va, folio->va + size, TDM_INV_CLEAR);
 	struct home_try t = { 0 };
-	bool split = false, shared = false;
+	bool split = false, shared = false, mine = !ctx->round;
 
+	if (mine)
+		(void)tdmi_invalidate_start(&mm->notifiers, &round);
 	if (folio->order == TDM_HUGE_ORDER) {
 		home_huge(ctx, folio, part, &t, &split);
 		/* Splitting has put its 32 parts on the lists, or it. */
@@ -204,6 +220,8 @@ static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, bo
 							      TDM_LRU_TO_YOUNG);
 		tdm_count(ctx, TDM_C_PINNED, (u64)__builtin_popcount(t.busy | t.refused));
 	}
+	if (mine)
+		tdmi_invalidate_end(&mm->notifiers, &round);
 	tdm_count(ctx, TDM_C_HOME_PAGES, t.taken);
 	if (t.gone)
 		mm->port->ops->drain(mm->port, ctx);

@@ -36,7 +36,7 @@ static void zap_block(struct tdm_mm *mm, struct tdm_pt *pt, u32 lo, u32 hi, enum
 	u32 first = lo & ~(TDM_BLOCK_PAGES - 1), home = 0;
 
 	for (u32 i = lo; i < hi; i++) {
-		if (tdm_pte_home(tdm_pt_get(pt, i)))
+		if (tdm_pte_at_home(tdm_pt_get(pt, i)))
 			home |= 1u << (i - first);
 		if (!tdm_pte_none(tdm_pt_get(pt, i)))
 			zap_page(mm, pt, i, how);
@@ -139,9 +139,12 @@ static void zap_range(struct tdm_ctx *ctx, u64 start, u64 end, enum tdm_zap how)
 
 void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, enum tdm_zap how)
 {
+	struct tdm_inv_range round = TDM_INV_RANGE(start, end, how == TDM_ZAP_UNMAP ? TDM_INV_UNMAP : TDM_INV_CLEAR);
 	u32 tries = 0;
 
+	(void)tdmi_invalidate_start(&ctx->mm->notifiers, &round);
 	zap_range(ctx, start, end, how);
+	tdmi_invalidate_end(&ctx->mm->notifiers, &round);
 	while (how == TDM_ZAP_UNMAP && tdmi_vma_remove(ctx->mm, start, end))
 		try_again(&tries);
 }
@@ -180,12 +183,12 @@ static struct tdm_pte remap_take(struct tdm_ctx *ctx, u64 from)
 		/* A page that a device has comes home: its frame may be one of many that lie side by side. */
 		if (device && tdmi_dev_read(mm, &pte, (void *const[]){ ctx->bounce }, 1))
 			lost = tdm_pte_mk_typed(TDM_PTE_T_POISON, 0);
-		if (tdm_pte_home(pte))
-			memcpy(ctx->bounce, tdm_frame_home(&mm->frames, tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte))), TDM_PAGE_SIZE);
+		if (tdm_pte_at_home(pte))
+			memcpy(ctx->bounce, tdm_frame_home(&mm->frames, tdm_pfn_frame(&mm->frames, tdm_pte_ram_pfn(pte))), TDM_PAGE_SIZE);
 		zap_block(mm, pt, tdm_pt_index(pt, from), tdm_pt_index(pt, from) + 1, TDM_ZAP_UNMAP);
-		if (device && tdm_pte_none(lost))
+		if ((device && tdm_pte_none(lost)) || tdm_pte_at_home(pte))
 			pte = tdm_pte_mk((struct tdm_pfn){ 0 }, 0);
-		else if (!tdm_pte_home(pte))
+		else
 			pte = lost;
 	}
 	tdm_pt_unlock(pt);
@@ -248,8 +251,10 @@ static void move_vmas(struct tdm_mm *mm, u64 from, u64 to, u64 len)
 
 void tdmi_move(struct tdm_ctx *ctx, u64 from, u64 to, u64 len)
 {
+	struct tdm_inv_range round = TDM_INV_RANGE(from, from + len, TDM_INV_UNMAP);
 	u64 off = 0;
 
+	(void)tdmi_invalidate_start(&ctx->mm->notifiers, &round);
 	while (off < len) {
 		struct tdm_pte pte;
 
@@ -264,6 +269,7 @@ void tdmi_move(struct tdm_ctx *ctx, u64 from, u64 to, u64 len)
 		}
 		tdmi_rcu_read_unlock(ctx->rcu);
 	}
+	tdmi_invalidate_end(&ctx->mm->notifiers, &round);
 	/* Only now: a stream of zeros next to it must not run into entries that are not there yet. */
 	move_vmas(ctx->mm, from, to, len);
 }
@@ -293,6 +299,11 @@ void tdmi_zap_entry(struct tdm_ctx *ctx, u64 va)
 	tdmi_rcu_read_lock(ctx->rcu);
 	pt = tdmi_pt_walk(ctx->mm, va, &i, &pte);
 	tdmi_rcu_read_unlock(ctx->rcu);
-	if (pt->level <= 1 && !tdm_pte_lent(pte) && !tdm_pte_none(pte))
+	if (pt->level <= 1 && !tdm_pte_lent(pte) && !tdm_pte_none(pte)) {
+		struct tdm_inv_range round = TDM_INV_RANGE(va, va + TDM_PAGE_SIZE, TDM_INV_CLEAR);
+
+		(void)tdmi_invalidate_start(&ctx->mm->notifiers, &round);
 		zap_range(ctx, va, va + TDM_PAGE_SIZE, pt->level == 1 ? TDM_ZAP_REMOVE : TDM_ZAP_FORGET);
+		tdmi_invalidate_end(&ctx->mm->notifiers, &round);
+	}
 }

@@ -6,7 +6,7 @@
 #include "base/check.h"
 
 #define MAX_RETRIES 64u
-#define VMA_FLAGS (TDM_CPU_VALID | TDM_CPU_RDONLY)
+#define VMA_FLAGS (TDM_CPU_VALID | TDM_CPU_RDONLY | TDM_CPU_NOACCESS)
 
 static struct tdm_cpu *cpu_of(struct tdm_port *p)
 {
@@ -82,7 +82,7 @@ static int range_check(struct tdm_cpu *c, u32 page, u32 n, u32 *done, bool move)
 	for (u32 i = page; i < page + n; i++)
 		if (!(c->flags[i] & TDM_CPU_VALID) || (c->flags[i] & VMA_FLAGS) != (c->flags[page] & VMA_FLAGS))
 			return -ENOENT; /* none, or two mappings */
-	return move && (c->flags[page] & TDM_CPU_RDONLY) ? -EINVAL : 0;
+	return move && (c->flags[page] & (TDM_CPU_RDONLY | TDM_CPU_NOACCESS)) ? -EINVAL : 0;
 }
 
 /* ---- the operations -------------------------------------------------------------------------------------------------- */
@@ -221,6 +221,52 @@ static int cpu_unshare(struct tdm_port *p, struct tdm_va va, u32 n)
 	return 0;
 }
 
+static int touch(struct tdm_cpu *c, struct tdm_ctx *ctx, u64 va, bool write);
+
+static int cpu_populate(struct tdm_port *p, struct tdm_ctx *ctx, struct tdm_va va, u32 n, bool write)
+{
+	int r = 0;
+
+	for (u32 i = 0; i < n && !r; i++)
+		r = touch(cpu_of(p), ctx, va.v + ((u64)i << TDM_PAGE_SHIFT), write);
+	return r == -ENOENT || r == -EIO || r == -EACCES ? -EFAULT : r;
+}
+
+static int cpu_mapping(struct tdm_port *p, u64 va, struct tdm_port_mapping *m)
+{
+	struct tdm_cpu *c = cpu_of(p);
+	u32 page = va < c->base ? 0 : (u32)TDM_MIN((va - c->base) >> TDM_PAGE_SHIFT, (u64)c->npages), end;
+
+	while (page < c->npages && !(c->flags[page] & TDM_CPU_VALID))
+		page++;
+	if (page == c->npages)
+		return -ENOENT;
+	for (end = page; end < c->npages && (c->flags[end] & VMA_FLAGS) == (c->flags[page] & VMA_FLAGS);)
+		end++;
+	while (page && (c->flags[page - 1] & VMA_FLAGS) == (c->flags[page] & VMA_FLAGS))
+		page--;
+	*m = (struct tdm_port_mapping){ .start = c->base + ((u64)page << TDM_PAGE_SHIFT), .end = c->base + ((u64)end << TDM_PAGE_SHIFT),
+					.readable = !(c->flags[page] & TDM_CPU_NOACCESS),
+					.writable = !(c->flags[page] & (TDM_CPU_NOACCESS | TDM_CPU_RDONLY)) };
+	return 0;
+}
+
+static int cpu_access(struct tdm_port *p, struct tdm_ctx *ctx, u64 va, void *buf, size_t len, bool write, size_t *done)
+{
+	struct tdm_cpu *c = cpu_of(p);
+
+	for (*done = 0; *done < len;) {
+		size_t n = TDM_MIN(len - *done, TDM_PAGE_SIZE - ((va + *done) & ~TDM_PAGE_MASK));
+		u8 *mem = c->bytes + (va + *done - c->base), *b = (u8 *)buf + *done;
+
+		if (cpu_populate(p, ctx, (struct tdm_va){ va + *done }, 1, write))
+			return -EFAULT;
+		memcpy(write ? mem : b, write ? b : mem, n);
+		*done += n;
+	}
+	return 0;
+}
+
 static void cpu_discard(struct tdm_port *p, void *const *slot, const u32 *pages, u32 n)
 {
 	struct tdm_cpu *c = cpu_of(p);
@@ -254,6 +300,9 @@ static const struct tdm_port_ops cpu_ops = {
 	.present = cpu_present,
 	.next_present = cpu_next_present,
 	.unshare = cpu_unshare,
+	.populate = cpu_populate,
+	.mapping = cpu_mapping,
+	.access = cpu_access,
 	.discard = cpu_discard,
 	.discard_many = cpu_discard,
 	.drain = cpu_drain,
@@ -311,6 +360,8 @@ static int touch(struct tdm_cpu *c, struct tdm_ctx *ctx, u64 va, bool write)
 
 		if (!(c->flags[page] & TDM_CPU_VALID))
 			return -ENOENT;
+		if (c->flags[page] & (write ? TDM_CPU_NOACCESS | TDM_CPU_RDONLY : TDM_CPU_NOACCESS))
+			return -EACCES;
 		if (c->flags[page] & TDM_CPU_POISON)
 			return -EIO;
 		if (c->flags[page] & TDM_CPU_PRESENT)
@@ -369,9 +420,18 @@ int tdmi_cpu_mmap(struct tdm_cpu *c, struct tdm_ctx *ctx, u64 start, u64 end, bo
 	for (u64 va = start; !r && va < end; va += TDM_PAGE_SIZE) {
 		u8 *f = tdm_cpu_flags(c, va);
 
-		*f = (u8)((*f & ~TDM_CPU_RDONLY) | TDM_CPU_VALID | (rdonly ? TDM_CPU_RDONLY : 0));
+		*f = (u8)((*f & ~(TDM_CPU_RDONLY | TDM_CPU_NOACCESS)) | TDM_CPU_VALID | (rdonly ? TDM_CPU_RDONLY : 0));
 	}
 	return r;
+}
+
+void tdmi_cpu_mprotect(struct tdm_cpu *c, u64 start, u64 end, u8 flags)
+{
+	for (u64 va = start; va < end; va += TDM_PAGE_SIZE) {
+		u8 *f = tdm_cpu_flags(c, va);
+
+		*f = (u8)((*f & ~(TDM_CPU_RDONLY | TDM_CPU_NOACCESS)) | flags);
+	}
 }
 
 void tdmi_cpu_drop(struct tdm_cpu *c, u64 start, u64 end)

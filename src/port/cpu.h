@@ -22,6 +22,7 @@
 #define TDM_CPU_PINNED 16u  /* cannot be taken, ever */
 #define TDM_CPU_SHARED 32u  /* cannot be taken until unshare() */
 #define TDM_CPU_POISON 64u
+#define TDM_CPU_NOACCESS 128u /* the mapping may not be read */
 
 struct tdm_cpu {
 	struct tdm_port port;
@@ -58,6 +59,8 @@ int tdmi_cpu_write(struct tdm_cpu *c, struct tdm_ctx *ctx, u64 va, const void *b
 void tdmi_cpu_preset(struct tdm_cpu *c, u64 va, u32 n, u8 byte, bool huge);
 
 /* ---- its kernel. The event lock is taken for the events. */
+/* What a mapping allows, from now on: TDM_CPU_RDONLY, TDM_CPU_NOACCESS or 0; there is no event. */
+void tdmi_cpu_mprotect(struct tdm_cpu *c, u64 start, u64 end, u8 flags);
 int tdmi_cpu_mmap(struct tdm_cpu *c, struct tdm_ctx *ctx, u64 start, u64 end, bool rdonly);
 void tdmi_cpu_munmap(struct tdm_cpu *c, struct tdm_ctx *ctx, u64 start, u64 end);
 /* MADV_DONTNEED: announce, then drop. */

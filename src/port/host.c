@@ -108,6 +108,7 @@ int tdmi_host_unregister(struct tdm_host *h, u64 start, u64 end)
 
 static int open_files(struct tdm_host *h)
 {
+	h->pid = (int)tdm_sys0(SYS_getpid);
 	h->pagemap = tdmi_linux_fd_keep(tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC, 0));
 	h->maps = tdmi_linux_fd_keep(tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/maps", O_RDONLY | O_CLOEXEC, 0));
 	h->trash_uffd = uffd_open(0);
@@ -277,6 +278,33 @@ static int host_unshare(struct tdm_port *p, struct tdm_va va, u32 n)
 {
 	(void)p;
 	return (int)tdm_sys3(SYS_madvise, va.v, (u64)n << TDM_PAGE_SHIFT, TDM_MADV_POPULATE_WRITE);
+}
+
+static int host_populate(struct tdm_port *p, struct tdm_ctx *ctx, struct tdm_va va, u32 n, bool write)
+{
+	(void)p;
+	(void)ctx;
+	return (int)tdm_sys3(SYS_madvise, va.v, (u64)n << TDM_PAGE_SHIFT, write ? TDM_MADV_POPULATE_WRITE : TDM_MADV_POPULATE_READ);
+}
+
+static int host_mapping(struct tdm_port *p, u64 va, struct tdm_port_mapping *m)
+{
+	struct tdm_mapping h;
+	int r = tdmi_host_mapping(host_of(p), va, &h);
+
+	*m = (struct tdm_port_mapping){ h.start, h.end, h.readable, h.writable, h.shared, h.file };
+	return r;
+}
+
+/* The kernel checks what the mapping allows, and no access of ours can be the end of the process. */
+static int host_access(struct tdm_port *p, struct tdm_ctx *ctx, u64 va, void *buf, size_t len, bool write, size_t *done)
+{
+	struct iovec here = { buf, len }, there = { (void *)(uintptr_t)va, len };
+	long r = tdm_sys6(write ? SYS_process_vm_writev : SYS_process_vm_readv, host_of(p)->pid, (long)&here, 1, (long)&there, 1, 0);
+
+	(void)ctx;
+	*done = r > 0 ? (size_t)r : 0;
+	return r < 0 ? (int)r : *done < len ? -EFAULT : 0;
 }
 
 /* ---- looking ----------------------------------------------------------------------------------------------------- */
@@ -525,6 +553,9 @@ static const struct tdm_port_ops host_ops = {
 	.holds = host_holds,
 	.next_present = host_next_present,
 	.unshare = host_unshare,
+	.populate = host_populate,
+	.mapping = host_mapping,
+	.access = host_access,
 	.discard = host_discard,
 	.discard_many = host_discard_many,
 	.drain = tdmi_host_drain,

@@ -34,6 +34,7 @@ struct tdm_host {
 	int trash_uffd; /* the trash; without */
 	int pagemap;    /* /proc/self/pagemap */
 	int maps;       /* /proc/self/maps */
+	int pid;        /* of this process */
 	bool has_query; /* PROCMAP_QUERY works */
 	bool has_poison;
 	u8 *arena;

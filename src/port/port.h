@@ -20,6 +20,13 @@
 struct tdm_port;
 struct tdm_ctx;
 
+/* A mapping of the program, whoever manages it. */
+struct tdm_port_mapping {
+	u64 start, end;
+	bool readable, writable;
+	bool shared, file;
+};
+
 /* What differs between ports (design, section 1). */
 enum tdm_port_af { TDM_AF_HARDWARE, TDM_AF_SOFTWARE, TDM_AF_NONE };
 
@@ -53,6 +60,14 @@ struct tdm_port_ops {
 	u64 (*next_present)(struct tdm_port *p, u64 va, u64 end);
 	/* Make n mapped pages the process's own where they are copies shared by fork. No lock is held. */
 	int (*unshare)(struct tdm_port *p, struct tdm_va va, u32 n);
+	/* Have n pages there that can be read, or written, as an access by the program would; it may wait for as long as that. -EFAULT: an access would fail;
+	 * -EAGAIN, -ENOMEM. No lock is held, and the caller is not in the mm. */
+	int (*populate)(struct tdm_port *p, struct tdm_ctx *ctx, struct tdm_va va, u32 n, bool write);
+	/* The mapping that holds va, or the next one. -ENOENT: there is none. */
+	int (*mapping)(struct tdm_port *p, u64 va, struct tdm_port_mapping *m);
+	/* Copy at most len bytes to the program's memory at va (write), or from there, as an access by the program would. *done: bytes. -EFAULT: the next one
+	 * cannot be had. As populate. */
+	int (*access)(struct tdm_port *p, struct tdm_ctx *ctx, u64 va, void *buf, size_t len, bool write, size_t *done);
 	/* Empty slots: give their physical pages back. n ranges of {slot, pages}. */
 	void (*discard)(struct tdm_port *p, void *const *slot, const u32 *pages, u32 n);
 	/* The same for many ranges of one 2 MiB of slots, at a cost that hardly depends on how many. The event lock is held, no table lock is. */

@@ -54,6 +54,7 @@ struct tdm_procmap_query {
 #define TDM_PROCMAP_SHARED ((u64)0x08)
 #define TDM_PROCMAP_COVERING_OR_NEXT ((u64)0x10)
 
+#define TDM_MADV_POPULATE_READ 22
 #define TDM_MADV_POPULATE_WRITE 23
 
 #endif

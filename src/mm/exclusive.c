@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * exclusive.c - a device has a page for itself: for atomics that its bus does not have, say.
+ *
+ * A mode of one mapping of a page of ram, not a kind of memory. The page is taken home in a round of its own (TDM_INV_EXCLUSIVE, by which its owner knows it),
+ * and its entry says so: whoever else touches it, a CPU or another device, faults, and takes it back in a round that the owner hears of (fault.c). Reclaim does
+ * not see it; munmap() and madvise() end it as they end any other page.
+ */
+#include "base/check.h"
+#include "mm/mm.h"
+
+/* The page at va is home: from now on the device's. NULL: it is not home any more. */
+static void *take_over(struct tdm_ctx *ctx, u64 va)
+{
+	struct tdm_mm *mm = ctx->mm;
+	void *home = NULL;
+	struct tdm_pt *pt;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	if (!tdmi_pt_lock(mm, va, false, &pt) && pt) {
+		u32 i = tdm_pt_index(pt, va);
+		struct tdm_pte pte = tdm_pt_get(pt, i);
+
+		if (!pt->level && tdm_pte_home(pte)) {
+			struct tdm_frame *frame = tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte));
+
+			home = tdm_frame_home(&mm->frames, frame);
+			if (mm->port->ops->holds && !mm->port->ops->holds(mm->port, home))
+				home = NULL;
+		}
+		if (home)
+			tdmi_page_set(mm, pt, i, tdm_pte_mk_typed(TDM_PTE_T_EXCLUSIVE, tdm_pte_pfn(pte).v));
+		tdm_pt_unlock(pt);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return home;
+}
+
+/* May somebody write there, and does the engine manage it? */
+static int check(struct tdm_ctx *ctx, u64 va)
+{
+	struct tdm_port *port = ctx->mm->port;
+	struct tdm_port_mapping m;
+	struct tdm_vma vma;
+	bool managed;
+	int r = port->ops->mapping(port, va, &m);
+
+	if (r || m.start > va)
+		return r && r != -ENOENT ? r : -EFAULT;
+	if (!m.writable)
+		return m.readable ? -EPERM : -EFAULT;
+	tdmi_rcu_read_lock(ctx->rcu);
+	managed = tdmi_vma_find(ctx->mm, va, &vma) && !(vma.flags & TDM_VMA_EXCLUDED);
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return managed ? 0 : -EOPNOTSUPP;
+}
+
+int tdmi_make_exclusive(struct tdm_ctx *ctx, u64 start, u64 end, const void *owner, void **home, u64 *pages)
+{
+	struct tdm_mm *mm = ctx->mm;
+
+	*pages = 0;
+	if (start >= end || (start | end) & ~TDM_PAGE_MASK || end > (u64)1 << 47)
+		return -EINVAL;
+	TDM_BUG_ON(ctx->round);
+	for (u64 va = start; va < end; va += TDM_PAGE_SIZE) {
+		struct tdm_inv_range round = TDM_INV_RANGE(va, va + TDM_PAGE_SIZE, TDM_INV_EXCLUSIVE);
+		void **h = &home[(va - start) >> TDM_PAGE_SHIFT];
+		u64 n;
+		int r = check(ctx, va);
+
+		if (r)
+			return r;
+		(void)tdmi_fault(ctx, (struct tdm_va){ va }, true);
+		round.owner = owner;
+		(void)tdmi_invalidate_start(&mm->notifiers, &round);
+		ctx->round = &round;
+		(void)tdmi_range_home(ctx, va, va + TDM_PAGE_SIZE, &n);
+		*h = take_over(ctx, va);
+		ctx->round = NULL;
+		tdmi_invalidate_end(&mm->notifiers, &round);
+		*pages += *h != NULL;
+	}
+	return 0;
+}

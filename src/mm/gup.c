@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: MIT */
+/* gup.c - pins; how they and those who take pages away agree is in gup.h. */
+#include "mm/gup.h"
+#include "base/check.h"
+#include "mm/mm.h"
+
+#define TRIES_MAX 64u
+
+/* Take n pins of the block away. */
+static void put(struct tdm_mm *mm, struct tdm_frame *block, u32 n)
+{
+	u16 was = tdm_a16_sub_acqrel(&block->pins, (u16)n);
+
+	TDM_BUG_ON((was & TDM_PINS_MASK) < n);
+	if (was - n != TDM_PINS_ORPHAN)
+		return;
+	/* Of two who find that, one changes it. */
+	was = TDM_PINS_ORPHAN;
+	if (tdm_a16_cas_acqrel(&block->pins, &was, 0))
+		tdmi_block_free(mm, block);
+}
+
+/* n pins for the block. false: it is being taken, was freed, or has too many. */
+static bool get(struct tdm_mm *mm, struct tdm_frame *block, u32 n)
+{
+	u16 was = tdm_a16_add_acqrel(&block->pins, (u16)n);
+
+	if (tdm_likely(was < TDM_PINS_MAX))
+		return true;
+	put(mm, block, n);
+	return false;
+}
+
+/* Page i of the 512 of the leaf, which is of 2 MiB. */
+static u32 pin_huge(struct tdm_mm *mm, struct tdm_pt *pmd, u32 entry, u32 i, u32 n, struct tdm_pfn *page)
+{
+	struct tdm_pte pte = tdm_pt_get(pmd, entry);
+	u32 done = 0;
+
+	n = TDM_MIN(n, TDM_HUGE_PAGES - i);
+	while (done < n) {
+		u64 pfn = tdm_pte_pfn(pte).v + i + done;
+		struct tdm_frame *block = tdm_pfn_block(&mm->frames, (struct tdm_pfn){ pfn });
+		u32 k = TDM_MIN(n - done, TDM_BLOCK_PAGES - (u32)(pfn % TDM_BLOCK_PAGES));
+
+		if (!tdm_pte_lent(pte) || (pte.v & TDM_PTE_SPECIAL) || !get(mm, block, k))
+			break;
+		if (tdm_pt_get(pmd, entry).v != pte.v) {
+			put(mm, block, k);
+			break;
+		}
+		for (u32 end = done + k; done < end; done++)
+			page[done].v = pfn++;
+	}
+	return done;
+}
+
+/* From entry i of a PTE table. */
+static u32 pin_table(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, u32 n, struct tdm_pfn *page)
+{
+	u32 done = 0;
+
+	n = TDM_MIN(n, TDM_PT_ENTRIES - i);
+	while (done < n) {
+		u32 k = 0, same = 0, most = TDM_MIN(n - done, TDM_BLOCK_PAGES - (i + done) % TDM_BLOCK_PAGES);
+		struct tdm_frame *block;
+		struct tdm_pte pte[TDM_BLOCK_PAGES];
+
+		for (; k < most; k++) {
+			pte[k] = tdm_pt_get(pt, i + done + k);
+			if (!tdm_pte_lent(pte[k]) || (pte[k].v & TDM_PTE_SPECIAL) || (tdm_pte_pfn(pte[k]).v ^ tdm_pte_pfn(pte[0]).v) >= TDM_BLOCK_PAGES)
+				break;
+		}
+		block = k ? tdm_pfn_block(&mm->frames, tdm_pte_pfn(pte[0])) : NULL;
+		if (!k || !get(mm, block, k))
+			break;
+		while (same < k && tdm_pt_get(pt, i + done + same).v == pte[same].v) {
+			page[done + same] = tdm_pte_pfn(pte[same]);
+			same++;
+		}
+		done += same;
+		if (same < k)
+			put(mm, block, k - same);
+		if (same < most)
+			break;
+	}
+	return done;
+}
+
+u32 tdmi_gup_fast(struct tdm_ctx *ctx, u64 va, u32 n, struct tdm_pfn *page)
+{
+	struct tdm_mm *mm = ctx->mm;
+	u32 done = 0;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	while (done < n) {
+		u64 at = va + ((u64)done << TDM_PAGE_SHIFT);
+		u32 k = (u32)(at >> TDM_PAGE_SHIFT) & (TDM_PT_ENTRIES - 1), i, got = 0, want;
+		struct tdm_pte pte;
+		struct tdm_pt *pt = tdmi_pt_walk(mm, at, &i, &pte);
+
+		want = TDM_MIN(n - done, TDM_PT_ENTRIES - k);
+		if (pt->level == 0)
+			got = pin_table(mm, pt, i, want, page + done);
+		else if (pt->level == 1)
+			got = pin_huge(mm, pt, i, k, want, page + done);
+		done += got;
+		if (got < want)
+			break;
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return done;
+}
+
+void tdmi_unpin(struct tdm_ctx *ctx, const struct tdm_pfn *page, u32 n)
+{
+	struct tdm_mm *mm = ctx->mm;
+
+	for (u32 i = 0, k; i < n; i += k) {
+		struct tdm_frame *block = tdm_pfn_block(&mm->frames, page[i]);
+
+		for (k = 1; i + k < n && tdm_pfn_block(&mm->frames, page[i + k]) == block;)
+			k++;
+		put(mm, block, k);
+	}
+}
+
+/* ---- with what it takes to have it there ---------------------------------------------------------------------------------------- */
+
+/* The mapping of va: may it be pinned like that? *end: of what is like it. */
+static int check_mapping(struct tdm_ctx *ctx, u64 va, u32 flags, u64 *end)
+{
+	struct tdm_port *port = ctx->mm->port;
+	struct tdm_port_mapping m;
+	struct tdm_vma vma;
+	bool managed;
+	int r = port->ops->mapping(port, va, &m);
+
+	if (r || m.start > va)
+		return r && r != -ENOENT ? r : -EFAULT;
+	if (!m.readable || ((flags & TDM_GUP_WRITE) && !m.writable))
+		return -EFAULT;
+	tdmi_rcu_read_lock(ctx->rcu);
+	managed = tdmi_vma_find(ctx->mm, va, &vma) && !(vma.flags & TDM_VMA_EXCLUDED);
+	tdmi_rcu_read_unlock(ctx->rcu);
+	*end = managed ? TDM_MIN(m.end, vma.end) : va;
+	return managed ? 0 : -EOPNOTSUPP;
+}
+
+/* Bring what is missing at va. */
+static void bring_missing(struct tdm_ctx *ctx, u64 va, u64 end, u32 flags)
+{
+	struct tdm_port *port = ctx->mm->port;
+
+	(void)tdmi_fault(ctx, (struct tdm_va){ va }, flags & TDM_GUP_WRITE);
+	/* A copy of its own, of what it shares with a child, or of the page of zeros. */
+	if (flags & TDM_GUP_WRITE) {
+		u32 n = (u32)(TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE) - va) >> TDM_PAGE_SHIFT;
+
+		tdmi_mm_exit(ctx);
+		(void)port->ops->unshare(port, (struct tdm_va){ va }, n);
+		while (!tdmi_mm_enter(ctx))
+			plat_yield();
+	}
+}
+
+/* Pages [va, end) of one mapping. */
+static int pin_mapping(struct tdm_ctx *ctx, u64 va, u64 end, u32 flags, struct tdm_pfn *page, u32 *done)
+{
+	u32 n = (u32)((end - va) >> TDM_PAGE_SHIFT), got = 0, tries = 0;
+
+	if (flags & TDM_GUP_WRITE)
+		bring_missing(ctx, va, end, flags);
+	while (got < n) {
+		u64 at = va + ((u64)got << TDM_PAGE_SHIFT);
+		u32 k = tdmi_gup_fast(ctx, at, n - got, page + got);
+
+		got += k;
+		*done += k;
+		if (got == n)
+			break;
+		tries = k ? 0 : tries + 1;
+		if (tries == TRIES_MAX)
+			return -EBUSY;
+		bring_missing(ctx, va + ((u64)got << TDM_PAGE_SHIFT), end, flags);
+	}
+	return 0;
+}
+
+int tdmi_pin(struct tdm_ctx *ctx, u64 va, u32 n, u32 flags, struct tdm_pfn *page, u32 *done)
+{
+	u64 end = va + ((u64)n << TDM_PAGE_SHIFT);
+
+	*done = 0;
+	if (!n || va & ~TDM_PAGE_MASK || end < va)
+		return -EINVAL;
+	while (va < end) {
+		u64 stop;
+		int r = check_mapping(ctx, va, flags, &stop);
+
+		stop = TDM_MIN(stop, end);
+		r = r ? r : pin_mapping(ctx, va, stop, flags, page + *done, done);
+		if (r)
+			return r;
+		va = stop;
+	}
+	return 0;
+}
