@@ -22,6 +22,7 @@ enum tdm_lock_rank {
 	TDM_RANK_INV_ROUND = 16,
 	TDM_RANK_EVENT = 20,  /* events of an address space, and taking pages home */
 	TDM_RANK_INV_CALL = 25,
+	TDM_RANK_MIRROR = 27, /* a device's page table: taken in its invalidate */
 	TDM_RANK_VMA = 30,    /* writers of the VMA tree */
 	TDM_RANK_PT3 = 40,    /* page tables, upper before lower: PT0 - level */
 	TDM_RANK_PT2 = 41,

@@ -9,8 +9,25 @@
 #include "base/check.h"
 #include "mm/mm.h"
 
+const void *tdmi_exclusive_owner(struct tdm_mm *mm, struct tdm_pte pte)
+{
+	return tdm_aptr_ld_acquire(&mm->exclusive_owner[tdm_pte_payload(pte) >> 40]);
+}
+
+/* The owner's number, which it keeps. -ENOSPC. */
+static int owner_number(struct tdm_mm *mm, const void *owner)
+{
+	for (u32 i = 0; i < TDM_EXCLUSIVE_OWNERS; i++) {
+		void *was = NULL;
+
+		if (tdm_aptr_cas_acqrel(&mm->exclusive_owner[i], &was, (void *)(uintptr_t)owner) || was == owner)
+			return (int)i;
+	}
+	return -ENOSPC;
+}
+
 /* The page at va is home: from now on the device's. NULL: it is not home any more. */
-static void *take_over(struct tdm_ctx *ctx, u64 va)
+static void *take_over(struct tdm_ctx *ctx, u64 va, u32 owner)
 {
 	struct tdm_mm *mm = ctx->mm;
 	void *home = NULL;
@@ -29,7 +46,7 @@ static void *take_over(struct tdm_ctx *ctx, u64 va)
 				home = NULL;
 		}
 		if (home)
-			tdmi_page_set(mm, pt, i, tdm_pte_mk_typed(TDM_PTE_T_EXCLUSIVE, tdm_pte_pfn(pte).v));
+			tdmi_page_set(mm, pt, i, tdm_pte_mk_exclusive(owner, tdm_pte_pfn(pte)));
 		tdm_pt_unlock(pt);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);
@@ -58,10 +75,14 @@ static int check(struct tdm_ctx *ctx, u64 va)
 int tdmi_make_exclusive(struct tdm_ctx *ctx, u64 start, u64 end, const void *owner, void **home, u64 *pages)
 {
 	struct tdm_mm *mm = ctx->mm;
+	int number;
 
 	*pages = 0;
-	if (start >= end || (start | end) & ~TDM_PAGE_MASK || end > (u64)1 << 47)
+	if (start >= end || (start | end) & ~TDM_PAGE_MASK || end > (u64)1 << 47 || !owner)
 		return -EINVAL;
+	number = owner_number(mm, owner);
+	if (number < 0)
+		return number;
 	TDM_BUG_ON(ctx->round);
 	for (u64 va = start; va < end; va += TDM_PAGE_SIZE) {
 		struct tdm_inv_range round = TDM_INV_RANGE(va, va + TDM_PAGE_SIZE, TDM_INV_EXCLUSIVE);
@@ -76,7 +97,7 @@ int tdmi_make_exclusive(struct tdm_ctx *ctx, u64 start, u64 end, const void *own
 		(void)tdmi_invalidate_start(&mm->notifiers, &round);
 		ctx->round = &round;
 		(void)tdmi_range_home(ctx, va, va + TDM_PAGE_SIZE, &n);
-		*h = take_over(ctx, va);
+		*h = take_over(ctx, va, (u32)number);
 		ctx->round = NULL;
 		tdmi_invalidate_end(&mm->notifiers, &round);
 		*pages += *h != NULL;

@@ -84,6 +84,7 @@ struct tdm_ctx {
 };
 
 #define TDM_CTX_MAX 32u
+#define TDM_EXCLUSIVE_OWNERS 16u
 
 struct tdm_mm {
 	struct tdm_alloc alloc;
@@ -97,6 +98,7 @@ struct tdm_mm {
 	struct tdm_keep *keep;    /* or NULL: nothing is kept */
 	struct tdm_port *port;
 	struct tdm_notifiers notifiers;
+	tdm_aptr exclusive_owner[TDM_EXCLUSIVE_OWNERS]; /* who has pages for itself; NULL: nobody has had that number yet */
 	struct tdm_pool *pool[TDM_POOLS_MAX]; /* changed only while nobody uses them: tdmi_pool_attach() */
 	struct plat_mutex event_lock;
 	bool unsettled;           /* the port is not sure yet that all we know of is there: see tdmi_events_settled(). The event lock */
@@ -183,9 +185,11 @@ int tdmi_migrate_to_device(struct tdm_ctx *ctx, struct tdm_pool *pool, u64 start
 /* ---- exclusive.c: have each page of [start, end) taken home for a device alone. home[]: where its bytes are, one a page; NULL: somebody uses it (it is pinned,
  * or was touched meanwhile): try again. *pages: those that are there. It lasts until a round that is not the owner's covers the page: home[] must not be used once the
  * subscriber's invalidate has returned. Copies are made of pages that are shared with a child. -EINVAL: unaligned or empty; -EFAULT: there is no mapping;
- * -EPERM: it may not be written; -EOPNOTSUPP: the engine does not manage it. Pages before the one with an error are done. No lock is held; the caller is in the
+ * -EPERM: it may not be written; -EOPNOTSUPP: the engine does not manage it; -ENOSPC: there have been TDM_EXCLUSIVE_OWNERS owners. Pages before the one with an error are done. No lock is held; the caller is in the
  * mm, and not in a round. */
 int tdmi_make_exclusive(struct tdm_ctx *ctx, u64 start, u64 end, const void *owner, void **home, u64 *pages);
+/* Whose page that is. */
+const void *tdmi_exclusive_owner(struct tdm_mm *mm, struct tdm_pte pte);
 
 /* ---- adopt.c: make [start, end), which the port now serves and in which pages are present, known. */
 int tdmi_adopt(struct tdm_ctx *ctx, u64 start, u64 end);

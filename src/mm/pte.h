@@ -40,7 +40,7 @@ enum tdm_pte_type {
 	TDM_PTE_T_SWAP,      /* payload: LRU clock at eviction (8 bits), blob handle (44), index in the blob (4) */
 	TDM_PTE_T_MIGRATION, /* payload: pfn */
 	TDM_PTE_T_PRIVATE,   /* payload: pool, and frame of the pool (mm/devmem.h) */
-	TDM_PTE_T_EXCLUSIVE, /* payload: pfn. The bytes are home, and a device has them for itself (mm/exclusive.c) */
+	TDM_PTE_T_EXCLUSIVE, /* payload: whose (8 bits), pfn (40). The bytes are home, and a device has them for itself (mm/exclusive.c) */
 	TDM_PTE_T_POISON,    /* the bytes are lost: an access must fail */
 	TDM_PTE_T_REMOVED,   /* marker: the program has asked for these bytes to be dropped, the kernel may not have done it yet. Reads as
 			      * zeros once it is missing; must not be taken as long as it is there. */
@@ -106,7 +106,7 @@ static inline bool tdm_pte_in_ram(struct tdm_pte p)
 
 static inline struct tdm_pfn tdm_pte_ram_pfn(struct tdm_pte p)
 {
-	return tdm_pte_present(p) ? tdm_pte_pfn(p) : (struct tdm_pfn){ tdm_pte_payload(p) };
+	return tdm_pte_present(p) ? tdm_pte_pfn(p) : (struct tdm_pfn){ tdm_pte_payload(p) & (TDM_PTE_PFN_MASK >> 12) };
 }
 
 /* The bytes are in the home of that frame. */
@@ -118,6 +118,11 @@ static inline bool tdm_pte_at_home(struct tdm_pte p)
 static inline struct tdm_pte tdm_pte_mk_typed(enum tdm_pte_type t, u64 payload)
 {
 	return (struct tdm_pte){ payload << 8 | (u64)t << 1 };
+}
+
+static inline struct tdm_pte tdm_pte_mk_exclusive(u32 owner, struct tdm_pfn pfn)
+{
+	return tdm_pte_mk_typed(TDM_PTE_T_EXCLUSIVE, (u64)owner << 40 | pfn.v);
 }
 
 static inline struct tdm_pte tdm_pte_mk_swap(u64 handle, u32 index, u32 clock)

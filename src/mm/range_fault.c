@@ -60,6 +60,8 @@ static u64 state_of(const struct walk *w, u64 va, struct tdm_pte pte)
 		return rights(w) | va >> TDM_PAGE_SHIFT;
 	if (tdm_pte_is(pte, TDM_PTE_T_PRIVATE) && w->rf->owner && tdmi_pte_pool(w->ctx->mm, pte)->owner == w->rf->owner)
 		return rights(w) | TDM_RF_DEVICE | tdm_pte_private_frame(pte);
+	if (tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE) && w->rf->owner && tdmi_exclusive_owner(w->ctx->mm, pte) == w->rf->owner)
+		return rights(w) | TDM_RF_EXCLUSIVE | tdm_pte_ram_pfn(pte).v;
 	return tdm_pte_is(pte, TDM_PTE_T_POISON) ? TDM_RF_ERROR : 0;
 }
 

@@ -7,6 +7,7 @@
  *
  *   the process's    the port reaches it at its address, as the process does. The payload is the address / 4096
  *   DEVICE           in the memory of the owner's pool: the payload is its frame
+ *   EXCLUSIVE        the owner has it for itself (exclusive.c): the payload is its frame of ram, whose home has the bytes
  *
  * Without a request it is a snapshot: what is not there is 0, and nothing is brought. A page that has been taken home counts as not there: no port may have it
  * without bringing it back, so that it is known to be used.
@@ -27,7 +28,8 @@ struct tdm_ctx;
 #define TDM_RF_REQ_FAULT ((u64)1 << 54) /* in: bring it */
 #define TDM_RF_REQ_WRITE ((u64)1 << 53) /* in: so that it may be written; with REQ_FAULT */
 #define TDM_RF_STICKY ((u64)127 << 48)  /* out as in: what is wanted, so that it can be tried again, and five bits that are the caller's */
-#define TDM_RF_PAYLOAD (((u64)1 << 48) - 1)
+#define TDM_RF_EXCLUSIVE ((u64)1 << 47) /* out: see above */
+#define TDM_RF_PAYLOAD (((u64)1 << 47) - 1)
 
 #define TDM_RF_HEADS 1u /* flags: of what one leaf maps only the first entry in the range is written */
 
@@ -36,7 +38,7 @@ struct tdm_range_fault {
 	u64 *entry;         /* one a page of the range */
 	u64 default_flags;  /* wanted of a page: (entry & flags_mask) | default_flags */
 	u64 flags_mask;
-	const void *owner;  /* whose device memory is VALID as it is; NULL: nobody's */
+	const void *owner;  /* whose device memory, and exclusive pages, are VALID as they are; NULL: nobody's */
 	struct tdm_interval_notifier *in; /* or NULL: then -EBUSY does not tell, and the result may be old */
 	u64 seq;            /* from tdm_interval_read_begin(in) */
 	u32 flags;
