@@ -280,6 +280,8 @@ static int install(struct tdm_mirror *m, u64 va, const u64 *entry, u32 n)
 		t = table_get(m, va, 1, true);
 		if (!t)
 			return -ENOMEM;
+		if (m->ops->mapped)
+			m->ops->mapped(m->arg, va, leaf);
 		was = tdm_a64_xchg_acqrel(&t->e[index_of(va, 1)], leaf);
 		if (was && table_of(was))
 			tdmi_rcu_call(&m->rcu, &table_of(was)->rcu, table_free, m);
@@ -307,6 +309,8 @@ static int install(struct tdm_mirror *m, u64 va, const u64 *entry, u32 n)
 			/* What is only there because it lies around takes no right away. */
 			if (was == e || was == (e | TDM_RF_WRITE))
 				continue;
+			if (m->ops->mapped && !j)
+				m->ops->mapped(m->arg, va + ((u64)k << TDM_PAGE_SHIFT), e);
 			tdm_a64_st_release(&t->e[i + j], e);
 			count_filled(m, was, e, 1);
 		}

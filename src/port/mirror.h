@@ -29,6 +29,8 @@ struct tdm_mirror_table;
 struct tdm_mirror_ops {
 	/* The address of a frame of the device's memory, for this process. NULL: it has no memory. */
 	void *(*memory)(void *arg, u32 frame);
+	/* A leaf that begins at va is about to be in the table (tdm_rf_order(entry)). The lock is held: it must not wait for anything. May be NULL. */
+	void (*mapped)(void *arg, u64 va, u64 entry);
 	/* Entries of [start, end) have been cleared; the device's own TLBs are to forget them before this returns. It must not sleep for long, nor call into the
 	 * engine. May be NULL. */
 	void (*invalidated)(void *arg, u64 start, u64 end);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/fmt.h"
+#include "run/api.h"
 #include "run/live.h"
 
 #define RAM_MIN ((u64)8 << 20)
@@ -118,8 +119,12 @@ int tdm_start(const struct tdm_options *o, struct tdm **out, char *err, size_t e
 	return r;
 }
 
-/* The engine, and the lock; NULL, and no lock. */
-static struct tdm_live *begin(const struct tdm *t)
+void tdmi_api_lock(void)
+{
+	plat_mutex_lock(&lock);
+}
+
+struct tdm_live *tdmi_api_begin(const struct tdm *t)
 {
 	struct tdm_live *l;
 
@@ -132,7 +137,7 @@ static struct tdm_live *begin(const struct tdm *t)
 	return l;
 }
 
-static int end(int r)
+int tdmi_api_end(int r)
 {
 	plat_mutex_unlock(&lock);
 	return r;
@@ -140,7 +145,7 @@ static int end(int r)
 
 int tdm_stop(struct tdm *t)
 {
-	struct tdm_live *l = begin(t);
+	struct tdm_live *l = tdmi_api_begin(t);
 	int r;
 
 	if (!l)
@@ -148,12 +153,12 @@ int tdm_stop(struct tdm *t)
 	r = tdmi_live_stop(l, NULL, 0);
 	if (!r)
 		the_one.live = NULL;
-	return end(r);
+	return tdmi_api_end(r);
 }
 
 int tdm_stats_get(struct tdm *t, struct tdm_stats *stats)
 {
-	struct tdm_live *l = stats && stats->size == sizeof(*stats) ? begin(t) : NULL;
+	struct tdm_live *l = stats && stats->size == sizeof(*stats) ? tdmi_api_begin(t) : NULL;
 	struct tdm_stats s;
 
 	if (!l)
@@ -162,28 +167,28 @@ int tdm_stats_get(struct tdm *t, struct tdm_stats *stats)
 	(void)tdmi_live_request_locked(l, TDM_OP_STATS, 0, 0, NULL);
 	s = l->req.stats;
 	plat_mutex_unlock(&l->req_lock);
-	(void)end(0);
+	(void)tdmi_api_end(0);
 	*stats = s;
 	return 0;
 }
 
 int tdm_budget_set(struct tdm *t, uint64_t ram_bytes)
 {
-	struct tdm_live *l = !ram_bytes || ram_bytes >= RAM_MIN ? begin(t) : NULL;
+	struct tdm_live *l = !ram_bytes || ram_bytes >= RAM_MIN ? tdmi_api_begin(t) : NULL;
 
-	return l ? end(tdmi_live_request(l, TDM_OP_BUDGET, ram_bytes, 0, NULL)) : -EINVAL;
+	return l ? tdmi_api_end(tdmi_live_request(l, TDM_OP_BUDGET, ram_bytes, 0, NULL)) : -EINVAL;
 }
 
 static int range_op(struct tdm *t, enum tdm_live_op op, const void *addr, size_t len, size_t *pages)
 {
 	u64 start = (u64)(uintptr_t)addr, n = 0;
-	struct tdm_live *l = !len || (start | len) % TDM_PAGE_SIZE || start + len < start ? NULL : begin(t);
+	struct tdm_live *l = !len || (start | len) % TDM_PAGE_SIZE || start + len < start ? NULL : tdmi_api_begin(t);
 	int r;
 
 	if (!l)
 		return -EINVAL;
 	r = tdmi_live_request(l, op, start, start + len, &n);
-	(void)end(r);
+	(void)tdmi_api_end(r);
 	if (pages)
 		*pages = n;
 	return r;

@@ -50,6 +50,7 @@ static void measure(struct tdm_live *l)
 {
 	l->limit = limit_now(l);
 	l->usage = tdmi_live_rss(l);
+	l->usage -= TDM_MIN(l->usage, tdmi_live_device_bytes(l));
 	l->peak = TDM_MAX(l->peak, l->usage);
 	if (l->control && l->slot >= 0)
 		tdm_a64_st_relaxed(&l->control->slot[l->slot].gauge[TDM_GAUGE_USAGE], l->usage);
@@ -271,7 +272,8 @@ static void serve_request(struct tdm_live *l)
 		measure(l);
 		break;
 	case TDM_OP_STOP:
-		q->result = tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED ? tdmi_live_disengage(l) : 0;
+		q->result = tdmi_live_devices(l) ? -EBUSY :
+			    tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED ? tdmi_live_disengage(l) : 0;
 		stop = q->result == 0;
 		break;
 	case TDM_OP_STATS:
@@ -301,6 +303,15 @@ static void serve_request(struct tdm_live *l)
 	case TDM_OP_PUBLISH:
 		measure(l);
 		tdmi_live_publish(l);
+		break;
+	case TDM_OP_DEVICE_ATTACH:
+		q->result = tdmi_live_device_attach(l, (const struct tdm_device_config *)(uintptr_t)q->a, &q->out);
+		break;
+	case TDM_OP_DEVICE_DETACH:
+		q->result = tdmi_live_device_detach(l, (struct tdm_device *)(uintptr_t)q->a);
+		break;
+	case TDM_OP_PROTECT:
+		q->result = tdmi_live_device_mprotect(l, q->a, q->b, q->prot);
 		break;
 	case TDM_OP_FORK_PREPARE:
 		tdmi_live_fork_serve(l); /* answers the request itself, twice */

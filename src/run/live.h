@@ -20,6 +20,7 @@
 #include "plat/linux/linux.h"
 #include "port/host.h"
 #include "run/control.h"
+#include "run/device.h"
 
 #define TDM_LIVE_HANDLERS 16u
 #define TDM_LIVE_BEFORE 512u
@@ -49,6 +50,9 @@ enum tdm_live_op {
 	TDM_OP_SETTLE,
 	TDM_OP_LOCK_ALL,
 	TDM_OP_NO_RECYCLE,
+	TDM_OP_DEVICE_ATTACH,
+	TDM_OP_DEVICE_DETACH,
+	TDM_OP_PROTECT,
 	TDM_OP_FORK_PREPARE,
 	TDM_OP_FORK_PARENT,
 };
@@ -56,6 +60,7 @@ enum tdm_live_op {
 struct tdm_request {
 	enum tdm_live_op op;
 	u64 a, b;      /* arguments */
+	int prot;      /* likewise */
 	u64 out;       /* a number back */
 	int result;
 	tdm_a32 state; /* 0 free, 1 posted, 2 done */
@@ -162,6 +167,9 @@ struct tdm_live {
 	u64 quiet;                   /* ticks in a row in which nothing happened */
 	bool warned_full, warned_over;
 	bool no_recycle;             /* the program lends its pages to the kernel: see preload.c */
+
+	/* Main's. A slot is never given back, so that a device's address says whose exclusive pages these are; see device.h. */
+	struct tdm_device *device[TDM_DEVICES_MAX];
 
 	/* forking; see live_fork.c */
 	bool fork_announced;         /* frozen for it; req_lock */

@@ -408,6 +408,7 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 		answer(l, sock);
 		return;
 	}
+	tdmi_live_devices_before_fork(l);
 	freeze_settled(l);
 	tdmi_frozen_begin(l);
 	answer(l, 0);
@@ -497,6 +498,7 @@ static int take_over(struct tdm_live *l, int sock)
 	if (!l->ctx)
 		return -ENOMEM;
 	l->ctx->may_wait = true;
+	tdmi_live_devices_in_child(l);
 	l->threads_next_ns = 0;
 	tdmi_live_note_threads(l);
 	r = tdmi_host_after_fork(&l->host, fds[0]);

@@ -1,0 +1,428 @@
+/* SPDX-License-Identifier: MIT */
+/* device.c - devices of a live process; see device.h. */
+#include "run/device.h"
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include "base/check.h"
+#include "base/fmt.h"
+#include "plat/linux/sys.h"
+#include "run/live.h"
+
+#define NO_JOB TDM_DEVICE_JOBS
+
+/* ---- the queue ------------------------------------------------------------------------------------------------------------------ */
+
+/* Signal handlers may queue jobs, too. */
+static void signals_block(u64 *was)
+{
+	u64 all = ~(u64)0;
+
+	tdm_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, was, 8);
+}
+
+static void signals_restore(const u64 *was)
+{
+	tdm_sys4(SYS_rt_sigprocmask, SIG_SETMASK, was, NULL, 8);
+}
+
+static struct tdm_device_job *take(struct tdm_device *d)
+{
+	struct tdm_device_job *j = NULL;
+
+	plat_mutex_lock(&d->lock);
+	if (d->head != NO_JOB) {
+		j = &d->job[d->head];
+		d->head = j->next;
+		if (d->head == NO_JOB)
+			d->tail = NO_JOB;
+		tdm_a32_st_relaxed(&j->state, TDM_JOB_RUNNING);
+	}
+	plat_mutex_unlock(&d->lock);
+	return j;
+}
+
+static void worker_main(void *arg)
+{
+	struct tdm_device_worker *w = arg;
+	struct tdm_device *d = w->dev;
+
+	while (!tdm_a32_ld_acquire(&d->stop)) {
+		u32 seen = tdm_a32_ld_acquire(&d->posted);
+		struct tdm_device_job *j = take(d);
+
+		if (!j) {
+			plat_wait(&d->posted, seen, ~(u64)0);
+			continue;
+		}
+		j->result = j->fn(w, j);
+		TDM_BUG_ON(tdmi_rcu_read_held(w->reader.rcu) || tdmi_rcu_read_held(w->ctx->rcu));
+		tdm_a32_st_release(&j->state, j->forget ? TDM_JOB_FREE : TDM_JOB_DONE);
+		plat_wake(&j->state, ~0u >> 1);
+	}
+}
+
+/* What the program has been told is done is known to the engine, too: no event that has been read is still to be acted upon. */
+static void events_settle(struct tdm_mm *mm)
+{
+	while (tdm_a32_ld_acquire(&mm->gate) || tdm_a32_ld_acquire(&mm->event_gate) != TDM_EVENTS_NONE)
+		plat_yield();
+}
+
+static struct tdm_device_job *post(struct tdm_device *d, const struct tdm_device_job *what)
+{
+	struct tdm_device_job *j = NULL;
+	u64 signals;
+
+	signals_block(&signals);
+	plat_mutex_lock(&d->lock);
+	for (u32 i = 0; i < TDM_DEVICE_JOBS && !j; i++)
+		if (tdm_a32_ld_acquire(&d->job[i].state) == TDM_JOB_FREE) {
+			j = &d->job[i];
+			*j = *what;
+			j->next = NO_JOB;
+			if (d->tail == NO_JOB)
+				d->head = i;
+			else
+				d->job[d->tail].next = i;
+			d->tail = i;
+			tdm_a32_st_relaxed(&j->state, TDM_JOB_QUEUED);
+		}
+	plat_mutex_unlock(&d->lock);
+	signals_restore(&signals);
+	return j;
+}
+
+static struct tdm_device_job *submit(struct tdm_device *d, struct tdm_device_job what)
+{
+	struct tdm_device_job *j;
+
+	if (!d->live || d->gone)
+		return NULL;
+	events_settle(&d->live->mm);
+	while (!(j = post(d, &what)))
+		plat_yield();
+	tdm_a32_add_acqrel(&d->posted, 1);
+	plat_wake(&d->posted, 1);
+	return j;
+}
+
+struct tdm_device_job *tdmi_device_submit(struct tdm_device *d, int (*fn)(struct tdm_device_worker *, struct tdm_device_job *), void *arg, u64 a, u64 b)
+{
+	return submit(d, (struct tdm_device_job){ .fn = fn, .arg = arg, .a = a, .b = b });
+}
+
+struct tdm_device_job *tdmi_device_submit_forget(struct tdm_device *d, int (*fn)(struct tdm_device_worker *, struct tdm_device_job *), void *arg, u64 a,
+						 u64 b)
+{
+	return submit(d, (struct tdm_device_job){ .fn = fn, .arg = arg, .a = a, .b = b, .forget = true });
+}
+
+int tdmi_device_wait(struct tdm_device *d, struct tdm_device_job *j, u64 *out)
+{
+	u32 state;
+	int r;
+
+	(void)d;
+	while ((state = tdm_a32_ld_acquire(&j->state)) != TDM_JOB_DONE)
+		plat_wait(&j->state, state, ~(u64)0);
+	r = j->result;
+	if (out)
+		*out = j->out;
+	tdm_a32_st_release(&j->state, TDM_JOB_FREE);
+	return r;
+}
+
+int tdmi_device_do(struct tdm_device *d, int (*fn)(struct tdm_device_worker *, struct tdm_device_job *), void *arg, u64 a, u64 b, u64 *out)
+{
+	struct tdm_device_job *j = tdmi_device_submit(d, fn, arg, a, b);
+
+	return j ? tdmi_device_wait(d, j, out) : -ENODEV;
+}
+
+/* ---- jobs ------------------------------------------------------------------------------------------------------------------------- */
+
+int tdmi_device_job_migrate(struct tdm_device_worker *w, struct tdm_device_job *job)
+{
+	int r;
+
+	tdm_device_enter_mm(w);
+	r = tdmi_migrate_to_device(w->ctx, &w->dev->pool, job->a, job->b, &job->out);
+	tdmi_mm_exit(w->ctx);
+	return r;
+}
+
+int tdmi_device_job_evict(struct tdm_device_worker *w, struct tdm_device_job *job)
+{
+	int r;
+
+	tdm_device_enter_mm(w);
+	r = tdmi_pool_evict(w->ctx, &w->dev->pool, job->a, &job->out);
+	tdmi_mm_exit(w->ctx);
+	return r;
+}
+
+int tdmi_device_job_exclusive(struct tdm_device_worker *w, struct tdm_device_job *job)
+{
+	struct tdm_device *d = w->dev;
+	void *home;
+	int r = 0;
+
+	job->out = 0;
+	for (u64 va = job->a; !r && va < job->b; va += TDM_PAGE_SIZE) {
+		u64 n;
+
+		tdm_device_enter_mm(w);
+		r = tdmi_make_exclusive(w->ctx, va, va + TDM_PAGE_SIZE, d->mirror.owner, &home, &n);
+		if (!r && n)
+			r = tdmi_mirror_fault(&w->reader, va, va + TDM_PAGE_SIZE, true, 0, 0);
+		tdmi_mm_exit(w->ctx);
+		job->out += n;
+	}
+	return r;
+}
+
+/* ---- coming and going: the program's side ------------------------------------------------------------------------------------------ */
+
+int tdmi_device_attach(struct tdm_live *l, const struct tdm_device_config *c, struct tdm_device **out)
+{
+	u64 d = 0;
+	int r;
+
+	*out = NULL;
+	if (!c->nworkers || c->nworkers > TDM_DEVICE_WORKERS || c->nframes % TDM_HUGE_PAGES || !c->nframes != !c->pool_ops)
+		return -EINVAL;
+	r = tdmi_live_request(l, TDM_OP_DEVICE_ATTACH, (u64)(uintptr_t)c, 0, &d);
+	if (!r)
+		*out = (struct tdm_device *)(uintptr_t)d;
+	return r;
+}
+
+static bool idle(struct tdm_device *d)
+{
+	for (u32 i = 0; i < TDM_DEVICE_JOBS; i++)
+		if (tdm_a32_ld_acquire(&d->job[i].state) != TDM_JOB_FREE)
+			return false;
+	return true;
+}
+
+int tdmi_device_detach(struct tdm_device *d)
+{
+	if (!d->live)
+		return -EINVAL;
+	if (!d->gone && !idle(d))
+		return -EBUSY;
+	return tdmi_live_request(d->live, TDM_OP_DEVICE_DETACH, (u64)(uintptr_t)d, 0, NULL);
+}
+
+int tdmi_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot)
+{
+	u64 signals;
+	int r;
+
+	tdmi_live_request_begin(l, &signals);
+	l->req.prot = prot;
+	r = tdmi_live_request_locked(l, TDM_OP_PROTECT, start, end, NULL);
+	tdmi_live_request_end(l, &signals);
+	return r;
+}
+
+/* ---- coming and going: the engine's side ------------------------------------------------------------------------------------------- */
+
+static void workers_end(struct tdm_device *d)
+{
+	tdm_a32_st_release(&d->stop, 1);
+	tdm_a32_add_acqrel(&d->posted, 1);
+	plat_wake(&d->posted, ~0u >> 1);
+	for (u32 i = 0; i < d->nworkers; i++) {
+		struct tdm_device_worker *w = &d->worker[i];
+
+		if (w->thread)
+			plat_thread_join(w->thread);
+		w->thread = NULL;
+		if (w->reader.m)
+			tdmi_mirror_reader_destroy(&w->reader);
+		if (w->ctx)
+			tdmi_ctx_destroy(w->ctx);
+	}
+	d->nworkers = 0;
+}
+
+static int workers_start(struct tdm_live *l, struct tdm_device *d)
+{
+	char name[16];
+	int r = 0;
+
+	tdmi_fmt(name, sizeof(name), "tdm-%s", d->config.name);
+	while (!r && d->nworkers < d->config.nworkers) {
+		struct tdm_device_worker *w = &d->worker[d->nworkers++];
+
+		*w = (struct tdm_device_worker){ .dev = d, .ctx = tdmi_ctx_create(&l->mm) };
+		if (!w->ctx)
+			return -ENOMEM;
+		w->ctx->may_wait = true;
+		r = tdmi_mirror_reader_init(&w->reader, &d->mirror, w->ctx);
+		r = r ? r : plat_thread_start(&w->thread, worker_main, w, name);
+	}
+	return r;
+}
+
+/* A place for one. -ENOSPC, -ENOMEM. */
+static int place(struct tdm_live *l, struct tdm_device **out)
+{
+	for (u32 i = 0; i < TDM_DEVICES_MAX; i++) {
+		struct tdm_device *d = l->device[i];
+
+		if (d && d->live)
+			continue;
+		if (!d)
+			d = l->device[i] = plat_map(TDM_ALIGN_UP(sizeof(*d), TDM_PAGE_SIZE));
+		*out = d;
+		return d ? 0 : -ENOMEM;
+	}
+	return -ENOSPC;
+}
+
+int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *c, u64 *out)
+{
+	struct tdm_device *d;
+	int r;
+
+	if (tdm_a32_ld_acquire(&l->state) != TDM_LIVE_ENGAGED)
+		return -EINVAL;
+	r = place(l, &d);
+	if (r)
+		return r;
+	memset(d, 0, sizeof(*d));
+	d->config = *c;
+	plat_mutex_init(&d->lock, TDM_RANK_LIVE);
+	d->head = d->tail = NO_JOB;
+	if (c->nframes)
+		r = tdmi_pool_init(&d->pool, c->pool_ops, c->arg, d, c->nframes);
+	if (r)
+		return r;
+	/* Nobody is in a round, or looks for a pool. */
+	tdmi_mm_freeze(&l->mm);
+	tdmi_notifiers_arm(&l->mm.notifiers);
+	if (c->nframes)
+		r = tdmi_pool_attach(&l->mm, &d->pool);
+	tdmi_mm_thaw(&l->mm);
+	if (r)
+		goto out_pool;
+	r = tdmi_mirror_init(&d->mirror, &l->mm, c->mirror_ops, c->arg, d, c->page_sizes);
+	if (r)
+		goto out_attached;
+	d->mirror.write_ahead = c->write_ahead;
+	r = workers_start(l, d);
+	if (!r) {
+		d->live = l;
+		*out = (u64)(uintptr_t)d;
+		return 0;
+	}
+	workers_end(d);
+	tdmi_mirror_destroy(&d->mirror);
+out_attached:
+	if (c->nframes)
+		(void)tdmi_pool_detach(&d->pool);
+out_pool:
+	if (c->nframes)
+		tdmi_pool_destroy(&d->pool);
+	return r;
+}
+
+/* All that the device has is home. */
+static int empty(struct tdm_live *l, struct tdm_device *d)
+{
+	u64 n;
+	int r;
+
+	if (!d->config.nframes)
+		return 0;
+	if (!tdmi_mm_enter(l->ctx))
+		return -EAGAIN;
+	r = tdmi_pool_evict(l->ctx, &d->pool, ~(u64)0, &n);
+	tdmi_mm_exit(l->ctx);
+	return r ? r : tdm_a64_ld_relaxed(&d->pool.pages) ? -EBUSY : 0;
+}
+
+int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *d)
+{
+	int r = empty(l, d);
+
+	if (r)
+		return r;
+	if (!d->gone) {
+		workers_end(d);
+		tdmi_mirror_destroy(&d->mirror);
+	}
+	if (d->config.nframes) {
+		tdmi_mm_freeze(&l->mm);
+		r = tdmi_pool_detach(&d->pool);
+		tdmi_mm_thaw(&l->mm);
+		TDM_BUG_ON(r);
+		tdmi_pool_destroy(&d->pool);
+	}
+	d->live = NULL;
+	return 0;
+}
+
+int tdmi_live_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot)
+{
+	struct tdm_inv_range round = TDM_INV_RANGE(start, end, TDM_INV_PROTECTION_VMA);
+	bool engaged = tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED && start < end && tdmi_mm_enter(l->ctx);
+	int r;
+
+	if (engaged)
+		(void)tdmi_invalidate_start(&l->mm.notifiers, &round);
+	r = (int)tdm_sys3(SYS_mprotect, start, end - start, prot);
+	if (engaged) {
+		tdmi_invalidate_end(&l->mm.notifiers, &round);
+		tdmi_mm_exit(l->ctx);
+	}
+	return r;
+}
+
+bool tdmi_live_devices(const struct tdm_live *l)
+{
+	for (u32 i = 0; i < TDM_DEVICES_MAX; i++)
+		if (l->device[i] && l->device[i]->live && !l->device[i]->gone)
+			return true;
+	return false;
+}
+
+void tdmi_live_devices_before_fork(struct tdm_live *l)
+{
+	for (u32 i = 0; i < TDM_DEVICES_MAX; i++) {
+		struct tdm_device *d = l->device[i];
+
+		/* What cannot be brought home is poison in the child: its memory cannot be read there. */
+		if (d && d->live && !d->gone && !d->config.inherited && empty(l, d))
+			plat_log("a device's memory could not be emptied before a fork");
+	}
+}
+
+void tdmi_live_devices_in_child(struct tdm_live *l)
+{
+	for (u32 i = 0; i < TDM_DEVICES_MAX; i++) {
+		struct tdm_device *d = l->device[i];
+
+		if (!d || !d->live || d->gone)
+			continue;
+		d->gone = true;
+		plat_mutex_reset(&d->lock);
+		for (u32 k = 0; k < d->nworkers; k++)
+			tdmi_linux_thread_forget(d->worker[k].thread);
+		d->nworkers = 0;
+		tdmi_mirror_forget(&d->mirror);
+	}
+}
+
+u64 tdmi_live_device_bytes(const struct tdm_live *l)
+{
+	u64 bytes = 0;
+
+	for (u32 i = 0; i < TDM_DEVICES_MAX; i++)
+		if (l->device[i] && l->device[i]->live)
+			bytes += l->device[i]->config.resident_bytes;
+	return bytes;
+}

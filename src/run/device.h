@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * device.h - devices of a live process: memory of their own, a page table of their own, and threads that work with them.
+ *
+ * What the program wants of a device is a job. Jobs are queued by the program's threads and run by the device's, which are engine threads, each with a
+ * context of the engine and a reader of the device's page table. A job's function decides itself when it is in the mm. It may run for as long as it likes:
+ * nobody else waits for it, not even a fork, as long as it is in the mm for short times only.
+ *
+ *   attaching, detaching     the engine's main thread, asked by the program
+ *   the queue                its own lock, taken by the program's threads (with their signals blocked) and the device's, and by nobody who serves faults
+ *   the child of a fork      has the memory of a device that says so (`inherited`) as it was at the fork, and brings from it what it touches; the device itself
+ *                            is not there. Memory of any other device is emptied before a fork
+ */
+#ifndef TDM_RUN_DEVICE_H
+#define TDM_RUN_DEVICE_H
+
+#include "port/mirror.h"
+
+#define TDM_DEVICES_MAX 8u
+#define TDM_DEVICE_WORKERS 16u
+#define TDM_DEVICE_JOBS 64u
+
+struct tdm_live;
+struct tdm_device;
+struct tdm_device_worker;
+
+enum tdm_job_state { TDM_JOB_FREE, TDM_JOB_QUEUED, TDM_JOB_RUNNING, TDM_JOB_DONE };
+
+struct tdm_device_job {
+	int (*fn)(struct tdm_device_worker *w, struct tdm_device_job *job);
+	void *arg;      /* the function's, as are the next three */
+	u64 a, b;
+	u64 out;
+	bool forget;    /* nobody waits for it */
+	int result;     /* what fn returned */
+	u32 next;       /* in the queue; its lock */
+	tdm_a32 state;  /* enum tdm_job_state; FREE to QUEUED under the lock */
+};
+
+struct tdm_device_worker {
+	struct tdm_device *dev;
+	struct plat_thread *thread;
+	struct tdm_ctx *ctx;
+	struct tdm_mirror_reader reader;
+};
+
+/* Constant while the device is attached. */
+struct tdm_device_config {
+	const char *name;
+	const struct tdm_pool_ops *pool_ops;     /* or NULL: it has no memory */
+	u32 nframes;                             /* a multiple of 512 */
+	const struct tdm_mirror_ops *mirror_ops;
+	void *arg;                               /* of both */
+	u64 page_sizes;                          /* TDM_MIRROR_* */
+	u32 nworkers;
+	u64 resident_bytes;                      /* of this process's memory: the device's, and not counted against the budget */
+	bool inherited;                          /* its memory is private memory of this process, all of which a child inherits */
+	bool write_ahead;                        /* see mirror.h */
+};
+
+struct tdm_device {
+	struct tdm_live *live;                   /* NULL: not attached */
+	struct tdm_device_config config;
+	struct tdm_pool pool;
+	struct tdm_mirror mirror;
+	struct tdm_device_worker worker[TDM_DEVICE_WORKERS];
+	u32 nworkers;                            /* that have been started */
+	tdm_a32 stop;                            /* workers end */
+	bool gone;                               /* in the child of a fork */
+	struct plat_mutex lock;                  /* guards the queue */
+	u32 head, tail;                          /* of the queue: indices of jobs; TDM_DEVICE_JOBS: empty */
+	tdm_a32 posted;                          /* changes when something is queued: workers sleep on it */
+	struct tdm_device_job job[TDM_DEVICE_JOBS];
+};
+
+/* Attach a device. Called on a thread of the program. *out is its until it is detached. 0; -EINVAL; -ENOSPC: too many devices; -ENOMEM. */
+int tdmi_device_attach(struct tdm_live *l, const struct tdm_device_config *config, struct tdm_device **out);
+/* Bring home what it has, and end it. -EBUSY: a job is queued or runs; or why a page could not be brought: then it stays. In the child of a fork it only
+ * forgets it. Called on a thread of the program. */
+int tdmi_device_detach(struct tdm_device *dev);
+
+/* Queue a job: fn(worker, job) on one of the device's threads, after what the program has changed in its address space until now is known. Called on a thread
+ * of the program. NULL: the device is not here (the child of a fork). Waits while all jobs are in use. */
+struct tdm_device_job *tdmi_device_submit(struct tdm_device *dev, int (*fn)(struct tdm_device_worker *, struct tdm_device_job *), void *arg, u64 a, u64 b);
+/* The same, of which nobody waits for the end. */
+struct tdm_device_job *tdmi_device_submit_forget(struct tdm_device *dev, int (*fn)(struct tdm_device_worker *, struct tdm_device_job *), void *arg, u64 a, u64 b);
+/* Wait for its end, and give it back. What fn has returned; *out: job->out, if not NULL. */
+int tdmi_device_wait(struct tdm_device *dev, struct tdm_device_job *job, u64 *out);
+/* Both. -ENODEV: the device is not here. */
+int tdmi_device_do(struct tdm_device *dev, int (*fn)(struct tdm_device_worker *, struct tdm_device_job *), void *arg, u64 a, u64 b, u64 *out);
+
+/* Jobs: fn's with a and b, the range; out: pages. */
+int tdmi_device_job_migrate(struct tdm_device_worker *w, struct tdm_device_job *job);   /* to the device's memory. -ENOSPC: full */
+int tdmi_device_job_evict(struct tdm_device_worker *w, struct tdm_device_job *job);     /* a: pages, oldest first, home */
+int tdmi_device_job_exclusive(struct tdm_device_worker *w, struct tdm_device_job *job); /* and into the table; errors of tdmi_make_exclusive() */
+
+/* In the mm from here to its exit. On a worker. */
+static inline void tdm_device_enter_mm(struct tdm_device_worker *w)
+{
+	while (!tdmi_mm_enter(w->ctx))
+		plat_yield();
+}
+
+/* mprotect(2), as devices should hear of it: within a round. Called on a thread of the program. 0 or -errno. */
+int tdmi_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot);
+
+/* ---- between this and live.c: on the engine's main thread */
+int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *config, u64 *out);
+int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *dev);
+int tdmi_live_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot);
+/* Is one attached that is here? */
+bool tdmi_live_devices(const struct tdm_live *l);
+/* Around a fork: before the engine stands still; and in the child. */
+void tdmi_live_devices_before_fork(struct tdm_live *l);
+void tdmi_live_devices_in_child(struct tdm_live *l);
+/* Bytes of this process that are devices' memory. */
+u64 tdmi_live_device_bytes(const struct tdm_live *l);
+
+#endif
