@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * soft.c - the device of <tandem/soft.h>.
+ *
+ * Its memory is plain memory of the process that the engine leaves alone, so that a child of a fork has a copy of it. Migration copies it, and takes as long
+ * as the bus says: each copy begins when the bus is free, and is over, for who waits for it, when its bytes have gone over.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <tandem/soft.h>
+#include "plat/plat.h"
+
+struct tdm_soft {
+	struct tdm *engine;
+	struct tdm_device *dev;
+	uint8_t *memory;
+	size_t len;
+	unsigned threads;
+	uint64_t bus_bytes;
+	tdm_a64 bus_free_ns; /* when it has carried what it has been given */
+};
+
+static uint8_t *frame_at(const struct tdm_soft *s, uint32_t frame)
+{
+	return s->memory + ((size_t)frame << TDM_PAGE_SHIFT);
+}
+
+/* The bus carries so many bytes; wait until it has. */
+static void carry(struct tdm_soft *s, size_t bytes)
+{
+	uint64_t took, now, end, was;
+	tdm_a32 never = { 0 };
+
+	if (!s->bus_bytes)
+		return;
+	took = (uint64_t)((double)bytes * 1e9 / (double)s->bus_bytes);
+	was = tdm_a64_ld_relaxed(&s->bus_free_ns);
+	do {
+		now = plat_now_ns();
+		end = (was > now ? was : now) + took;
+	} while (!tdm_a64_cas_acqrel(&s->bus_free_ns, &was, end));
+	while ((now = plat_now_ns()) < end)
+		if (end - now > 50000)
+			(void)plat_wait(&never, 0, end - now);
+		else
+			plat_relax();
+}
+
+static int copy_in(void *arg, uint32_t frame, const void *src, uint32_t pages)
+{
+	struct tdm_soft *s = arg;
+
+	memcpy(frame_at(s, frame), src, (size_t)pages << TDM_PAGE_SHIFT);
+	carry(s, (size_t)pages << TDM_PAGE_SHIFT);
+	return 0;
+}
+
+static int copy_out(void *arg, void *dst, uint32_t frame, uint32_t pages)
+{
+	struct tdm_soft *s = arg;
+
+	memcpy(dst, frame_at(s, frame), (size_t)pages << TDM_PAGE_SHIFT);
+	carry(s, (size_t)pages << TDM_PAGE_SHIFT);
+	return 0;
+}
+
+static void *address(void *arg, uint32_t frame)
+{
+	return frame_at(arg, frame);
+}
+
+static int make(struct tdm_soft *s, struct tdm *t, const struct tdm_soft_options *o)
+{
+	const struct tdm_device_ops ops = { .size = sizeof(ops), .name = "soft", .copy_in = copy_in, .copy_out = copy_out, .address = address, .arg = s };
+	const struct tdm_device_options options = { .size = sizeof(options), .memory_bytes = o->memory_bytes, .process_bytes = o->memory_bytes,
+						    .threads = s->threads,
+						    .flags = o->flags | TDM_DEVICE_INHERITED | (o->bus_bytes ? TDM_DEVICE_SLOW : 0) };
+	int r;
+
+	s->engine = t;
+	s->len = o->memory_bytes;
+	s->bus_bytes = o->bus_bytes;
+	s->memory = mmap(NULL, s->len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (s->memory == MAP_FAILED)
+		return -ENOMEM;
+	r = tdm_exclude(t, s->memory, s->len);
+	r = r ? r : tdm_device_attach(t, &ops, &options, &s->dev);
+	if (r)
+		munmap(s->memory, s->len);
+	return r;
+}
+
+int tdm_soft_create(struct tdm *t, const struct tdm_soft_options *o, struct tdm_soft **out)
+{
+	struct tdm_soft *s;
+	int r;
+
+	if (!o || o->size != sizeof(*o) || !out || !o->memory_bytes || o->memory_bytes % TDM_HUGE_SIZE || o->flags & ~TDM_DEVICE_WRITE_AHEAD)
+		return -EINVAL;
+	/* A page that the engine leaves alone: the library's threads use it. */
+	s = mmap(NULL, TDM_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (s == MAP_FAILED)
+		return -ENOMEM;
+	r = tdm_exclude(t, s, TDM_PAGE_SIZE);
+	s->threads = o->threads ? o->threads : 1;
+	r = r ? r : make(s, t, o);
+	if (r)
+		munmap(s, TDM_PAGE_SIZE);
+	else
+		*out = s;
+	return r;
+}
+
+int tdm_soft_destroy(struct tdm_soft *s)
+{
+	int r = s ? tdm_device_detach(s->dev) : -EINVAL;
+
+	if (r)
+		return r;
+	munmap(s->memory, s->len);
+	munmap(s, TDM_PAGE_SIZE);
+	return 0;
+}
+
+struct tdm_device *tdm_soft_device(struct tdm_soft *s)
+{
+	return s->dev;
+}
+
+/* ---- kernels ---------------------------------------------------------------------------------------------------------------------------- */
+
+struct launch {
+	void (*fn)(struct tdm_device_thread *t, void *arg, size_t i);
+	void *arg;
+	size_t n;
+	tdm_a64 next;
+};
+
+static void run(struct tdm_device_thread *t, void *arg)
+{
+	struct launch *l = arg;
+	size_t i;
+
+	while ((i = tdm_a64_add_acqrel(&l->next, 1)) < l->n)
+		l->fn(t, l->arg, i);
+}
+
+int tdm_soft_launch(struct tdm_soft *s, void (*fn)(struct tdm_device_thread *t, void *arg, size_t i), void *arg, size_t n)
+{
+	struct launch l = { .fn = fn, .arg = arg, .n = n };
+	struct tdm_device_run *runs[16];
+	unsigned started = 0;
+	int r = s && fn ? 0 : -EINVAL;
+
+	while (!r && started < s->threads) {
+		r = tdm_device_run(s->dev, run, &l, &runs[started]);
+		started += !r;
+	}
+	for (unsigned i = 0; i < started; i++)
+		(void)tdm_device_wait(s->dev, runs[i]);
+	return r;
+}
