@@ -104,12 +104,25 @@ void tdmi_dev_put(struct tdm_pool *p, struct tdm_frame *folio)
 		dev_free(p, folio);
 }
 
-void tdmi_dev_left(struct tdm_mm *mm, struct tdm_pte was)
+void tdmi_dev_left(struct tdm_mm *mm, const struct tdm_pte *was, u32 mask)
 {
-	struct tdm_pool *p = tdmi_pte_pool(mm, was);
+	struct tdm_frame *folio[TDM_BLOCK_PAGES] = { NULL };
 
-	tdm_a64_add_relaxed(&p->moved_out, 1);
-	tdmi_dev_put(p, tdmi_dev_folio(p, tdm_pte_private_frame(was)));
+	/* All before any is freed: only of a frame that is in use it can be told. */
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+		if (mask >> k & 1)
+			folio[k] = tdmi_dev_folio(tdmi_pte_pool(mm, was[k]), tdm_pte_private_frame(was[k]));
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
+		bool last = folio[k];
+
+		/* Once for each: its entries hold one reference together, and somebody who evicts it has another. */
+		for (u32 j = k + 1; j < TDM_BLOCK_PAGES; j++)
+			last = last && folio[j] != folio[k];
+		if (folio[k])
+			tdm_a64_add_relaxed(&tdmi_pte_pool(mm, was[k])->moved_out, 1);
+		if (last)
+			tdmi_dev_put(tdmi_pte_pool(mm, was[k]), folio[k]);
+	}
 }
 
 int tdmi_dev_read(struct tdm_mm *mm, const struct tdm_pte *pte, void *const *dst, u32 n)

@@ -77,8 +77,8 @@ void tdmi_dev_mapped(struct tdm_pool *p, struct tdm_frame *folio);
  * table lock is held. */
 void tdmi_dev_put(struct tdm_pool *p, struct tdm_frame *folio);
 
-/* The same by what the entry was. */
-void tdmi_dev_left(struct tdm_mm *mm, struct tdm_pte was);
+/* The same for the entries of one block that are in mask, by what they were: all of them name nothing of a device's any more. */
+void tdmi_dev_left(struct tdm_mm *mm, const struct tdm_pte *was, u32 mask);
 
 /* The bytes of the pages that the n entries name, which are PRIVATE, to dst, a page each; NULL: not that one. By runs. 0 or -errno: none counts. */
 int tdmi_dev_read(struct tdm_mm *mm, const struct tdm_pte *pte, void *const *dst, u32 n);

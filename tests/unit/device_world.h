@@ -13,6 +13,7 @@ static struct {
 	u32 nframes;
 	u8 *seen;        /* folios, by their first frame: device_check() */
 	u32 fail;        /* the nth copy from now on fails; 0: none */
+	bool dead;       /* every copy fails */
 	void (*on_copy)(void *arg); /* called while a copy is under way */
 	void *on_copy_arg;
 	u64 freed;       /* pages */
@@ -20,7 +21,7 @@ static struct {
 
 static inline bool dev_fails(void)
 {
-	return dev.fail && --dev.fail == 0;
+	return dev.dead || (dev.fail && --dev.fail == 0);
 }
 
 static inline int dev_copy_in(struct tdm_pool *p, u32 frame, const void *src, u32 n)
