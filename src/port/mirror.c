@@ -484,6 +484,9 @@ int tdmi_mirror_atomic(struct tdm_mirror_reader *r, u64 va, size_t len, void (*f
 		tdmi_mm_exit(r->ctx);
 		if (ret)
 			return ret;
+		/* It is being packed, say. */
+		if (tries > ATOMIC_TRIES / 2)
+			plat_yield();
 	}
 	return -EBUSY;
 }
