@@ -271,9 +271,21 @@ int tdm_device_write(struct tdm_device_thread *t, void *addr, const void *buf, s
 	return tdmi_mirror_copy(&worker_of(t)->reader, (u64)(uintptr_t)addr, (void *)(uintptr_t)buf, len, true, &done, NULL);
 }
 
+/* Memory that was mapped a moment ago. */
+static void find_new(struct tdm_device *dev)
+{
+	(void)tdmi_live_request(dev->live, TDM_OP_FIND, 0, 0, NULL);
+}
+
 int tdm_device_atomic(struct tdm_device_thread *t, void *addr, size_t len, void (*fn)(void *p, void *arg), void *arg)
 {
-	return tdmi_mirror_atomic(&worker_of(t)->reader, (u64)(uintptr_t)addr, len, fn, arg);
+	struct tdm_device_worker *w = worker_of(t);
+	int r = tdmi_mirror_atomic(&w->reader, (u64)(uintptr_t)addr, len, fn, arg);
+
+	if (r != -EOPNOTSUPP)
+		return r;
+	find_new(w->dev);
+	return tdmi_mirror_atomic(&w->reader, (u64)(uintptr_t)addr, len, fn, arg);
 }
 
 int tdm_device_prefault(struct tdm_device_thread *t, const void *addr, size_t len, int write)
@@ -313,8 +325,7 @@ int tdm_device_pin(struct tdm_device_thread *t, const void *addr, size_t pages, 
 		tdmi_mm_exit(w->ctx);
 		*done += got;
 		if (r == -EOPNOTSUPP && !found) {
-			/* Memory that was mapped a moment ago. */
-			(void)tdmi_live_request(w->dev->live, TDM_OP_FIND, 0, 0, NULL);
+			find_new(w->dev);
 			found = true;
 		} else if (r) {
 			break;
