@@ -142,23 +142,40 @@ int tdmi_device_do(struct tdm_device *d, int (*fn)(struct tdm_device_worker *, s
 
 /* ---- jobs ------------------------------------------------------------------------------------------------------------------------- */
 
+/* By parts: a fork waits while somebody is in the mm, and what is taken home long before it is copied is likely to be touched meanwhile. */
 int tdmi_device_job_migrate(struct tdm_device_worker *w, struct tdm_device_job *job)
 {
-	int r;
+	u64 end = job->b, stop;
+	int r = 0;
 
-	tdm_device_enter_mm(w);
-	r = tdmi_migrate_to_device(w->ctx, &w->dev->pool, job->a, job->b, &job->out);
-	tdmi_mm_exit(w->ctx);
+	job->out = 0;
+	for (u64 va = job->a; !r && va < end; va = stop) {
+		u64 n = 0;
+
+		tdm_device_enter_mm(w);
+		/* Where there are no tables there is nothing. */
+		tdmi_rcu_read_lock(w->ctx->rcu);
+		va = TDM_MAX(va, tdmi_pt_next(w->ctx->mm, va, end));
+		tdmi_rcu_read_unlock(w->ctx->rcu);
+		stop = TDM_MIN(TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE, end);
+		if (va < end)
+			r = tdmi_migrate_to_device(w->ctx, &w->dev->pool, va, stop, &n);
+		tdmi_mm_exit(w->ctx);
+		job->out += n;
+	}
 	return r;
 }
 
 int tdmi_device_job_evict(struct tdm_device_worker *w, struct tdm_device_job *job)
 {
-	int r;
+	u64 n = 1;
+	int r = 0;
 
-	tdm_device_enter_mm(w);
-	r = tdmi_pool_evict(w->ctx, &w->dev->pool, job->a, &job->out);
-	tdmi_mm_exit(w->ctx);
+	for (job->out = 0; !r && n && job->out < job->a; job->out += n) {
+		tdm_device_enter_mm(w);
+		r = tdmi_pool_evict(w->ctx, &w->dev->pool, TDM_MIN(job->a - job->out, (u64)TDM_HUGE_PAGES), &n);
+		tdmi_mm_exit(w->ctx);
+	}
 	return r;
 }
 
@@ -390,16 +407,49 @@ bool tdmi_live_devices(const struct tdm_live *l)
 	return false;
 }
 
+/* What the child will not inherit. */
+static bool left_behind(const struct tdm_device *d)
+{
+	return d && d->live && !d->gone && !d->config.inherited && d->config.nframes && tdm_a64_ld_relaxed(&d->pool.pages);
+}
+
 void tdmi_live_devices_before_fork(struct tdm_live *l)
 {
-	for (u32 i = 0; i < TDM_DEVICES_MAX; i++) {
-		struct tdm_device *d = l->device[i];
-
-		/* What cannot be brought home is poison in the child: its memory cannot be read there. */
-		if (d && d->live && !d->gone && !d->config.inherited && empty(l, d))
-			plat_log("a device's memory could not be emptied before a fork");
-	}
+	for (u32 i = 0; i < TDM_DEVICES_MAX; i++)
+		if (left_behind(l->device[i]) && empty(l, l->device[i]) && !l->device[i]->warned_fork) {
+			l->device[i]->warned_fork = true;
+			plat_log("a device's memory could not be emptied before a fork: its pages are lost to the child");
+		}
 }
+
+bool tdmi_live_devices_ready_to_fork(const struct tdm_live *l)
+{
+	for (u32 i = 0; i < TDM_DEVICES_MAX; i++)
+		if (left_behind(l->device[i]) && !l->device[i]->warned_fork)
+			return false;
+	return true;
+}
+
+void tdmi_live_devices_at_fork(struct tdm_live *l)
+{
+	struct tdm_inv_range round = TDM_INV_RANGE(0, (u64)1 << 47, TDM_INV_PROTECTION_PAGE);
+
+	if (!tdmi_live_devices(l))
+		return;
+	(void)tdmi_invalidate_start(&l->mm.notifiers, &round);
+	tdmi_invalidate_end(&l->mm.notifiers, &round);
+}
+
+static int lost_copy_out(struct tdm_pool *p, void *dst, u32 frame, u32 n)
+{
+	(void)p;
+	(void)dst;
+	(void)frame;
+	(void)n;
+	return -ENODEV;
+}
+
+static const struct tdm_pool_ops lost_ops = { .name = "lost", .copy_out = lost_copy_out };
 
 void tdmi_live_devices_in_child(struct tdm_live *l)
 {
@@ -409,6 +459,8 @@ void tdmi_live_devices_in_child(struct tdm_live *l)
 		if (!d || !d->live || d->gone)
 			continue;
 		d->gone = true;
+		if (!d->config.inherited)
+			d->pool.ops = &lost_ops;
 		plat_mutex_reset(&d->lock);
 		for (u32 k = 0; k < d->nworkers; k++)
 			tdmi_linux_thread_forget(d->worker[k].thread);

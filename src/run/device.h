@@ -67,6 +67,7 @@ struct tdm_device {
 	u32 nworkers;                            /* that have been started */
 	tdm_a32 stop;                            /* workers end */
 	bool gone;                               /* in the child of a fork */
+	bool warned_fork;                        /* main's */
 	struct plat_mutex lock;                  /* guards the queue */
 	u32 head, tail;                          /* of the queue: indices of jobs; TDM_DEVICE_JOBS: empty */
 	tdm_a32 posted;                          /* changes when something is queued: workers sleep on it */
@@ -110,8 +111,12 @@ int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *dev);
 int tdmi_live_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot);
 /* Is one attached that is here? */
 bool tdmi_live_devices(const struct tdm_live *l);
-/* Around a fork: before the engine stands still; and in the child. */
+/* Around a fork: before the engine stands still; is there nothing that the child would miss; when it stands still; and in the child. */
 void tdmi_live_devices_before_fork(struct tdm_live *l);
+bool tdmi_live_devices_ready_to_fork(const struct tdm_live *l);
+/* Nobody is in the mm, so what is taken from the devices' tables now stays out until the fork is over: pages in their memory can be copied for who touches them
+ * meanwhile. (The kernel does the same at a fork, whose pages become read-only.) They stay in their memory. */
+void tdmi_live_devices_at_fork(struct tdm_live *l);
 void tdmi_live_devices_in_child(struct tdm_live *l);
 /* Bytes of this process that are devices' memory. */
 u64 tdmi_live_device_bytes(const struct tdm_live *l);

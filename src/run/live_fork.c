@@ -410,6 +410,12 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 	}
 	tdmi_live_devices_before_fork(l);
 	freeze_settled(l);
+	while (!tdmi_live_devices_ready_to_fork(l)) {
+		tdmi_mm_thaw(&l->mm);
+		tdmi_live_devices_before_fork(l);
+		freeze_settled(l);
+	}
+	tdmi_live_devices_at_fork(l);
 	tdmi_frozen_begin(l);
 	answer(l, 0);
 	while (!parent || (child ? !done : expected(l, sock, &until))) {
