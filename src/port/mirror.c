@@ -163,7 +163,7 @@ static bool invalidate(struct tdm_interval_notifier *in, const struct tdm_inv_ra
 {
 	struct tdm_mirror *m = tdm_container_of(in, struct tdm_mirror, in);
 	u64 start = range->start, end = TDM_MIN(range->end, TOP), n = 0;
-	bool used = false;
+	bool used = false, others;
 
 	if (start >= end)
 		return true;
@@ -173,15 +173,25 @@ static bool invalidate(struct tdm_interval_notifier *in, const struct tdm_inv_ra
 	tdm_interval_set_seq(in, cur_seq);
 	widen(m, &start, &end);
 	n = clear_range(m, m->root, 0, start, end, &used);
+	/* What is not there any more another round may have taken out a moment ago, and be waiting still for who uses it. */
+	others = m->leaving != 0;
+	m->leaving += n != 0;
 	plat_mutex_unlock(&m->lock);
-	if (!n)
+	if (!n && !others)
 		return true;
-	tdm_a64_add_relaxed(&m->invalidations, 1);
-	tdm_a64_add_relaxed(&m->cleared, n);
+	if (n) {
+		tdm_a64_add_relaxed(&m->invalidations, 1);
+		tdm_a64_add_relaxed(&m->cleared, n);
+	}
 	if (m->ops->invalidated)
 		m->ops->invalidated(m->arg, start, end);
-	if (used)
+	if (used || others)
 		tdmi_rcu_synchronize(&m->rcu);
+	if (n) {
+		plat_mutex_lock(&m->lock);
+		m->leaving--;
+		plat_mutex_unlock(&m->lock);
+	}
 	tdmi_rcu_poll(&m->rcu);
 	return true;
 }

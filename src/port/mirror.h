@@ -47,6 +47,7 @@ struct tdm_mirror {
 	struct tdm_rcu rcu;               /* sections */
 	struct plat_mutex lock;           /* rank TDM_RANK_MIRROR; guards the table */
 	struct tdm_mirror_table *root;
+	u32 leaving;                      /* rounds that have taken something out, and wait for who may be using it; the lock */
 	/* Counted. */
 	tdm_a64 faults;                   /* fills that were asked for */
 	tdm_a64 filled;                   /* pages put into the table */
