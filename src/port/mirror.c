@@ -198,7 +198,8 @@ static bool invalidate(struct tdm_interval_notifier *in, const struct tdm_inv_ra
 
 static const struct tdm_interval_notifier_ops notifier_ops = { .invalidate = invalidate };
 
-int tdmi_mirror_init(struct tdm_mirror *m, struct tdm_mm *mm, const struct tdm_mirror_ops *ops, void *arg, const void *owner, u64 page_sizes)
+int tdmi_mirror_init(struct tdm_mirror *m, struct tdm_mm *mm, const char *name, const struct tdm_mirror_ops *ops, void *arg, const void *owner,
+		     u64 page_sizes)
 {
 	int r;
 
@@ -215,7 +216,7 @@ int tdmi_mirror_init(struct tdm_mirror *m, struct tdm_mm *mm, const struct tdm_m
 	m->root = table_make(m, LEVELS - 1);
 	if (!m->root)
 		return -ENOMEM;
-	m->in.name = "mirror";
+	m->in.name = name;
 	m->in.ops = &notifier_ops;
 	r = tdmi_interval_notifier_insert(&mm->notifiers, &m->in, 0, TOP);
 	if (r)

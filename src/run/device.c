@@ -308,16 +308,17 @@ int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *
 	if (tdm_a32_ld_acquire(&l->state) != TDM_LIVE_ENGAGED)
 		return -EINVAL;
 	r = place(l, &d);
+	r = r ? r : tdmi_live_watch_start(l);
 	if (r)
 		return r;
-	memset(d, 0, sizeof(*d));
+	memset(d, 0, sizeof(*d)); /* not attached yet: nobody looks */
 	d->config = *c;
 	plat_mutex_init(&d->lock, TDM_RANK_LIVE);
 	d->head = d->tail = NO_JOB;
 	if (c->nframes)
 		r = tdmi_pool_init(&d->pool, c->pool_ops, c->arg, d, c->nframes);
 	if (r)
-		return r;
+		goto out_watch;
 	/* Nobody is in a round, or looks for a pool. */
 	tdmi_mm_freeze(&l->mm);
 	tdmi_notifiers_arm(&l->mm.notifiers);
@@ -326,13 +327,15 @@ int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *
 	tdmi_mm_thaw(&l->mm);
 	if (r)
 		goto out_pool;
-	r = tdmi_mirror_init(&d->mirror, &l->mm, c->mirror_ops, c->arg, d, c->page_sizes);
+	r = tdmi_mirror_init(&d->mirror, &l->mm, c->name, c->mirror_ops, c->arg, d, c->page_sizes);
 	if (r)
 		goto out_attached;
 	d->mirror.write_ahead = c->write_ahead;
 	r = workers_start(l, d);
 	if (!r) {
+		tdmi_live_watch_lock(l);
 		d->live = l;
+		tdmi_live_watch_unlock(l);
 		*out = (u64)(uintptr_t)d;
 		return 0;
 	}
@@ -344,6 +347,8 @@ out_attached:
 out_pool:
 	if (c->nframes)
 		tdmi_pool_destroy(&d->pool);
+out_watch:
+	tdmi_live_watch_stop(l);
 	return r;
 }
 
@@ -379,7 +384,10 @@ int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *d)
 		TDM_BUG_ON(r);
 		tdmi_pool_destroy(&d->pool);
 	}
+	tdmi_live_watch_lock(l);
 	d->live = NULL;
+	tdmi_live_watch_unlock(l);
+	tdmi_live_watch_stop(l);
 	return 0;
 }
 
@@ -453,6 +461,7 @@ static const struct tdm_pool_ops lost_ops = { .name = "lost", .copy_out = lost_c
 
 void tdmi_live_devices_in_child(struct tdm_live *l)
 {
+	tdmi_live_watch_forget(l);
 	for (u32 i = 0; i < TDM_DEVICES_MAX; i++) {
 		struct tdm_device *d = l->device[i];
 

@@ -56,6 +56,9 @@ struct tdm_device_config {
 	u64 resident_bytes;                      /* of this process's memory: the device's, and not counted against the budget */
 	bool inherited;                          /* its memory is private memory of this process, all of which a child inherits */
 	bool write_ahead;                        /* see mirror.h */
+	u64 stuck_ns;                            /* a callback that takes longer is told of */
+	/* Which of the device's callbacks has been running for longer; NULL: none, or it cannot be told. Any thread. */
+	const char *(*busy)(void *arg, u64 longer_than_ns);
 };
 
 struct tdm_device {
@@ -68,6 +71,7 @@ struct tdm_device {
 	tdm_a32 stop;                            /* workers end */
 	bool gone;                               /* in the child of a fork */
 	bool warned_fork;                        /* main's */
+	bool said_stuck;                         /* the watching thread's */
 	struct plat_mutex lock;                  /* guards the queue */
 	u32 head, tail;                          /* of the queue: indices of jobs; TDM_DEVICE_JOBS: empty */
 	tdm_a32 posted;                          /* changes when something is queued: workers sleep on it */
@@ -118,6 +122,12 @@ bool tdmi_live_devices_ready_to_fork(const struct tdm_live *l);
  * meanwhile. (The kernel does the same at a fork, whose pages become read-only.) They stay in their memory. */
 void tdmi_live_devices_at_fork(struct tdm_live *l);
 void tdmi_live_devices_in_child(struct tdm_live *l);
+/* The thread that tells of devices that hang, and the lock that it looks at devices with; it ends with the last device. device_watch.c. */
+int tdmi_live_watch_start(struct tdm_live *l);
+void tdmi_live_watch_stop(struct tdm_live *l);
+void tdmi_live_watch_forget(struct tdm_live *l);
+void tdmi_live_watch_lock(struct tdm_live *l);
+void tdmi_live_watch_unlock(struct tdm_live *l);
 /* Bytes of this process that are devices' memory. */
 u64 tdmi_live_device_bytes(const struct tdm_live *l);
 

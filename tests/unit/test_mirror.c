@@ -20,7 +20,7 @@ static void begin_with(u64 sizes)
 {
 	start();
 	device_start(1024);
-	CHECK_EQ(tdmi_mirror_init(&mirror, &mm, &ops, NULL, &dev, sizes), 0);
+	CHECK_EQ(tdmi_mirror_init(&mirror, &mm, "test", &ops, NULL, &dev, sizes), 0);
 	CHECK_EQ(tdmi_mirror_reader_init(&reader, &mirror, ctx), 0);
 	map(BASE, BASE + P(PAGES));
 }
