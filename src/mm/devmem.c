@@ -93,7 +93,7 @@ void tdmi_dev_mapped(struct tdm_pool *p, struct tdm_frame *folio)
 static void dev_free(struct tdm_pool *p, struct tdm_frame *folio)
 {
 	TDM_BUG_ON(folio->mapcount);
-	if (p->ops->page_free)
+	if (p->ops->page_free && (folio->flags & TDM_FRAME_F_GIVEN))
 		p->ops->page_free(p, tdm_frame_nr(&p->frames, folio), folio->order);
 	tdmi_folio_free(&p->frames, folio);
 }

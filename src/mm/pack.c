@@ -124,6 +124,8 @@ static int dev_store(struct packing *p)
 	for (u32 k = 0, n; k < TDM_BLOCK_PAGES && !r; k += n) {
 		for (n = 1; p->dev[k] && k + n < TDM_BLOCK_PAGES && p->dev[k + n] && dev_frame(p, k + n) == dev_frame(p, k) + n;)
 			n++;
+		for (u32 j = k; p->dev[k] && j < k + n; j++)
+			p->dev[j]->flags |= TDM_FRAME_F_GIVEN;
 		if (p->dev[k])
 			r = ops->copy_in(p->pool, dev_frame(p, k), p->home[k], n);
 	}
