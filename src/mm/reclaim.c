@@ -21,6 +21,7 @@
 /* ---- age --------------------------------------------------------------------------------------------------------- */
 
 struct home_try {
+	bool readonly; /* this is the way of mappings that may not be written */
 	u32 taken;  /* pages */
 	u32 busy;   /* mask of pages that are pinned or shared by fork */
 	u32 refused; /* mask of pages whose mapping does not allow it: read-only, mlocked */
@@ -47,8 +48,8 @@ static void home_runs(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct td
 			continue;
 		}
 		n = single ? 1 : n;
-		r = mm->port->ops->invalidate(mm->port, (struct tdm_va){ tdm_pt_va(pt, first + i) },
-					      home + ((size_t)i << TDM_PAGE_SHIFT), n, &done);
+		r = (t->readonly ? mm->port->ops->invalidate_readonly : mm->port->ops->invalidate)(
+			mm->port, (struct tdm_va){ tdm_pt_va(pt, first + i) }, home + ((size_t)i << TDM_PAGE_SHIFT), n, &done);
 		TDM_BUG_ON(done > n);
 		for (u32 k = i; k < i + done; k++)
 			tdmi_page_set(mm, pt, first + k, (struct tdm_pte){ tdm_pt_get(pt, first + k).v & ~TDM_PTE_ACCESSED });
@@ -89,6 +90,15 @@ static void home_block(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, s
 			tdmi_homes_discard(mm, folio, mask & folio->stale);
 		if (mask && !(folio->flags & TDM_FRAME_F_WRITEBACK))
 			home_runs(mm, pt, first, folio, mask, t);
+		/* What is refused may lie in a mapping that may not be written: it has another way. */
+		if ((t->refused & mask) && !t->gone && mm->port->ops->invalidate_readonly) {
+			u32 again = t->refused & mask;
+
+			t->refused &= ~again;
+			t->readonly = true;
+			home_runs(mm, pt, first, folio, again, t);
+			t->readonly = false;
+		}
 		if (mask)
 			tdmi_pins_thaw(folio);
 		t->home = !pt->level && tdmi_folio_pages(mm, pt, first, folio, false) != 0;

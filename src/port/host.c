@@ -111,6 +111,8 @@ static int open_files(struct tdm_host *h)
 	h->pid = (int)tdm_sys0(SYS_getpid);
 	h->pagemap = tdmi_linux_fd_keep(tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC, 0));
 	h->maps = tdmi_linux_fd_keep(tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/maps", O_RDONLY | O_CLOEXEC, 0));
+	/* Without it, such pages stay. */
+	h->mem = tdmi_linux_fd_keep(tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/mem", O_RDWR | O_CLOEXEC, 0));
 	h->trash_uffd = uffd_open(0);
 	h->kick_fd = tdmi_linux_fd_keep(tdm_sys2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK));
 	if (h->kick_fd < 0)
@@ -276,8 +278,9 @@ static void host_wake(struct tdm_port *p, struct tdm_va va, u32 n)
 
 static int host_unshare(struct tdm_port *p, struct tdm_va va, u32 n)
 {
-	(void)p;
-	return (int)tdm_sys3(SYS_madvise, va.v, (u64)n << TDM_PAGE_SHIFT, TDM_MADV_POPULATE_WRITE);
+	int r = (int)tdm_sys3(SYS_madvise, va.v, (u64)n << TDM_PAGE_SHIFT, TDM_MADV_POPULATE_WRITE);
+
+	return r == -EFAULT ? tdmi_host_unshare_readonly(p, va, n) : r;
 }
 
 static int host_populate(struct tdm_port *p, struct tdm_ctx *ctx, struct tdm_va va, u32 n, bool write)
@@ -548,6 +551,7 @@ static const struct tdm_port_ops host_ops = {
 	.fill_zero = host_fill_zero,
 	.fill_poison = host_fill_poison,
 	.invalidate = host_invalidate,
+	.invalidate_readonly = tdmi_host_invalidate_readonly,
 	.wake = host_wake,
 	.present = host_present,
 	.holds = host_holds,
@@ -573,7 +577,7 @@ static bool kernel_has_poison(void)
 
 static void close_files(struct tdm_host *h)
 {
-	const int fds[] = { h->trash_uffd, h->pagemap, h->maps, h->kick_fd };
+	const int fds[] = { h->trash_uffd, h->pagemap, h->maps, h->kick_fd, h->mem };
 
 	tdmi_linux_mem_fill_by(-1);
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(fds); i++)

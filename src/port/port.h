@@ -50,6 +50,8 @@ struct tdm_port_ops {
 	/* Unmap: no access through the port after this; the bytes are at slot. Holes in the range stay holes and count as done. The caller
 	 * holds the event lock (mm/mm.h): no event may be taken in meanwhile. */
 	int (*invalidate)(struct tdm_port *p, struct tdm_va va, void *slot, u32 n, u32 *done);
+	/* The same of a mapping that may be read, and not written: -EINVAL: it is not of that kind; -EBUSY: not now, either. May be NULL. */
+	int (*invalidate_readonly)(struct tdm_port *p, struct tdm_va va, void *slot, u32 n, u32 *done);
 	/* Let accesses that wait for the range try again. */
 	void (*wake)(struct tdm_port *p, struct tdm_va va, u32 n);
 	/* Which pages are mapped: bit i of present[] for page i; *huge: all by one leaf. */

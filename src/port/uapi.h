@@ -51,6 +51,7 @@ struct tdm_procmap_query {
 #define TDM_PROCMAP_QUERY _IOWR('f', 17, struct tdm_procmap_query)
 #define TDM_PROCMAP_READABLE ((u64)0x01)
 #define TDM_PROCMAP_WRITABLE ((u64)0x02)
+#define TDM_PROCMAP_EXECUTABLE ((u64)0x04)
 #define TDM_PROCMAP_SHARED ((u64)0x08)
 #define TDM_PROCMAP_COVERING_OR_NEXT ((u64)0x10)
 

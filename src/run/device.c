@@ -316,6 +316,7 @@ int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *
 	r = workers_start(l, d);
 	if (!r) {
 		d->live = l;
+		tdm_a32_add_acqrel(&l->ndevices, 1);
 		*out = (u64)(uintptr_t)d;
 		return 0;
 	}
@@ -352,6 +353,7 @@ int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *d)
 	if (r)
 		return r;
 	if (!d->gone) {
+		tdm_a32_sub_acqrel(&l->ndevices, 1);
 		workers_end(d);
 		tdmi_mirror_destroy(&d->mirror);
 	}
@@ -382,14 +384,6 @@ int tdmi_live_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot)
 	return r;
 }
 
-bool tdmi_live_devices(const struct tdm_live *l)
-{
-	for (u32 i = 0; i < TDM_DEVICES_MAX; i++)
-		if (l->device[i] && l->device[i]->live && !l->device[i]->gone)
-			return true;
-	return false;
-}
-
 void tdmi_live_devices_before_fork(struct tdm_live *l)
 {
 	for (u32 i = 0; i < TDM_DEVICES_MAX; i++) {
@@ -409,6 +403,7 @@ void tdmi_live_devices_in_child(struct tdm_live *l)
 		if (!d || !d->live || d->gone)
 			continue;
 		d->gone = true;
+		tdm_a32_st_relaxed(&l->ndevices, 0);
 		plat_mutex_reset(&d->lock);
 		for (u32 k = 0; k < d->nworkers; k++)
 			tdmi_linux_thread_forget(d->worker[k].thread);

@@ -272,7 +272,7 @@ static void serve_request(struct tdm_live *l)
 		measure(l);
 		break;
 	case TDM_OP_STOP:
-		q->result = tdmi_live_devices(l) ? -EBUSY :
+		q->result = tdm_a32_ld_relaxed(&l->ndevices) ? -EBUSY :
 			    tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED ? tdmi_live_disengage(l) : 0;
 		stop = q->result == 0;
 		break;
@@ -423,6 +423,7 @@ int tdmi_live_start(const struct tdm_live_config *c, char *err, size_t errlen)
 	}
 	l->budget = c->budget;
 	l->strict = c->strict;
+	l->interposed = c->interposed;
 	l->ntiers = c->ntiers;
 	for (u32 i = 0; i < c->ntiers; i++)
 		strncpy(l->tier[i], c->tier[i], sizeof(l->tier[i]) - 1);

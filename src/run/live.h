@@ -154,6 +154,8 @@ struct tdm_live {
 	u32 leader;                  /* of the handlers, who is woken first */
 	u32 nactive;
 
+	bool interposed;             /* constant: the gate is used */
+	struct tdm_maps_gate gate;   /* the program's threads, and whoever holds the event lock */
 	struct tdm_keep keep;        /* any thread: mm/keep.h */
 	u64 threads_next_ns;         /* main's: when to look for threads */
 
@@ -170,6 +172,7 @@ struct tdm_live {
 
 	/* Main's. A slot is never given back, so that a device's address says whose exclusive pages these are; see device.h. */
 	struct tdm_device *device[TDM_DEVICES_MAX];
+	tdm_a32 ndevices;            /* that are attached, and here; main's, read by the program's threads */
 
 	/* forking; see live_fork.c */
 	bool fork_announced;         /* frozen for it; req_lock */
@@ -195,6 +198,7 @@ struct tdm_live_config {
 	const char *const *tier;
 	struct tdm_control *control; /* or NULL */
 	bool eager;                  /* engage at once */
+	bool interposed;             /* interpose.c sees what the program does to its mappings */
 };
 
 /* Start in this process. Called on a program's thread. 0 or -errno, err: one line. */

@@ -498,6 +498,9 @@ static int take_over(struct tdm_live *l, int sock)
 	if (!l->ctx)
 		return -ENOMEM;
 	l->ctx->may_wait = true;
+	/* Other threads' calls are not being made here. */
+	tdm_a32_st_relaxed(&l->gate.changers, 0);
+	tdm_a32_st_relaxed(&l->gate.taking, 0);
 	tdmi_live_devices_in_child(l);
 	l->threads_next_ns = 0;
 	tdmi_live_note_threads(l);

@@ -14,6 +14,7 @@
 #include <sys/uio.h>
 #include "base/fmt.h"
 #include "plat/linux/sys.h"
+#include "run/interpose.h"
 #include "run/live.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -54,6 +55,7 @@ static __attribute__((constructor)) void attach(void)
 	c.budget = control->budget;
 	c.strict = control->strict;
 	c.control = control;
+	c.interposed = true;
 	c.ntiers = control->ntiers;
 	for (u32 i = 0; i < c.ntiers; i++)
 		tier[i] = control->tier[i];
@@ -116,7 +118,7 @@ static long mremap_keep(struct tdm_live *l, void *addr, size_t old_len, size_t n
 	long r;
 
 	tdmi_live_request_begin(l, &signals);
-	r = tdm_sys5(SYS_mremap, addr, old_len, new_len, flags, to);
+	r = tdmi_interpose_mremap(addr, old_len, new_len, flags, to);
 	if ((r >= 0 || r <= -4096) && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
 		(void)tdmi_live_request_locked(l, TDM_OP_SETTLE, (u64)r, (u64)r + TDM_ALIGN_UP(new_len, TDM_PAGE_SIZE), NULL);
 	tdmi_live_request_end(l, &signals);
@@ -127,7 +129,7 @@ static long do_mremap(struct tdm_live *l, void *addr, size_t old_len, size_t new
 {
 	if (l && (flags & MREMAP_DONTUNMAP) && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
 		return mremap_keep(l, addr, old_len, new_len, flags, to);
-	return tdm_sys5(SYS_mremap, addr, old_len, new_len, flags, to);
+	return tdmi_interpose_mremap(addr, old_len, new_len, flags, to);
 }
 
 /*
@@ -155,6 +157,15 @@ EXPORT void *mremap(void *addr, size_t old_len, size_t new_len, int flags, ...)
 	}
 	return (void *)r;
 }
+
+EXPORT void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
+{
+	return tdmi_interpose_mmap(addr, len, prot, flags, fd, off);
+}
+
+/* With large files <sys/mman.h> calls the one above mmap64. */
+EXPORT void *mmap_as_well(void *addr, size_t len, int prot, int flags, int fd, off_t off) __asm__("mmap")
+	__attribute__((alias("mmap64"), nothrow, leaf));
 
 /* Locking "everything" would populate the engine's reservation as well, which is nearly all of it address space that nobody uses. */
 EXPORT int mlockall(int flags)

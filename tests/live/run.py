@@ -29,6 +29,7 @@ PROGRAMS = {
     "fds": (["--mb", "64"], {"lz4": "48M", "zstd": "48M", "lz4+file": "32M", "file": "32M"}, 120),
     "thp": (["--mb", "128"], {"lz4": "96M", "zstd": "96M", "lz4+file": "72M", "file": "72M"}, 120),
     "remaps": (["--mb", "96", "--seconds", "4"], {"lz4": "40M", "zstd": "40M", "lz4+file": "32M", "file": "32M"}, 120),
+    "readonly": (["--mb", "96"], {"lz4": "56M", "zstd": "48M", "lz4+file": "40M", "file": "40M"}, 120),
     "drops": (["--mb", "96", "--seconds", "3"], {"lz4": "48M", "zstd": "48M", "lz4+file": "32M", "file": "32M"}, 120),
     "budget": (["--mb", "160", "--hard", "20"], {"lz4": "96M", "zstd": "80M", "lz4+file": "56M", "file": "56M"}, 180),
 }
@@ -42,6 +43,7 @@ QUICK = {
     "fds": [],
     "thp": ["lz4+file"],
     "remaps": ["lz4", "file"],
+    "readonly": ["lz4"],
     "drops": ["lz4"],
     "budget": [],
 }
