@@ -8,7 +8,16 @@
  */
 #include "mm/devmem.h"
 #include "base/check.h"
+#include "mm/gup.h"
 #include "mm/mm.h"
+
+int tdmi_pool_init_coherent(struct tdm_pool *p, const struct tdm_pool_ops *ops, void *arg, const void *owner, u32 nframes)
+{
+	int r = tdmi_pool_init(p, ops, arg, owner, nframes);
+
+	p->coherent = true;
+	return r;
+}
 
 int tdmi_pool_init(struct tdm_pool *p, const struct tdm_pool_ops *ops, void *arg, const void *owner, u32 nframes)
 {
@@ -22,6 +31,9 @@ int tdmi_pool_init(struct tdm_pool *p, const struct tdm_pool_ops *ops, void *arg
 	p->owner = owner;
 	p->mm = NULL;
 	p->id = 0;
+	p->coherent = false;
+	p->slot = NULL;
+	tdm_a64_st_relaxed(&p->copied, 0);
 	tdm_a64_st_relaxed(&p->pages, 0);
 	tdm_a64_st_relaxed(&p->moved_in, 0);
 	tdm_a64_st_relaxed(&p->moved_out, 0);
@@ -39,6 +51,10 @@ int tdmi_pool_attach(struct tdm_mm *mm, struct tdm_pool *p)
 	TDM_BUG_ON(p->mm != NULL);
 	for (u32 i = 0; i < TDM_POOLS_MAX; i++)
 		if (!mm->pool[i]) {
+			int r = p->coherent ? tdmi_coherent_attach(mm, p) : 0;
+
+			if (r)
+				return r;
 			p->mm = mm;
 			p->id = i;
 			mm->pool[i] = p;
@@ -51,6 +67,8 @@ int tdmi_pool_detach(struct tdm_pool *p)
 {
 	if (tdm_a64_ld_relaxed(&p->pages))
 		return -EBUSY;
+	if (p->coherent)
+		tdmi_coherent_detach(p->mm, p);
 	p->mm->pool[p->id] = NULL;
 	p->mm = NULL;
 	return 0;
@@ -58,7 +76,7 @@ int tdmi_pool_detach(struct tdm_pool *p)
 
 struct tdm_pool *tdmi_pte_pool(struct tdm_mm *mm, struct tdm_pte pte)
 {
-	return mm->pool[tdm_pte_payload(pte) >> 32];
+	return mm->pool[tdm_pte_payload(pte) >> 32 & 0xff];
 }
 
 static bool heads(const struct tdm_frame *d, u32 order)
@@ -89,13 +107,19 @@ void tdmi_dev_mapped(struct tdm_pool *p, struct tdm_frame *folio)
 	tdmi_lru_add(&p->lru, folio, TDM_LRU_FAULTED);
 }
 
+void tdmi_dev_free(struct tdm_pool *p, struct tdm_frame *folio)
+{
+	if (p->ops->page_free)
+		p->ops->page_free(p, tdm_frame_nr(&p->frames, folio), folio->order);
+	tdmi_folio_free(&p->frames, folio);
+}
+
 /* The last reference is gone. */
 static void dev_free(struct tdm_pool *p, struct tdm_frame *folio)
 {
 	TDM_BUG_ON(folio->mapcount);
-	if (p->ops->page_free)
-		p->ops->page_free(p, tdm_frame_nr(&p->frames, folio), folio->order);
-	tdmi_folio_free(&p->frames, folio);
+	if (!tdmi_pins_orphan(folio))
+		tdmi_dev_free(p, folio);
 }
 
 void tdmi_dev_put(struct tdm_pool *p, struct tdm_frame *folio)
@@ -214,6 +238,16 @@ static int evict_folio(struct tdm_ctx *ctx, struct tdm_pool *p, struct tdm_frame
 	return r;
 }
 
+static int evict_coherent(struct tdm_ctx *ctx, struct tdm_pool *p, struct tdm_frame *folio, u64 *n)
+{
+	u64 pages;
+	int r = tdmi_coherent_home(ctx, folio->va, folio->va + ((u64)TDM_PAGE_SIZE << folio->order), &pages);
+
+	*n += pages;
+	/* What is pinned stays: do not try it for ever. */
+	return r ? r : pages || !folio->mapcount ? 0 : -EBUSY;
+}
+
 int tdmi_pool_evict(struct tdm_ctx *ctx, struct tdm_pool *p, u64 pages, u64 *done)
 {
 	int r = 0;
@@ -224,7 +258,7 @@ int tdmi_pool_evict(struct tdm_ctx *ctx, struct tdm_pool *p, u64 pages, u64 *don
 
 		if (!folio)
 			break;
-		r = evict_folio(ctx, p, folio, done);
+		r = p->coherent ? evict_coherent(ctx, p, folio, done) : evict_folio(ctx, p, folio, done);
 		/* The last reference is ours, unless something of it could not be moved. */
 		if (tdmi_lru_putback(&p->lru, folio, TDM_LRU_TO_YOUNG))
 			dev_free(p, folio);

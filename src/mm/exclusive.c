@@ -93,6 +93,7 @@ int tdmi_make_exclusive(struct tdm_ctx *ctx, u64 start, u64 end, const void *own
 		if (r)
 			return r;
 		(void)tdmi_fault(ctx, (struct tdm_va){ va }, true);
+		(void)tdmi_coherent_home(ctx, va, va + TDM_PAGE_SIZE, &n);
 		round.owner = owner;
 		(void)tdmi_invalidate_start(&mm->notifiers, &round);
 		ctx->round = &round;

@@ -521,7 +521,7 @@ static int bring_block(struct block *b, u32 mask, u32 zero_mask)
 			device |= 1u << i;
 		else if (tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE))
 			exclusive |= 1u << i;
-		else if (!tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_POISON))
+		else if (!tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_POISON) && !tdm_pte_is(pte, TDM_PTE_T_COHERENT))
 			zero |= 1u << i;
 	}
 	zero &= zero_mask;
@@ -631,7 +631,7 @@ static void count_lost(struct block *b, u32 i, struct tdm_pte pte)
 static int fault_lent(struct block *b, u32 i)
 {
 	struct tdm_pte pte = tdm_pt_get(b->pt, i);
-	struct tdm_frame *folio = tdm_pfn_block(&b->mm->frames, tdm_pte_pfn(pte));
+	struct tdm_frame *folio;
 	struct tdm_port *port = b->mm->port;
 	u32 done = 0, k = i & (TDM_BLOCK_PAGES - 1);
 	u64 present = 0;
@@ -640,6 +640,14 @@ static int fault_lent(struct block *b, u32 i)
 
 	if (port->ops->present(port, (struct tdm_va){ tdm_pt_va(b->pt, i) }, 1, &present, &huge) || (present & 1))
 		return 0;
+	if (tdm_pte_is(pte, TDM_PTE_T_COHERENT)) {
+		/* It has gone with its mapping, or was dropped: then there is nothing of it any more. */
+		tdmi_page_set(b->mm, b->pt, i, (struct tdm_pte){ 0 });
+		tdmi_dev_left(b->mm, pte);
+		tdm_count(b->ctx, TDM_C_LOST, 1);
+		return -EAGAIN;
+	}
+	folio = tdm_pfn_block(&b->mm->frames, tdm_pte_pfn(pte));
 	/* A move to there or from there was not what it was said to be (port/host.c): the bytes are at home. */
 	if (port->ops->holds && !(folio->stale >> k & 1) && port->ops->holds(port, tdm_frame_home(&b->mm->frames, folio + k))) {
 		tdmi_page_set(b->mm, b->pt, i, (struct tdm_pte){ pte.v & ~TDM_PTE_ACCESSED });
@@ -684,7 +692,7 @@ static int fault_locked(struct block *b, u64 va)
 	bool seq;
 	int r;
 
-	if (tdm_pte_lent(pte))
+	if (tdm_pte_lent(pte) || tdm_pte_is(pte, TDM_PTE_T_COHERENT))
 		return fault_lent(b, i);
 	seq = tdmi_predict(&b->mm->predict, b->pt, i, &lo, &hi);
 	/* Never touched pages next to a never touched one: only what lies in the same mapping, only in a stream, and only if the page before it is there:

@@ -21,12 +21,14 @@ static void account(struct tdm_mm *mm, struct tdm_pte pte, u64 pages, bool add)
 		c = tdm_pte_home(pte) ? &mm->home : &mm->lent;
 	} else if (tdm_pte_is(pte, TDM_PTE_T_SWAP)) {
 		c = &mm->out;
-	} else if (tdm_pte_is(pte, TDM_PTE_T_PRIVATE)) {
+	} else if (tdm_pte_device(pte)) {
 		struct tdm_pool *p = tdmi_pte_pool(mm, pte);
 		struct tdm_frame *f = tdmi_dev_folio(p, tdm_pte_private_frame(pte));
 
 		f->mapcount = (u16)(add ? f->mapcount + pages : f->mapcount - pages);
 		c = &p->pages;
+		if (tdm_pte_is(pte, TDM_PTE_T_COHERENT))
+			tdm_a64_add_relaxed(&mm->coherent, add ? pages : 0 - pages);
 	} else {
 		return;
 	}

@@ -11,6 +11,8 @@
  *   who pins      adds to the count, and then looks at the entry again. If the count was frozen, or the entry has changed, it takes its pins back.
  *   who takes     freezes the count, which fails unless it is 0; changes entries; lets the count thaw. It holds the table lock.
  *
+ * In coherent memory pins are counted for the folio, and are for short: one that is meant for long moves the page to ram before.
+ *
  * A pin that comes first makes the freeze fail. One that comes between finds the count frozen; one that comes after the thaw, which releases what it
  * acquires, finds the entry changed.
  */

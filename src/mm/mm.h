@@ -107,6 +107,7 @@ struct tdm_mm {
 	tdm_a64 lent, home;
 	tdm_a64 stale;            /* homes holding bytes that nobody wants */
 	tdm_a64 out;              /* swap entries */
+	tdm_a64 coherent;         /* pages in coherent device memory */
 	/* Set by whoever measures: bytes in use that the engine does not count itself, and what is allowed. */
 	tdm_a64 other_bytes;
 	tdm_a64 limit_bytes;      /* ~0: no limit */

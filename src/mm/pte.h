@@ -41,6 +41,7 @@ enum tdm_pte_type {
 	TDM_PTE_T_MIGRATION, /* payload: pfn */
 	TDM_PTE_T_PRIVATE,   /* payload: pool, and frame of the pool (mm/devmem.h) */
 	TDM_PTE_T_EXCLUSIVE, /* payload: whose (8 bits), pfn (40). The bytes are home, and a device has them for itself (mm/exclusive.c) */
+	TDM_PTE_T_COHERENT,  /* payload: as PRIVATE, and whether a fork may have shared it. The port has the page, which lies there (mm/coherent.c) */
 	TDM_PTE_T_POISON,    /* the bytes are lost: an access must fail */
 	TDM_PTE_T_REMOVED,   /* marker: the program has asked for these bytes to be dropped, the kernel may not have done it yet. Reads as
 			      * zeros once it is missing; must not be taken as long as it is there. */

@@ -58,6 +58,13 @@ static u64 state_of(const struct walk *w, u64 va, struct tdm_pte pte)
 {
 	if (tdm_pte_lent(pte))
 		return rights(w) | va >> TDM_PAGE_SHIFT;
+	if (tdm_pte_is(pte, TDM_PTE_T_COHERENT)) {
+		bool own = tdmi_pte_pool(w->ctx->mm, pte)->owner == w->rf->owner;
+
+		/* A write to what a fork has shared is a copy, and leaves it. */
+		return (rights(w) & (tdm_pte_coherent_shared(pte) ? ~TDM_RF_WRITE : ~(u64)0)) | TDM_RF_COHERENT | (own ? 0 : TDM_RF_FOREIGN) |
+		       va >> TDM_PAGE_SHIFT;
+	}
 	if (tdm_pte_is(pte, TDM_PTE_T_PRIVATE) && w->rf->owner && tdmi_pte_pool(w->ctx->mm, pte)->owner == w->rf->owner)
 		return rights(w) | TDM_RF_DEVICE | tdm_pte_private_frame(pte);
 	if (tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE) && w->rf->owner && tdmi_exclusive_owner(w->ctx->mm, pte) == w->rf->owner)
@@ -128,6 +135,23 @@ static bool look_unmanaged(struct walk *w, u64 end, int *r)
 	return !*r;
 }
 
+/* The page is shared by a fork, and is to be written: so it is copied. */
+static int own_copy(struct walk *w)
+{
+	struct tdm_ctx *ctx = w->ctx;
+	struct tdm_port *port = ctx->mm->port;
+	int r;
+
+	tdmi_mm_exit(ctx);
+	r = port->ops->unshare(port, (struct tdm_va){ w->at }, 1);
+	while (!tdmi_mm_enter(ctx))
+		plat_yield();
+	if (!r)
+		tdmi_coherent_settle(ctx, w->at, w->at + TDM_PAGE_SIZE, true);
+	w->brought++;
+	return r && r != -ENOMEM && r != -EAGAIN ? -EFAULT : 0;
+}
+
 /* The page at w->at is not as it is wanted. */
 static int bring(struct walk *w)
 {
@@ -150,6 +174,8 @@ static int bring(struct walk *w)
 		tdmi_rcu_read_unlock(ctx->rcu);
 		if (state & TDM_RF_ERROR)
 			return -EFAULT;
+		if (state & TDM_RF_COHERENT)
+			return own_copy(w);
 		r = tdmi_fault(ctx, (struct tdm_va){ w->at }, write);
 	} else {
 		/* It may take as long as it likes: somebody else's userfaultfd may serve it. A fork must not wait for that. */
@@ -210,6 +236,8 @@ static int walk_mapping(struct walk *w)
 		w->at = w->stop;
 		return 0;
 	}
+	if (w->managed)
+		tdmi_coherent_settle(w->ctx, w->at, w->stop, false);
 	while (w->at < w->stop) {
 		if (w->managed ? look_managed(w, w->stop) : look_unmanaged(w, w->stop, &r))
 			continue;

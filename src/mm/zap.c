@@ -21,11 +21,11 @@ static void zap_page(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, enum tdm_zap h
 
 	if (tdm_pte_is(pte, TDM_PTE_T_SWAP))
 		tdmi_swap_drop(mm->swap, tdm_pte_swap_handle(pte), 1u << tdm_pte_swap_index(pte));
-	if (how == TDM_ZAP_REMOVE && (tdm_pte_lent(pte) || tdm_pte_is(pte, TDM_PTE_T_REMOVED)))
+	if (how == TDM_ZAP_REMOVE && (tdm_pte_lent(pte) || tdm_pte_is(pte, TDM_PTE_T_REMOVED) || tdm_pte_is(pte, TDM_PTE_T_COHERENT)))
 		tdmi_page_set(mm, pt, i, tdm_pte_mk_typed(TDM_PTE_T_REMOVED, 0));
 	else
 		tdmi_page_set(mm, pt, i, (struct tdm_pte){ 0 });
-	if (tdm_pte_is(pte, TDM_PTE_T_PRIVATE))
+	if (tdm_pte_device(pte))
 		tdmi_dev_put(tdmi_pte_pool(mm, pte), tdmi_dev_folio(tdmi_pte_pool(mm, pte), tdm_pte_private_frame(pte)));
 }
 
@@ -299,7 +299,7 @@ void tdmi_zap_entry(struct tdm_ctx *ctx, u64 va)
 	tdmi_rcu_read_lock(ctx->rcu);
 	pt = tdmi_pt_walk(ctx->mm, va, &i, &pte);
 	tdmi_rcu_read_unlock(ctx->rcu);
-	if (pt->level <= 1 && !tdm_pte_lent(pte) && !tdm_pte_none(pte)) {
+	if (pt->level <= 1 && !tdm_pte_lent(pte) && !tdm_pte_is(pte, TDM_PTE_T_COHERENT) && !tdm_pte_none(pte)) {
 		struct tdm_inv_range round = TDM_INV_RANGE(va, va + TDM_PAGE_SIZE, TDM_INV_CLEAR);
 
 		(void)tdmi_invalidate_start(&ctx->mm->notifiers, &round);

@@ -299,6 +299,16 @@ static int host_mapping(struct tdm_port *p, u64 va, struct tdm_port_mapping *m)
 	return r;
 }
 
+/* Its frame number, which only the privileged get to see. */
+static u64 host_page_id(struct tdm_port *p, u64 va)
+{
+	u64 e = 0;
+
+	if (tdm_sys4(SYS_pread64, host_of(p)->pagemap, &e, sizeof(e), va >> TDM_PAGE_SHIFT << 3) != sizeof(e) || !(e >> 63))
+		return 0;
+	return e & (((u64)1 << 55) - 1);
+}
+
 /* The kernel checks what the mapping allows, and no access of ours can be the end of the process. */
 static int host_access(struct tdm_port *p, struct tdm_ctx *ctx, u64 va, void *buf, size_t len, bool write, size_t *done)
 {
@@ -559,6 +569,7 @@ static const struct tdm_port_ops host_ops = {
 	.unshare = host_unshare,
 	.populate = host_populate,
 	.mapping = host_mapping,
+	.page_id = host_page_id,
 	.access = host_access,
 	.discard = host_discard,
 	.discard_many = host_discard_many,

@@ -67,6 +67,8 @@ struct tdm_port_ops {
 	int (*populate)(struct tdm_port *p, struct tdm_ctx *ctx, struct tdm_va va, u32 n, bool write);
 	/* The mapping that holds va, or the next one. -ENOENT: there is none. */
 	int (*mapping)(struct tdm_port *p, u64 va, struct tdm_port_mapping *m);
+	/* What tells the page that is mapped at va from any other; 0: it cannot be told, or there is none. May be NULL. */
+	u64 (*page_id)(struct tdm_port *p, u64 va);
 	/* Copy at most len bytes to the program's memory at va (write), or from there, as an access by the program would. *done: bytes. -EFAULT: the next one
 	 * cannot be had. As populate. */
 	int (*access)(struct tdm_port *p, struct tdm_ctx *ctx, u64 va, void *buf, size_t len, bool write, size_t *done);
