@@ -298,6 +298,9 @@ static void serve_request(struct tdm_live *l)
 		if (tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
 			settle(l, q->a, q->b);
 		break;
+	case TDM_OP_CALL:
+		q->result = ((tdm_live_call *)(uintptr_t)q->a)(l, (void *)(uintptr_t)q->b);
+		break;
 	case TDM_OP_PUBLISH:
 		measure(l);
 		tdmi_live_publish(l);
@@ -392,6 +395,11 @@ int tdmi_live_request(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64
 	r = tdmi_live_request_locked(l, op, a, b, out);
 	tdmi_live_request_end(l, &signals);
 	return r;
+}
+
+int tdmi_live_call(struct tdm_live *l, tdm_live_call *fn, void *arg)
+{
+	return tdmi_live_request(l, TDM_OP_CALL, (u64)(uintptr_t)fn, (u64)(uintptr_t)arg, NULL);
 }
 
 static void live_free(struct tdm_live *l)

@@ -49,9 +49,12 @@ enum tdm_live_op {
 	TDM_OP_SETTLE,
 	TDM_OP_LOCK_ALL,
 	TDM_OP_NO_RECYCLE,
+	TDM_OP_CALL,
 	TDM_OP_FORK_PREPARE,
 	TDM_OP_FORK_PARENT,
 };
+
+struct tdm_live;
 
 struct tdm_request {
 	enum tdm_live_op op;
@@ -62,6 +65,9 @@ struct tdm_request {
 	char err[240];
 	struct tdm_stats stats;
 };
+
+/* What TDM_OP_CALL has main do: a is the function, b its argument, the result the request's. What it starts has main's descriptors. */
+typedef int tdm_live_call(struct tdm_live *l, void *arg);
 
 struct tdm_range {
 	u64 start, end;
@@ -161,7 +167,7 @@ struct tdm_live {
 	u64 published_ns;
 	u64 quiet;                   /* ticks in a row in which nothing happened */
 	bool warned_full, warned_over;
-	bool no_recycle;             /* the program lends its pages to the kernel: see preload.c */
+	bool no_recycle;             /* the program lends its pages to the kernel: see interpose.c */
 
 	/* forking; see live_fork.c */
 	bool fork_announced;         /* frozen for it; req_lock */
@@ -200,6 +206,8 @@ int tdmi_live_request(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64
 void tdmi_live_request_begin(struct tdm_live *l, u64 *signals);
 void tdmi_live_request_end(struct tdm_live *l, const u64 *signals);
 int tdmi_live_request_locked(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64 *out);
+/* TDM_OP_CALL. */
+int tdmi_live_call(struct tdm_live *l, tdm_live_call *fn, void *arg);
 /* Bring everything back, end the threads. */
 int tdmi_live_stop(struct tdm_live *l, char *err, size_t errlen);
 
