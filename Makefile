@@ -26,6 +26,11 @@ check: deps-check
 	@$(MAKE) --no-print-directory $(CHECK_BUILD)/build.ninja
 	@scripts/check $(CHECK_BUILD)
 
+# The kernel's own HMM test suite on "tandem dmirror". HMM_ARGS: another version of it, see scripts/check-hmm.
+check-hmm: deps-hmm
+	@$(MAKE) --no-print-directory $(CHECK_BUILD)/build.ninja
+	@scripts/check-hmm $(HMM_ARGS) $(CHECK_BUILD)
+
 bench: deps-run
 	@$(MAKE) --no-print-directory all
 	@bench/run.sh $(BUILD)
@@ -36,4 +41,4 @@ install: all
 clean:
 	rm -rf $(BUILD) $(CHECK_BUILD) build-asan build-tsan build-clang
 
-.PHONY: all run check bench install clean
+.PHONY: all run check check-hmm bench install clean

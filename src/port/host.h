@@ -138,6 +138,7 @@ void tdmi_host_refused(struct tdm_port *p, struct tdm_ctx *ctx, struct tdm_va va
 /* A mapping of the process. */
 struct tdm_mapping {
 	u64 start, end;
+	u64 page_size; /* 0: the kernel does not say */
 	bool readable, writable, executable, shared, file; /* file: has an inode */
 	char name[32];                         /* "[heap]", "[stack]", "" ... */
 };

@@ -24,6 +24,7 @@ static int query(struct tdm_host *h, u64 addr, struct tdm_mapping *m)
 		return (int)r;
 	m->start = q.vma_start;
 	m->end = q.vma_end;
+	m->page_size = q.vma_page_size;
 	m->readable = q.vma_flags & TDM_PROCMAP_READABLE;
 	m->writable = q.vma_flags & TDM_PROCMAP_WRITABLE;
 	m->executable = q.vma_flags & TDM_PROCMAP_EXECUTABLE;

@@ -38,8 +38,13 @@ struct tdm_pm_scan {
 	u64 category_inverted, category_mask, category_anyof_mask, return_mask;
 };
 #define TDM_PAGEMAP_SCAN _IOWR('f', 16, struct tdm_pm_scan)
+#define TDM_PAGE_IS_FILE    ((u64)1 << 2)
 #define TDM_PAGE_IS_PRESENT ((u64)1 << 3)
-#define TDM_PAGE_IS_HUGE ((u64)1 << 6)
+#define TDM_PAGE_IS_PFNZERO ((u64)1 << 5)
+#define TDM_PAGE_IS_HUGE    ((u64)1 << 6)
+
+/* An entry of /proc/self/pagemap: nobody else has the page mapped. */
+#define TDM_PAGEMAP_EXCLUSIVE ((u64)1 << 56)
 
 /* ioctl on /proc/self/maps. Linux 6.11; before that the text is read. */
 struct tdm_procmap_query {

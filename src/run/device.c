@@ -182,51 +182,6 @@ int tdmi_device_job_exclusive(struct tdm_device_worker *w, struct tdm_device_job
 	return r;
 }
 
-/* ---- coming and going: the program's side ------------------------------------------------------------------------------------------ */
-
-int tdmi_device_attach(struct tdm_live *l, const struct tdm_device_config *c, struct tdm_device **out)
-{
-	u64 d = 0;
-	int r;
-
-	*out = NULL;
-	if (!c->nworkers || c->nworkers > TDM_DEVICE_WORKERS || c->nframes % TDM_HUGE_PAGES || !c->nframes != !c->pool_ops)
-		return -EINVAL;
-	r = tdmi_live_request(l, TDM_OP_DEVICE_ATTACH, (u64)(uintptr_t)c, 0, &d);
-	if (!r)
-		*out = (struct tdm_device *)(uintptr_t)d;
-	return r;
-}
-
-static bool idle(struct tdm_device *d)
-{
-	for (u32 i = 0; i < TDM_DEVICE_JOBS; i++)
-		if (tdm_a32_ld_acquire(&d->job[i].state) != TDM_JOB_FREE)
-			return false;
-	return true;
-}
-
-int tdmi_device_detach(struct tdm_device *d)
-{
-	if (!d->live)
-		return -EINVAL;
-	if (!d->gone && !idle(d))
-		return -EBUSY;
-	return tdmi_live_request(d->live, TDM_OP_DEVICE_DETACH, (u64)(uintptr_t)d, 0, NULL);
-}
-
-int tdmi_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot)
-{
-	u64 signals;
-	int r;
-
-	tdmi_live_request_begin(l, &signals);
-	l->req.prot = prot;
-	r = tdmi_live_request_locked(l, TDM_OP_PROTECT, start, end, NULL);
-	tdmi_live_request_end(l, &signals);
-	return r;
-}
-
 /* ---- coming and going: the engine's side ------------------------------------------------------------------------------------------- */
 
 static void workers_end(struct tdm_device *d)
@@ -283,8 +238,15 @@ static int place(struct tdm_live *l, struct tdm_device **out)
 	return -ENOSPC;
 }
 
-int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *c, u64 *out)
+struct attaching {
+	const struct tdm_device_config *config;
+	struct tdm_device *dev;
+};
+
+static int attach(struct tdm_live *l, void *arg)
 {
+	struct attaching *a = arg;
+	const struct tdm_device_config *c = a->config;
 	struct tdm_device *d;
 	int r;
 
@@ -317,7 +279,7 @@ int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *
 	if (!r) {
 		d->live = l;
 		tdm_a32_add_acqrel(&l->ndevices, 1);
-		*out = (u64)(uintptr_t)d;
+		a->dev = d;
 		return 0;
 	}
 	workers_end(d);
@@ -346,8 +308,9 @@ static int empty(struct tdm_live *l, struct tdm_device *d)
 	return r ? r : tdm_a64_ld_relaxed(&d->pool.pages) ? -EBUSY : 0;
 }
 
-int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *d)
+static int detach(struct tdm_live *l, void *arg)
 {
+	struct tdm_device *d = arg;
 	int r = empty(l, d);
 
 	if (r)
@@ -368,21 +331,69 @@ int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *d)
 	return 0;
 }
 
-int tdmi_live_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot)
+struct protecting {
+	u64 start, end;
+	int prot;
+};
+
+static int protect(struct tdm_live *l, void *arg)
 {
-	struct tdm_inv_range round = TDM_INV_RANGE(start, end, TDM_INV_PROTECTION_VMA);
-	bool engaged = tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED && start < end && tdmi_mm_enter(l->ctx);
+	const struct protecting *p = arg;
+	struct tdm_inv_range round = TDM_INV_RANGE(p->start, p->end, TDM_INV_PROTECTION_VMA);
+	bool engaged = tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED && p->start < p->end && tdmi_mm_enter(l->ctx);
 	int r;
 
 	if (engaged)
 		(void)tdmi_invalidate_start(&l->mm.notifiers, &round);
-	r = (int)tdm_sys3(SYS_mprotect, start, end - start, prot);
+	r = (int)tdm_sys3(SYS_mprotect, p->start, p->end - p->start, p->prot);
 	if (engaged) {
 		tdmi_invalidate_end(&l->mm.notifiers, &round);
 		tdmi_mm_exit(l->ctx);
 	}
 	return r;
 }
+
+/* ---- coming and going: the program's side ------------------------------------------------------------------------------------------ */
+
+int tdmi_device_attach(struct tdm_live *l, const struct tdm_device_config *c, struct tdm_device **out)
+{
+	struct attaching a = { .config = c };
+	int r;
+
+	*out = NULL;
+	if (!c->nworkers || c->nworkers > TDM_DEVICE_WORKERS || c->nframes % TDM_HUGE_PAGES || !c->nframes != !c->pool_ops)
+		return -EINVAL;
+	r = tdmi_live_call(l, attach, &a);
+	if (!r)
+		*out = a.dev;
+	return r;
+}
+
+static bool idle(struct tdm_device *d)
+{
+	for (u32 i = 0; i < TDM_DEVICE_JOBS; i++)
+		if (tdm_a32_ld_acquire(&d->job[i].state) != TDM_JOB_FREE)
+			return false;
+	return true;
+}
+
+int tdmi_device_detach(struct tdm_device *d)
+{
+	if (!d->live)
+		return -EINVAL;
+	if (!d->gone && !idle(d))
+		return -EBUSY;
+	return tdmi_live_call(d->live, detach, d);
+}
+
+int tdmi_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot)
+{
+	struct protecting p = { start, end, prot };
+
+	return tdmi_live_call(l, protect, &p);
+}
+
+/* ---- forks ---------------------------------------------------------------------------------------------------- */
 
 void tdmi_live_devices_before_fork(struct tdm_live *l)
 {

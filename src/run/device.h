@@ -105,9 +105,6 @@ static inline void tdm_device_enter_mm(struct tdm_device_worker *w)
 int tdmi_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot);
 
 /* ---- between this and live.c: on the engine's main thread */
-int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *config, u64 *out);
-int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *dev);
-int tdmi_live_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot);
 /* Around a fork: before the engine stands still; and in the child. */
 void tdmi_live_devices_before_fork(struct tdm_live *l);
 void tdmi_live_devices_in_child(struct tdm_live *l);

@@ -300,18 +300,12 @@ static void serve_request(struct tdm_live *l)
 		if (tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
 			settle(l, q->a, q->b);
 		break;
+	case TDM_OP_CALL:
+		q->result = ((tdm_live_call *)(uintptr_t)q->a)(l, (void *)(uintptr_t)q->b);
+		break;
 	case TDM_OP_PUBLISH:
 		measure(l);
 		tdmi_live_publish(l);
-		break;
-	case TDM_OP_DEVICE_ATTACH:
-		q->result = tdmi_live_device_attach(l, (const struct tdm_device_config *)(uintptr_t)q->a, &q->out);
-		break;
-	case TDM_OP_DEVICE_DETACH:
-		q->result = tdmi_live_device_detach(l, (struct tdm_device *)(uintptr_t)q->a);
-		break;
-	case TDM_OP_PROTECT:
-		q->result = tdmi_live_device_mprotect(l, q->a, q->b, q->prot);
 		break;
 	case TDM_OP_FORK_PREPARE:
 		tdmi_live_fork_serve(l); /* answers the request itself, twice */
@@ -403,6 +397,11 @@ int tdmi_live_request(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64
 	r = tdmi_live_request_locked(l, op, a, b, out);
 	tdmi_live_request_end(l, &signals);
 	return r;
+}
+
+int tdmi_live_call(struct tdm_live *l, tdm_live_call *fn, void *arg)
+{
+	return tdmi_live_request(l, TDM_OP_CALL, (u64)(uintptr_t)fn, (u64)(uintptr_t)arg, NULL);
 }
 
 static void live_free(struct tdm_live *l)

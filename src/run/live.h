@@ -50,23 +50,25 @@ enum tdm_live_op {
 	TDM_OP_SETTLE,
 	TDM_OP_LOCK_ALL,
 	TDM_OP_NO_RECYCLE,
-	TDM_OP_DEVICE_ATTACH,
-	TDM_OP_DEVICE_DETACH,
-	TDM_OP_PROTECT,
+	TDM_OP_CALL,
 	TDM_OP_FORK_PREPARE,
 	TDM_OP_FORK_PARENT,
 };
 
+struct tdm_live;
+
 struct tdm_request {
 	enum tdm_live_op op;
 	u64 a, b;      /* arguments */
-	int prot;      /* likewise */
 	u64 out;       /* a number back */
 	int result;
 	tdm_a32 state; /* 0 free, 1 posted, 2 done */
 	char err[240];
 	struct tdm_stats stats;
 };
+
+/* What TDM_OP_CALL has main do: a is the function, b its argument, the result the request's. What it starts has main's descriptors. */
+typedef int tdm_live_call(struct tdm_live *l, void *arg);
 
 struct tdm_range {
 	u64 start, end;
@@ -168,7 +170,7 @@ struct tdm_live {
 	u64 published_ns;
 	u64 quiet;                   /* ticks in a row in which nothing happened */
 	bool warned_full, warned_over;
-	bool no_recycle;             /* the program lends its pages to the kernel: see preload.c */
+	bool no_recycle;             /* the program lends its pages to the kernel: see interpose.c */
 
 	/* Main's. A slot is never given back, so that a device's address says whose exclusive pages these are; see device.h. */
 	struct tdm_device *device[TDM_DEVICES_MAX];
@@ -212,6 +214,8 @@ int tdmi_live_request(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64
 void tdmi_live_request_begin(struct tdm_live *l, u64 *signals);
 void tdmi_live_request_end(struct tdm_live *l, const u64 *signals);
 int tdmi_live_request_locked(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64 *out);
+/* TDM_OP_CALL. */
+int tdmi_live_call(struct tdm_live *l, tdm_live_call *fn, void *arg);
 /* Bring everything back, end the threads. */
 int tdmi_live_stop(struct tdm_live *l, char *err, size_t errlen);
 

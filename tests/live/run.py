@@ -55,7 +55,7 @@ def compile_all(args):
     src = os.path.join(h.HERE, "prog")
     common = os.path.getmtime(os.path.join(src, "common.h"))
     os.makedirs(out, exist_ok=True)
-    for name in [*PROGRAMS, "inject"]:
+    for name in [*PROGRAMS, "inject", "dmirror"]:
         exe, c = os.path.join(out, name), os.path.join(src, name + ".c")
         if os.path.exists(exe) and os.path.getmtime(exe) > max(common, os.path.getmtime(c)):
             continue
@@ -193,6 +193,15 @@ def exec_chain(hs):
     return h.note(r)
 
 
+def dmirror(hs):
+    """The devices of `tandem dmirror`, where the kernel's own test suite does not look."""
+    cmd = [hs.tandem(), "dmirror", os.path.join(hs.args.build, "live-progs", "dmirror")]
+    r = hs.run(cmd, limit=60)
+    if r.rc or "tandem:" in r.err:
+        raise h.Failed("\n".join([f"ended with {r.rc}"] + h.tail(r)))
+    return h.note(r)
+
+
 START = """import ctypes, sys
 class Options(ctypes.Structure):
     _fields_ = [('size', ctypes.c_size_t), ('ram', ctypes.c_uint64), ('tiers', ctypes.c_void_p), ('ntiers', ctypes.c_uint), ('flags', ctypes.c_uint)]
@@ -227,6 +236,7 @@ def tests():
     t.add("fits-its-budget", small_budget)
     t.add("exec-chain", exec_chain)
     t.add("start-twice", start_twice)
+    t.add("dmirror", dmirror)
     inject.add(t)
     return t
 
