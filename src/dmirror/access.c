@@ -1,49 +1,45 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * access.c - the device reads and writes memory of the program.
+ * access.c - the device reads and writes memory of the program, through its page table.
  *
- * Memory that is the program's is reached through its address (process_vm_readv(2)): the kernel checks the protection, brings in what is not there, be it
- * by asking a userfaultfd, and a mapping that goes away meanwhile is an error and not a crash.
+ * Where the table has nothing the device misses, and asks for all of the rest of its range at once: that is one fault, as the suite counts them.
  */
-#include <sys/uio.h>
 #include "dmirror/device.h"
-#include "plat/linux/sys.h"
 
-/* ---- the program's memory ------------------------------------------------------------------------------------------------ */
+#define TRIES_MAX 1000u
 
-static int copy(struct tdm_dmirror *d, void *here, u64 there, u64 len, long call)
+/* ---- the program's memory, for the caller's bytes -------------------------------------------------------------------------------------- */
+
+static int access_all(struct tdm_dmirror *d, u64 va, void *buf, u64 len, bool write)
 {
-	while (len) {
-		struct iovec l = { here, len }, r = { (void *)(uintptr_t)there, len };
-		long n = tdm_sys6(call, d->live->pid, (long)&l, 1, (long)&r, 1, 0);
+	struct tdm_port *port = &d->live->host.port;
 
-		if (n <= 0)
-			return n == -ENOMEM ? -ENOMEM : -EFAULT;
-		here = (char *)here + n;
-		there += (u64)n;
-		len -= (u64)n;
+	while (len) {
+		size_t n = 0;
+		int r = port->ops->access(port, d->w->ctx, va, buf, len, write, &n);
+
+		if (!n)
+			return r == -ENOMEM ? r : -EFAULT;
+		va += n;
+		buf = (u8 *)buf + n;
+		len -= n;
 	}
 	return 0;
 }
 
-int tdmi_dmirror_fetch(struct tdm_dmirror *d, void *dst, u64 src, u64 len)
-{
-	return copy(d, dst, src, len, SYS_process_vm_readv);
-}
-
 int tdmi_dmirror_store(struct tdm_dmirror *d, u64 dst, const void *src, u64 len)
 {
-	return copy(d, (void *)(uintptr_t)src, dst, len, SYS_process_vm_writev);
+	return access_all(d, dst, (void *)(uintptr_t)src, len, true);
 }
 
 /* Memory without a limit that the program chooses: its own, for each command. Allocated inside an operation on the mm, because no fork comes into one: the
  * child would find the allocator's lock taken. */
 int tdmi_dmirror_bounce(struct tdm_dmirror *d, u64 len)
 {
-	tdmi_dmirror_enter(d);
+	tdm_device_enter_mm(d->w);
 	d->bounce = plat_map(len);
 	d->bounce_len = d->bounce ? len : 0;
-	tdmi_mm_exit(d->ctx);
+	tdmi_mm_exit(d->w->ctx);
 	return d->bounce ? 0 : -ENOMEM;
 }
 
@@ -51,17 +47,62 @@ void tdmi_dmirror_bounce_free(struct tdm_dmirror *d)
 {
 	if (!d->bounce)
 		return;
-	tdmi_dmirror_enter(d);
+	tdm_device_enter_mm(d->w);
 	plat_unmap(d->bounce, d->bounce_len);
 	d->bounce = NULL;
-	tdmi_mm_exit(d->ctx);
+	tdmi_mm_exit(d->w->ctx);
 }
 
-/* ---- commands ------------------------------------------------------------------------------------------------------------ */
+/* ---- commands ------------------------------------------------------------------------------------------------------------------------------ */
 
-/* May the device read, or write, all of [start, end)? 0; -EFAULT: there is a hole, or what may not even be read; -EPERM: it may not be written. As the
- * kernel does it, by whole mappings: what may be written alone may not be. */
-static int allowed(struct tdm_dmirror *d, u64 start, u64 end, bool write)
+static int fault_rest(struct tdm_dmirror *d, u64 va, u64 end, bool write)
+{
+	int r = 0;
+
+	for (u64 stop; !r && va < end; va = stop) {
+		stop = TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE);
+		tdm_device_enter_mm(d->w);
+		r = tdmi_mirror_fault(&d->w->reader, va, stop, write, 0, 0);
+		tdmi_mm_exit(d->w->ctx);
+	}
+	return r;
+}
+
+/* All of the range through the table, to the bounce buffer or from there. */
+static int through_table(struct tdm_dmirror *d, struct tdm_dmirror_cmd *c, bool write)
+{
+	u64 len = c->npages << TDM_PAGE_SHIFT, done = 0;
+	int r;
+
+	do {
+		size_t n;
+
+		r = tdmi_mirror_copy_mapped(&d->w->reader, c->addr + done, (u8 *)d->bounce + done, len - done, write, &n);
+		done += n;
+		if (r == -ENOENT) {
+			r = c->faults++ > TRIES_MAX ? -EBUSY : fault_rest(d, c->addr + done, c->addr + len, write);
+			if (!r)
+				continue;
+		}
+	} while (!r && done < len);
+	c->cpages = done >> TDM_PAGE_SHIFT;
+	return r;
+}
+
+int tdmi_dmirror_read_mapped(struct tdm_dmirror *d, struct tdm_dmirror_cmd *c)
+{
+	u64 len = c->npages << TDM_PAGE_SHIFT;
+	size_t done = 0;
+	int r = tdmi_dmirror_bounce(d, len);
+
+	r = r ? r : tdmi_mirror_copy_mapped(&d->w->reader, c->addr, d->bounce, len, false, &done);
+	r = r ? r : tdmi_dmirror_store(d, c->ptr, d->bounce, len);
+	c->cpages = done >> TDM_PAGE_SHIFT;
+	return r;
+}
+
+/* Is there anything there at all? Before memory is taken for as much as the caller says: what may be read, or written, the faults tell. */
+static int mapped(struct tdm_dmirror *d, u64 start, u64 end)
 {
 	struct tdm_mapping m;
 
@@ -70,45 +111,28 @@ static int allowed(struct tdm_dmirror *d, u64 start, u64 end, bool write)
 	for (u64 at = start; at < end; at = m.end) {
 		int r = tdmi_host_mapping(&d->live->host, at, &m);
 
-		if (r)
-			return r == -ENOENT ? -EFAULT : r;
-		if (m.start > at || !m.readable)
-			return -EFAULT;
-		if (write && !m.writable)
-			return -EPERM;
+		if (r || m.start > at)
+			return r && r != -ENOENT ? r : -EFAULT;
 	}
 	return 0;
 }
 
-/* Nothing is kept between two commands yet, so all of it is missing at first, and one fault brings all of it. */
 int tdmi_dmirror_read(struct tdm_dmirror *d, struct tdm_dmirror_cmd *c)
 {
 	u64 len = c->npages << TDM_PAGE_SHIFT;
-	int r = allowed(d, c->addr, c->addr + len, false);
+	int r = mapped(d, c->addr, c->addr + len);
 
-	if (!r)
-		r = tdmi_dmirror_bounce(d, len);
-	if (!r)
-		r = tdmi_dmirror_fetch(d, d->bounce, c->addr, len);
-	if (!r)
-		r = tdmi_dmirror_store(d, c->ptr, d->bounce, len);
-	c->cpages = c->npages;
-	c->faults = 1;
-	return r;
+	r = r ? r : tdmi_dmirror_bounce(d, len);
+	r = r ? r : through_table(d, c, false);
+	return r ? r : tdmi_dmirror_store(d, c->ptr, d->bounce, len);
 }
 
 int tdmi_dmirror_write(struct tdm_dmirror *d, struct tdm_dmirror_cmd *c)
 {
 	u64 len = c->npages << TDM_PAGE_SHIFT;
-	int r = allowed(d, c->addr, c->addr + len, true);
+	int r = mapped(d, c->addr, c->addr + len);
 
-	if (!r)
-		r = tdmi_dmirror_bounce(d, len);
-	if (!r)
-		r = tdmi_dmirror_fetch(d, d->bounce, c->ptr, len);
-	if (!r)
-		r = tdmi_dmirror_store(d, c->addr, d->bounce, len);
-	c->cpages = c->npages;
-	c->faults = 1;
-	return r;
+	r = r ? r : tdmi_dmirror_bounce(d, len);
+	r = r ? r : access_all(d, c->ptr, d->bounce, len, false);
+	return r ? r : through_table(d, c, true);
 }

@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * dmirror.c - the life of a device, and its queue of one command.
- *
- * The program's thread writes the command down, wakes the device's thread and sleeps: it never holds a lock of the engine, and may be evicted to the last
- * page meanwhile (run/live.h).
- */
+/* dmirror.c - the life of a device, its memory and its commands, which are jobs (run/device.h). */
 #include "dmirror/device.h"
 #include <stdlib.h>
 #include <string.h>
@@ -12,93 +7,121 @@
 #include "plat/linux/sys.h"
 #include "pool/tier.h"
 
+#define FRAMES ((u32)512 << (20 - TDM_PAGE_SHIFT)) /* 512 MiB of a device's memory; touched as it is used */
+
+static struct tdm_dmirror devices[TDM_DMIRROR_MINORS];
+
 /* ---- commands ------------------------------------------------------------------------------------------------------------ */
 
 static int set_flags(struct tdm_dmirror *d, struct tdm_dmirror_cmd *c)
 {
-	d->flags = c->npages;
+	tdm_a32_st_relaxed(&d->dev->pool.fail_alloc, c->npages & TDM_DMIRROR_FLAG_FAIL_ALLOC ? 1 : 0);
 	return 0;
 }
 
-/* Those that are missing want memory of the device's own. */
 static tdm_dmirror_op *const ops[TDM_DMIRROR_NR] = {
 	[TDM_DMIRROR_READ] = tdmi_dmirror_read,
 	[TDM_DMIRROR_WRITE] = tdmi_dmirror_write,
+	[TDM_DMIRROR_MIGRATE_TO_DEV] = tdmi_dmirror_migrate_to_dev,
+	[TDM_DMIRROR_MIGRATE_TO_SYS] = tdmi_dmirror_migrate_to_sys,
 	[TDM_DMIRROR_SNAPSHOT] = tdmi_dmirror_snapshot,
+	[TDM_DMIRROR_EXCLUSIVE] = tdmi_dmirror_exclusive,
+	[TDM_DMIRROR_CHECK_EXCLUSIVE] = tdmi_dmirror_check_exclusive,
+	[TDM_DMIRROR_RELEASE] = tdmi_dmirror_release,
 	[TDM_DMIRROR_FLAGS] = set_flags,
 	[TDM_DMIRROR_READ_UNLOCKED] = tdmi_dmirror_read,
 };
 
-void tdmi_dmirror_enter(struct tdm_dmirror *d)
+struct command {
+	struct tdm_dmirror *d;
+	u32 nr;
+	struct tdm_dmirror_cmd cmd;
+};
+
+static int carry_out(struct tdm_device_worker *w, struct tdm_device_job *job)
 {
-	while (!tdmi_mm_enter(d->ctx))
-		plat_wait(&d->ctx->mm->gate, 1, ~(u64)0);
-}
+	struct command *there = job->arg, c = *there;
+	int r;
 
-/* ---- the thread ---------------------------------------------------------------------------------------------------------- */
-
-static void device_main(void *arg)
-{
-	struct tdm_dmirror *d = arg;
-	u32 state;
-
-	while ((state = tdm_a32_ld_acquire(&d->state)) != TDM_DMIRROR_STOP) {
-		if (state != TDM_DMIRROR_POSTED) {
-			plat_wait(&d->state, state, ~(u64)0);
-			continue;
-		}
-		d->result = ops[d->nr] ? ops[d->nr](d, &d->cmd) : -EOPNOTSUPP;
-		tdmi_dmirror_bounce_free(d);
-		tdm_a32_st_release(&d->state, TDM_DMIRROR_DONE);
-		plat_wake(&d->state, 1);
-	}
+	c.d->w = w;
+	r = ops[c.nr](c.d, &c.cmd);
+	tdmi_dmirror_bounce_free(c.d);
+	there->cmd = c.cmd;
+	return r;
 }
 
 int tdmi_dmirror_command(struct tdm_dmirror *d, u32 nr, struct tdm_dmirror_cmd *cmd)
 {
+	struct command c = { d, nr, *cmd };
 	int r;
 
 	if (nr >= TDM_DMIRROR_NR)
 		return -EINVAL;
-	plat_mutex_lock(&d->lock);
-	d->nr = nr;
-	d->cmd = *cmd;
-	tdm_a32_st_release(&d->state, TDM_DMIRROR_POSTED);
-	plat_wake(&d->state, 1);
-	while (tdm_a32_ld_acquire(&d->state) == TDM_DMIRROR_POSTED)
-		plat_wait(&d->state, TDM_DMIRROR_POSTED, ~(u64)0);
-	*cmd = d->cmd;
-	r = d->result;
-	tdm_a32_st_relaxed(&d->state, TDM_DMIRROR_IDLE);
-	plat_mutex_unlock(&d->lock);
+	r = tdmi_device_do(d->dev, carry_out, &c, 0, 0, NULL);
+	*cmd = c.cmd;
 	return r;
 }
 
-/* ---- life ---------------------------------------------------------------------------------------------------------------- */
+/* ---- its memory ---------------------------------------------------------------------------------------------------------- */
 
-static void free_device(struct tdm_dmirror *d)
+static void *memory(void *arg, u32 frame)
 {
-	if (d->ctx)
-		tdmi_ctx_destroy(d->ctx);
-	plat_unmap(d, sizeof(*d));
+	return (u8 *)arg + ((size_t)frame << TDM_PAGE_SHIFT);
 }
 
-/* Main: the thread is to have its descriptors. */
+static int copy_in(struct tdm_pool *p, u32 frame, const void *src, u32 n)
+{
+	memcpy(memory(p->arg, frame), src, (size_t)n << TDM_PAGE_SHIFT);
+	return 0;
+}
+
+static int copy_out(struct tdm_pool *p, void *dst, u32 frame, u32 n)
+{
+	memcpy(dst, memory(p->arg, frame), (size_t)n << TDM_PAGE_SHIFT);
+	return 0;
+}
+
+static const struct tdm_pool_ops pool_ops = { .name = "dmirror", .copy_in = copy_in, .copy_out = copy_out };
+static const struct tdm_mirror_ops mirror_ops = { .memory = memory };
+
+/* ---- life ---------------------------------------------------------------------------------------------------------------- */
+
+/* The device of a minor, whether or not it is open. */
+static struct tdm_dmirror *device_of(u32 minor)
+{
+	struct tdm_dmirror *d = &devices[minor];
+
+	d->minor = minor;
+	d->coherent = minor >= TDM_DMIRROR_COHERENT;
+	return d;
+}
+
+struct opening {
+	u32 minor;
+	struct tdm_dmirror *d;
+};
+
+/* On main, as destroy(). */
 static int create(struct tdm_live *l, void *arg)
 {
-	struct tdm_dmirror **out = arg, *d = plat_map(sizeof(*d));
-	int r;
+	struct opening *o = arg;
+	struct tdm_dmirror *d = device_of(o->minor);
+	struct tdm_device_config c = { .name = "dmirror", .pool_ops = &pool_ops, .nframes = FRAMES, .mirror_ops = &mirror_ops, .nworkers = 1,
+				       .page_sizes = TDM_MIRROR_4K | TDM_MIRROR_64K | TDM_MIRROR_2M, .coherent = d->coherent, .inherited = true };
+	int r = 0;
 
-	if (!d)
+	if (!d->users && !d->coherent && !d->memory)
+		d->memory = plat_map((size_t)FRAMES << TDM_PAGE_SHIFT);
+	if (!d->users && !d->coherent && !d->memory)
 		return -ENOMEM;
-	d->live = l;
-	d->ctx = tdmi_ctx_create(&l->mm);
-	r = d->ctx ? plat_thread_start(&d->thread, device_main, d, "tandem-device") : -ENOMEM;
-	if (r) {
-		free_device(d);
+	c.arg = d->memory;
+	if (!d->users)
+		r = tdmi_live_device_attach(l, &c, &d->dev);
+	if (r)
 		return r;
-	}
-	*out = d;
+	d->live = l;
+	d->users++;
+	o->d = d;
 	return 0;
 }
 
@@ -106,10 +129,11 @@ static int destroy(struct tdm_live *l, void *arg)
 {
 	struct tdm_dmirror *d = arg;
 
-	tdm_a32_st_release(&d->state, TDM_DMIRROR_STOP);
-	plat_wake(&d->state, 1);
-	plat_thread_join(d->thread);
-	free_device(d);
+	if (--d->users)
+		return 0;
+	/* What cannot be brought home stays there, and the device with it. */
+	if (tdmi_live_device_detach(l, d->dev))
+		d->users++;
 	return 0;
 }
 
@@ -117,7 +141,7 @@ static int destroy(struct tdm_live *l, void *arg)
 static int engine(struct tdm_live **out, char *err, size_t errlen)
 {
 	static const char *const tier = "lz4"; /* nothing goes there: there is no budget */
-	struct tdm_live_config c = { .ntiers = 1, .tier = &tier, .eager = true };
+	struct tdm_live_config c = { .ntiers = 1, .tier = &tier, .eager = true, .interposed = true };
 	int r = 0;
 
 	if (!tdmi_live) {
@@ -152,17 +176,17 @@ static void say(u32 minor, int error, const char *why)
 int tdmi_dmirror_open(u32 minor, struct tdm_dmirror **out)
 {
 	char err[240] = "there is no memory, or no thread, for the device";
+	struct opening o = { .minor = minor };
 	struct tdm_live *l;
 	int r = engine(&l, err, sizeof(err));
 
 	if (!r)
-		r = tdmi_live_call(l, create, out);
+		r = tdmi_live_call(l, create, &o);
 	if (r) {
 		say(minor, r, err);
 		return r;
 	}
-	(*out)->minor = minor;
-	(*out)->coherent = minor >= TDM_DMIRROR_COHERENT;
+	*out = o.d;
 	return 0;
 }
 
@@ -173,11 +197,11 @@ void tdmi_dmirror_close(struct tdm_dmirror *d)
 
 void tdmi_dmirror_forget(struct tdm_dmirror *d)
 {
-	/* Its context went with those of all threads that are not here (tdmi_mm_after_fork()). */
-	tdmi_linux_thread_forget(d->thread);
-	if (d->bounce)
-		plat_unmap(d->bounce, d->bounce_len);
-	plat_unmap(d, sizeof(*d));
+	/* What it had the child brings from its copy of the device's memory (run/device.c): a new device has another. */
+	d->users = 0;
+	d->dev = NULL;
+	d->bounce = NULL;
+	d->memory = NULL;
 }
 
 /* The public API asks before it starts another engine. */

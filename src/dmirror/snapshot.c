@@ -79,6 +79,27 @@ static int snapshot(struct tdm_dmirror *d, u64 start, u64 end, u8 *out)
 	return r;
 }
 
+/* What devices have of the batch, which the kernel does not know. */
+static int overlay(struct tdm_dmirror *d, u64 start, u64 n, u8 *out)
+{
+	u64 entry[BATCH] = { 0 };
+	struct tdm_range_fault rf = { .start = start, .end = start + (n << TDM_PAGE_SHIFT), .entry = entry, .owner = d->dev };
+	int r;
+
+	tdm_device_enter_mm(d->w);
+	r = tdmi_range_fault(d->w->ctx, &rf);
+	tdmi_mm_exit(d->w->ctx);
+	for (u64 i = 0; i < n && !r; i++) {
+		u8 rights = entry[i] & TDM_RF_WRITE ? TDM_DMIRROR_PROT_WRITE : TDM_DMIRROR_PROT_READ;
+
+		if (entry[i] & TDM_RF_DEVICE)
+			out[i] = TDM_DMIRROR_PROT_PRIVATE_LOCAL | rights;
+		else if (entry[i] & TDM_RF_COHERENT)
+			out[i] |= entry[i] & TDM_RF_FOREIGN ? TDM_DMIRROR_PROT_COHERENT_REMOTE : TDM_DMIRROR_PROT_COHERENT_LOCAL;
+	}
+	return r;
+}
+
 int tdmi_dmirror_snapshot(struct tdm_dmirror *d, struct tdm_dmirror_cmd *c)
 {
 	u8 bytes[BATCH];
@@ -88,6 +109,7 @@ int tdmi_dmirror_snapshot(struct tdm_dmirror *d, struct tdm_dmirror_cmd *c)
 		u64 n = TDM_MIN(c->npages - c->cpages, (u64)BATCH), start = c->addr + (c->cpages << TDM_PAGE_SHIFT);
 
 		r = snapshot(d, start, start + (n << TDM_PAGE_SHIFT), bytes);
+		r = r ? r : overlay(d, start, n, bytes);
 		if (!r)
 			r = tdmi_dmirror_store(d, c->ptr + c->cpages, bytes, n);
 		c->cpages += n;

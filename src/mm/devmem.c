@@ -32,6 +32,7 @@ int tdmi_pool_init(struct tdm_pool *p, const struct tdm_pool_ops *ops, void *arg
 	p->mm = NULL;
 	p->id = 0;
 	p->coherent = false;
+	tdm_a32_st_relaxed(&p->fail_alloc, 0);
 	p->slot = NULL;
 	tdm_a64_st_relaxed(&p->copied, 0);
 	tdm_a64_st_relaxed(&p->pages, 0);
@@ -95,8 +96,11 @@ struct tdm_frame *tdmi_dev_folio(struct tdm_pool *p, u32 frame)
 
 struct tdm_frame *tdmi_dev_alloc(struct tdm_pool *p, u32 order, u64 va)
 {
-	struct tdm_frame *d = tdmi_folio_alloc(&p->frames, order, false, NULL);
+	struct tdm_frame *d;
 
+	if (tdm_a32_ld_relaxed(&p->fail_alloc) && tdm_a32_xchg_acqrel(&p->fail_alloc, 0))
+		return NULL;
+	d = tdmi_folio_alloc(&p->frames, order, false, NULL);
 	if (d)
 		d->va = va;
 	return d;
@@ -164,7 +168,7 @@ int tdmi_dev_read(struct tdm_mm *mm, const struct tdm_pte *pte, void *const *dst
 
 /* ---- eviction ----------------------------------------------------------------------------------------------------------- */
 
-/* The entries of block `first` of a table that name the folio. */
+/* The entries of block `first` of a table that name the folio; NULL: any of the pool. */
 static u32 named(struct tdm_pool *p, struct tdm_pt *pt, u32 first, struct tdm_frame *folio, struct tdm_pte *pte)
 {
 	u32 mask = 0;
@@ -172,19 +176,19 @@ static u32 named(struct tdm_pool *p, struct tdm_pt *pt, u32 first, struct tdm_fr
 	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
 		pte[k] = tdm_pt_get(pt, first + k);
 		if (tdm_pte_is(pte[k], TDM_PTE_T_PRIVATE) && tdmi_pte_pool(p->mm, pte[k]) == p &&
-		    tdmi_dev_folio(p, tdm_pte_private_frame(pte[k])) == folio)
+		    (!folio || tdmi_dev_folio(p, tdm_pte_private_frame(pte[k])) == folio))
 			mask |= 1u << k;
 	}
 	return mask;
 }
 
-/* The pages of one block of the folio to their homes, on probation. The table lock is held. *n: pages. */
-static int evict_block(struct tdm_ctx *ctx, struct tdm_pool *p, struct tdm_pt *pt, u32 first, struct tdm_frame *folio, u64 *n)
+/* The pages of one block, of the folio or of any, to their homes, on probation. The table lock is held. *n: pages. */
+static int evict_block(struct tdm_ctx *ctx, struct tdm_pool *p, struct tdm_pt *pt, u32 first, u32 only, struct tdm_frame *folio, u64 *n)
 {
 	struct tdm_mm *mm = ctx->mm;
 	struct tdm_pte pte[TDM_BLOCK_PAGES];
 	void *dst[TDM_BLOCK_PAGES] = { NULL };
-	u32 mask = named(p, pt, first, folio, pte);
+	u32 mask = named(p, pt, first, folio, pte) & only;
 	struct tdm_frame *home;
 	bool warm;
 	int r;
@@ -201,13 +205,13 @@ static int evict_block(struct tdm_ctx *ctx, struct tdm_pool *p, struct tdm_pt *p
 	if (!r) {
 		tdmi_homes_wanted(mm, home, mask);
 		for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
-			if (mask >> k & 1)
+			if (mask >> k & 1) {
 				tdmi_page_set(mm, pt, first + k,
 					      tdm_pte_mk((struct tdm_pfn){ tdm_frame_pfn(&mm->frames, home).v + k }, TDM_PTE_WRITE));
+				tdmi_dev_left(mm, pte[k]); /* who has it isolated holds it */
+			}
 		tdmi_lru_add_home(&mm->lru, home);
 		*n += (u64)__builtin_popcount(mask);
-		tdm_a64_add_relaxed(&p->moved_out, (u64)__builtin_popcount(mask));
-		tdmi_dev_put(p, folio); /* our isolation still holds it */
 	} else if (home->mapcount) {
 		tdmi_homes_stale(mm, home, mask);
 	} else {
@@ -230,7 +234,7 @@ static int evict_folio(struct tdm_ctx *ctx, struct tdm_pool *p, struct tdm_frame
 		u32 end = folio->order == TDM_HUGE_ORDER ? TDM_PT_ENTRIES : first + TDM_BLOCK_PAGES;
 
 		for (; !pt->level && !r && first < end; first += TDM_BLOCK_PAGES)
-			r = evict_block(ctx, p, pt, first, folio, n);
+			r = evict_block(ctx, p, pt, first, 0xffff, folio, n);
 		tdm_pt_unlock(pt);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);
@@ -262,6 +266,32 @@ int tdmi_pool_evict(struct tdm_ctx *ctx, struct tdm_pool *p, u64 pages, u64 *don
 		/* The last reference is ours, unless something of it could not be moved. */
 		if (tdmi_lru_putback(&p->lru, folio, TDM_LRU_TO_YOUNG))
 			dev_free(p, folio);
+	}
+	return r;
+}
+
+int tdmi_pool_evict_range(struct tdm_ctx *ctx, struct tdm_pool *p, u64 start, u64 end, u64 *done)
+{
+	struct tdm_mm *mm = ctx->mm;
+	int r = 0;
+
+	*done = 0;
+	if (p->coherent)
+		return tdmi_coherent_home(ctx, start, end, done);
+	for (u64 va = TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE); !r && va < end; va += TDM_BLOCK_SIZE) {
+		struct tdm_inv_range round = TDM_INV_RANGE(va, va + TDM_BLOCK_SIZE, TDM_INV_MIGRATE);
+		u32 lo = va < start ? (u32)((start - va) >> TDM_PAGE_SHIFT) : 0, hi = (u32)TDM_MIN((end - va) >> TDM_PAGE_SHIFT, (u64)TDM_BLOCK_PAGES);
+		struct tdm_pt *pt;
+
+		(void)tdmi_invalidate_start(&mm->notifiers, &round);
+		tdmi_rcu_read_lock(ctx->rcu);
+		if (!tdmi_pt_lock(mm, va, false, &pt) && pt) {
+			if (!pt->level)
+				r = evict_block(ctx, p, pt, tdm_pt_index(pt, va), ((1u << hi) - 1) & ~((1u << lo) - 1), NULL, done);
+			tdm_pt_unlock(pt);
+		}
+		tdmi_rcu_read_unlock(ctx->rcu);
+		tdmi_invalidate_end(&mm->notifiers, &round);
 	}
 	return r;
 }

@@ -41,6 +41,7 @@ struct tdm_pool {
 	struct tdm_frames frames;
 	struct tdm_lru lru;
 	bool coherent;                  /* constant */
+	tdm_a32 fail_alloc;             /* for tests: the next allocation fails, once */
 	u8 **slot;                      /* coherent: of each 2 MiB of frames; constant while attached */
 	tdm_a64 copied;                 /* coherent: pages that a write after a fork has copied to ram, as far as it was noticed */
 	tdm_a64 pages;                  /* named by entries */
@@ -121,5 +122,7 @@ int tdmi_coherent_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages);
 
 /* Bring folios home to ram until `pages` pages have gone, oldest first. No lock is held. *done: pages. 0, or -errno of what failed: -ENOMEM, the device's. */
 int tdmi_pool_evict(struct tdm_ctx *ctx, struct tdm_pool *p, u64 pages, u64 *done);
+/* The same of what it has of [start, end). */
+int tdmi_pool_evict_range(struct tdm_ctx *ctx, struct tdm_pool *p, u64 start, u64 end, u64 *done);
 
 #endif

@@ -243,10 +243,8 @@ struct attaching {
 	struct tdm_device *dev;
 };
 
-static int attach(struct tdm_live *l, void *arg)
+int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *c, struct tdm_device **out)
 {
-	struct attaching *a = arg;
-	const struct tdm_device_config *c = a->config;
 	struct tdm_device *d;
 	int r;
 
@@ -260,7 +258,7 @@ static int attach(struct tdm_live *l, void *arg)
 	plat_mutex_init(&d->lock, TDM_RANK_LIVE);
 	d->head = d->tail = NO_JOB;
 	if (c->nframes)
-		r = tdmi_pool_init(&d->pool, c->pool_ops, c->arg, d, c->nframes);
+		r = (c->coherent ? tdmi_pool_init_coherent : tdmi_pool_init)(&d->pool, c->pool_ops, c->arg, d, c->nframes);
 	if (r)
 		return r;
 	/* Nobody is in a round, or looks for a pool. */
@@ -279,7 +277,7 @@ static int attach(struct tdm_live *l, void *arg)
 	if (!r) {
 		d->live = l;
 		tdm_a32_add_acqrel(&l->ndevices, 1);
-		a->dev = d;
+		*out = d;
 		return 0;
 	}
 	workers_end(d);
@@ -308,9 +306,8 @@ static int empty(struct tdm_live *l, struct tdm_device *d)
 	return r ? r : tdm_a64_ld_relaxed(&d->pool.pages) ? -EBUSY : 0;
 }
 
-static int detach(struct tdm_live *l, void *arg)
+int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *d)
 {
-	struct tdm_device *d = arg;
 	int r = empty(l, d);
 
 	if (r)
@@ -351,6 +348,18 @@ static int protect(struct tdm_live *l, void *arg)
 		tdmi_mm_exit(l->ctx);
 	}
 	return r;
+}
+
+static int attach(struct tdm_live *l, void *arg)
+{
+	struct attaching *a = arg;
+
+	return tdmi_live_device_attach(l, a->config, &a->dev);
+}
+
+static int detach(struct tdm_live *l, void *arg)
+{
+	return tdmi_live_device_detach(l, arg);
 }
 
 /* ---- coming and going: the program's side ------------------------------------------------------------------------------------------ */
@@ -401,7 +410,7 @@ void tdmi_live_devices_before_fork(struct tdm_live *l)
 		struct tdm_device *d = l->device[i];
 
 		/* What cannot be brought home is poison in the child: its memory cannot be read there. */
-		if (d && d->live && !d->gone && !d->config.inherited && empty(l, d))
+		if (d && d->live && !d->gone && !d->config.inherited && !d->config.coherent && empty(l, d))
 			plat_log("a device's memory could not be emptied before a fork");
 	}
 }

@@ -54,6 +54,7 @@ struct tdm_device_config {
 	u64 page_sizes;                          /* TDM_MIRROR_* */
 	u32 nworkers;
 	u64 resident_bytes;                      /* of this process's memory: the device's, and not counted against the budget */
+	bool coherent;                           /* the CPU can map its memory: the pool's copies are not called */
 	bool inherited;                          /* its memory is private memory of this process, all of which a child inherits */
 	bool write_ahead;                        /* see mirror.h */
 };
@@ -103,6 +104,10 @@ static inline void tdm_device_enter_mm(struct tdm_device_worker *w)
 
 /* mprotect(2), as devices should hear of it: within a round. Called on a thread of the program. 0 or -errno. */
 int tdmi_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot);
+
+/* The same on the engine's main thread (tdmi_live_call()). */
+int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *config, struct tdm_device **out);
+int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *dev);
 
 /* ---- between this and live.c: on the engine's main thread */
 /* Around a fork: before the engine stands still; and in the child. */

@@ -410,6 +410,7 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 	}
 	tdmi_live_devices_before_fork(l);
 	freeze_settled(l);
+	tdmi_coherent_before_fork(l->ctx);
 	tdmi_frozen_begin(l);
 	answer(l, 0);
 	while (!parent || (child ? !done : expected(l, sock, &until))) {
