@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* migrate.c - pages to the device's memory and back, and pages for the device alone. */
+#include <sys/mman.h>
 #include "dmirror/device.h"
+#include "plat/linux/sys.h"
+#include "port/uapi.h"
 
 #define CHUNK 512u
 
@@ -18,33 +21,76 @@ static int check(struct tdm_dmirror *d, u64 start, u64 end)
 	return 0;
 }
 
-/* What was never touched, or is away, is brought, so that it can go. Only what could go at all. */
-static int bring(struct tdm_dmirror *d, u64 start, u64 end)
+/* Has every page of the range been written, so that it is the process's and no page of the file? */
+static bool all_copied(struct tdm_dmirror *d, u64 start, u64 end)
+{
+	struct tdm_page_region vec[2];
+	struct tdm_pm_scan s = { .size = sizeof(s), .start = start, .end = end, .vec = (u64)(uintptr_t)vec, .vec_len = TDM_ARRAY_SIZE(vec),
+				 .category_inverted = TDM_PAGE_IS_FILE, .category_mask = TDM_PAGE_IS_PRESENT | TDM_PAGE_IS_FILE,
+				 .return_mask = TDM_PAGE_IS_PRESENT };
+
+	return tdm_sys3(SYS_ioctl, d->live->host.pagemap, TDM_PAGEMAP_SCAN, &s) == 1 && vec[0].start == start && vec[0].end == end;
+}
+
+/*
+ * A private mapping of a file of which no page is the file's any more is anonymous memory with a name; but the kernel lets no userfaultfd serve it. So anonymous memory
+ * with the same bytes takes its place. What a thread of the program stores there while it is copied is lost: this is for a test that has no such thread,
+ * and nothing but these devices does it. libc's calls that change mappings are kept out.
+ */
+static void make_anonymous(struct tdm_dmirror *d, u64 start, u64 end)
+{
+	struct tdm_live *l = d->live;
+	long tmp = tdm_sys6(SYS_mmap, 0, (long)(end - start), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (tmp < 0 && tmp > -4096)
+		return;
+	if (tdm_maps_take_begin(&l->gate)) {
+		if (all_copied(d, start, end) && !tdmi_dmirror_store(d, (u64)tmp, (const void *)(uintptr_t)start, end - start) &&
+		    tdm_sys5(SYS_mremap, tmp, end - start, end - start, MREMAP_MAYMOVE | MREMAP_FIXED, start) == (long)start)
+			tmp = 0;
+		tdm_maps_take_end(&l->gate);
+	}
+	if (tmp)
+		tdm_sys2(SYS_munmap, tmp, end - start);
+}
+
+static void make_all_anonymous(struct tdm_dmirror *d, u64 start, u64 end)
+{
+	struct tdm_mapping m;
+
+	for (u64 at = start; at < end && !tdmi_host_mapping(&d->live->host, at, &m); at = m.end)
+		if (m.file && !m.shared && m.writable && !m.executable && m.start < end)
+			make_anonymous(d, TDM_MAX(m.start, start), TDM_MIN(m.end, end));
+}
+
+/* Is the page at va in no memory: never touched, or in a tier? */
+static bool is_away(struct tdm_ctx *ctx, u64 va)
+{
+	struct tdm_pte pte;
+	struct tdm_vma v;
+	struct tdm_pt *pt;
+	bool away;
+	u32 i;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	pt = tdmi_pt_walk(ctx->mm, va, &i, &pte);
+	away = tdm_pte_none(pte) || (!pt->level && (tdm_pte_is(pte, TDM_PTE_T_SWAP) || tdm_pte_is(pte, TDM_PTE_T_REMOVED)));
+	away = away && tdmi_vma_find(ctx->mm, va, &v) && !(v.flags & TDM_VMA_EXCLUDED);
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return away;
+}
+
+/* It is brought, so that it can go. What another device has stays there. */
+static void bring(struct tdm_dmirror *d, u64 start, u64 end)
 {
 	struct tdm_ctx *ctx = d->w->ctx;
-	u64 entry[CHUNK];
-	int r = 0;
 
-	for (u64 at = start, stop; !r && at < end; at = stop) {
-		struct tdm_range_fault rf = { .start = at, .entry = entry, .default_flags = TDM_RF_REQ_FAULT, .owner = d->dev };
-		struct tdm_vma v;
-		bool managed;
-
-		stop = TDM_MIN(end, TDM_ALIGN_DOWN(at, TDM_HUGE_SIZE) + TDM_HUGE_SIZE);
+	for (u64 va = start; va < end; va += TDM_PAGE_SIZE) {
 		tdm_device_enter_mm(d->w);
-		tdmi_rcu_read_lock(ctx->rcu);
-		managed = tdmi_vma_find(ctx->mm, at, &v) && !(v.flags & TDM_VMA_EXCLUDED);
-		if (managed)
-			stop = TDM_MIN(stop, v.end);
-		else if (tdmi_vma_next(ctx->mm, at, &v))
-			stop = TDM_MIN(stop, TDM_MAX(v.start, at + TDM_PAGE_SIZE));
-		tdmi_rcu_read_unlock(ctx->rcu);
-		rf.end = stop;
-		if (managed)
-			r = tdmi_range_fault_unlocked(ctx, &rf, 0);
+		if (is_away(ctx, va))
+			(void)tdmi_fault(ctx, (struct tdm_va){ va }, false);
 		tdmi_mm_exit(ctx);
 	}
-	return r;
 }
 
 int tdmi_dmirror_migrate_to_dev(struct tdm_dmirror *d, struct tdm_dmirror_cmd *c)
@@ -54,10 +100,11 @@ int tdmi_dmirror_migrate_to_dev(struct tdm_dmirror *d, struct tdm_dmirror_cmd *c
 
 	if (r)
 		return r;
+	make_all_anonymous(d, c->addr, end);
 	(void)tdmi_live_request(d->live, TDM_OP_FIND, 0, 0, NULL);
-	/* What cannot be brought, or finds no room, is not in the table, and that is what counts. */
-	(void)bring(d, c->addr, end);
+	bring(d, c->addr, end);
 	tdm_device_enter_mm(d->w);
+	/* What finds no room, or cannot go, is not in the table, and that is what counts. */
 	(void)tdmi_migrate_to_device(d->w->ctx, &d->dev->pool, c->addr, end, &n);
 	r = tdmi_mirror_map_own(&d->w->reader, c->addr, end);
 	tdmi_mm_exit(d->w->ctx);

@@ -77,6 +77,8 @@ struct tdm_ctx {
 	u32 tid;                  /* whose fault it serves, as the port says; 0: not known */
 	u32 lone_ns, lone_copies; /* what a move of a lone page took, on average; lone pages copied since that is too much: fault.c */
 	bool may_wait;            /* others serve faults while this thread waits for one: it may unshare (reclaim.c) */
+	/* Or NULL: called with no lock held, and outside of the mm, when anonymous memory is wanted that the engine does not manage yet: have it found. */
+	void (*find)(struct tdm_ctx *ctx);
 	/* Or NULL: called by a thread that serves a fault before and after it waits for something slow, so that somebody else serves the next. It may be
 	 * called with a table locked. */
 	void (*on_slow)(struct tdm_ctx *ctx, bool begins);

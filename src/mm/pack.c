@@ -149,6 +149,7 @@ static struct tdm_pte packed_entry(const struct packing *p, u32 k, u64 handle, u
 static u32 coherent_place(struct tdm_ctx *ctx, struct packing *p, struct tdm_pt *pt)
 {
 	struct tdm_port *port = ctx->mm->port;
+	bool single = false;
 	u32 placed = 0;
 
 	for (u32 k = 0, n; k < TDM_BLOCK_PAGES; k += n) {
@@ -158,16 +159,31 @@ static u32 coherent_place(struct tdm_ctx *ctx, struct packing *p, struct tdm_pt 
 		for (n = 0; k + n < TDM_BLOCK_PAGES && (p->mask >> (k + n) & 1) && tdm_pt_get(pt, p->first + k + n).v == p->pte[k + n].v &&
 			    dev_frame(p, k + n) == dev_frame(p, k) + n;)
 			n++;
+		n = single ? TDM_MIN(n, 1u) : n;
 		if (n && tdmi_fill_begin(ctx)) {
-			r = port->ops->fill(port, (struct tdm_va){ page_va(p, k) }, tdmi_coherent_slot(p->pool, dev_frame(p, k)), n, &done);
+			void *slot = tdmi_coherent_slot(p->pool, dev_frame(p, k));
+
+			r = port->ops->fill(port, (struct tdm_va){ page_va(p, k) }, slot, n, &done);
+			/* A read-only mapping: by copy, which the thread's NUMA policy places. */
+			if (r == -EINVAL && n == 1) {
+				r = port->ops->fill_copy(port, (struct tdm_va){ page_va(p, k) }, slot, n, &done);
+				if (done)
+					port->ops->discard(port, &slot, &done, 1);
+			}
 			tdmi_fill_end(ctx);
 		}
 		placed |= ((1u << done) - 1) << k;
 		for (u32 j = k; j < k + done; j++)
 			tdmi_coherent_placed(ctx->mm, p->pool, dev_frame(p, j), page_va(p, j));
-		if (n && r)
+		if (n > 1 && (r == -EINVAL || r == -ENOENT)) {
+			/* The run lies in two mappings, or in one that is read-only: page by page from here on. */
+			single = true;
+			n = done;
+		} else if (n && r && r != -EINVAL && r != -ENOENT) {
 			break;
-		n = n ? n : 1;
+		} else {
+			n = n ? n : 1;
+		}
 	}
 	return placed;
 }

@@ -16,6 +16,7 @@ struct walk {
 	struct tdm_range_fault *rf;
 	struct tdm_port_mapping map; /* the one that holds `at` */
 	bool managed;
+	bool found;                  /* memory that is not managed has been looked for */
 	u64 at, stop;                /* the part of the range that is in map, and all managed or not at all */
 	u64 brought;                 /* faults that did something */
 };
@@ -194,7 +195,7 @@ static bool stale(const struct tdm_range_fault *rf)
 	return rf->in && tdm_interval_check_retry(rf->in, rf->seq);
 }
 
-/* The mapping at w->at, and how far it is like this. */
+/* The mapping at w->at, and how far it is like this. Calls itself once. */
 static int next_mapping(struct walk *w)
 {
 	struct tdm_ctx *ctx = w->ctx;
@@ -218,6 +219,15 @@ static int next_mapping(struct walk *w)
 		w->stop = TDM_MIN(w->stop, vma.start);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);
+	/* Nobody would tell us when it goes. */
+	if (!w->managed && !w->found && ctx->find && w->map.readable && !w->map.shared && !w->map.file) {
+		w->found = true;
+		tdmi_mm_exit(ctx);
+		ctx->find(ctx);
+		while (!tdmi_mm_enter(ctx))
+			plat_yield();
+		return next_mapping(w);
+	}
 	return 0;
 }
 

@@ -203,6 +203,13 @@ static void workers_end(struct tdm_device *d)
 	d->nworkers = 0;
 }
 
+static void find(struct tdm_ctx *ctx)
+{
+	struct tdm_live *l = tdm_container_of(ctx->mm, struct tdm_live, mm);
+
+	(void)tdmi_live_request(l, TDM_OP_FIND, 0, 0, NULL);
+}
+
 static int workers_start(struct tdm_live *l, struct tdm_device *d)
 {
 	char name[16];
@@ -216,6 +223,7 @@ static int workers_start(struct tdm_live *l, struct tdm_device *d)
 		if (!w->ctx)
 			return -ENOMEM;
 		w->ctx->may_wait = true;
+		w->ctx->find = find;
 		r = tdmi_mirror_reader_init(&w->reader, &d->mirror, w->ctx);
 		r = r ? r : plat_thread_start(&w->thread, worker_main, w, name);
 	}
@@ -400,6 +408,26 @@ int tdmi_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot)
 	struct protecting p = { start, end, prot };
 
 	return tdmi_live_call(l, protect, &p);
+}
+
+static int unmapped(struct tdm_live *l, void *arg)
+{
+	const struct protecting *p = arg;
+	struct tdm_inv_range round = TDM_INV_RANGE(p->start, p->end, TDM_INV_UNMAP);
+
+	if (tdm_a32_ld_acquire(&l->state) != TDM_LIVE_ENGAGED || p->start >= p->end || !tdmi_mm_enter(l->ctx))
+		return 0;
+	(void)tdmi_invalidate_start(&l->mm.notifiers, &round);
+	tdmi_invalidate_end(&l->mm.notifiers, &round);
+	tdmi_mm_exit(l->ctx);
+	return 0;
+}
+
+void tdmi_device_unmapped(struct tdm_live *l, u64 start, u64 end)
+{
+	struct protecting p = { start, end, 0 };
+
+	(void)tdmi_live_call(l, unmapped, &p);
 }
 
 /* ---- forks ---------------------------------------------------------------------------------------------------- */

@@ -105,6 +105,9 @@ static inline void tdm_device_enter_mm(struct tdm_device_worker *w)
 /* mprotect(2), as devices should hear of it: within a round. Called on a thread of the program. 0 or -errno. */
 int tdmi_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot);
 
+/* [start, end) has been unmapped, or has something else: devices are to forget it. Called on a thread of the program. */
+void tdmi_device_unmapped(struct tdm_live *l, u64 start, u64 end);
+
 /* The same on the engine's main thread (tdmi_live_call()). */
 int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *config, struct tdm_device **out);
 int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *dev);

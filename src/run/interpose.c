@@ -36,6 +36,16 @@ static long result(long r)
 	return r;
 }
 
+/* What was there is not: devices may know it still, if it was memory of which the kernel tells us nothing. */
+static void gone(long r, void *addr, size_t len)
+{
+	struct tdm_live *l = tdmi_live;
+	u64 start = (u64)(uintptr_t)addr;
+
+	if ((r >= 0 || r <= -4096) && l && tdm_a32_ld_acquire(&l->ndevices))
+		tdmi_device_unmapped(l, start, start + TDM_ALIGN_UP(len, TDM_PAGE_SIZE));
+}
+
 static long raw_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *to)
 {
 	struct tdm_maps_gate *g = gate();
@@ -46,6 +56,7 @@ static long raw_mremap(void *addr, size_t old_len, size_t new_len, int flags, vo
 	r = tdm_sys5(SYS_mremap, addr, old_len, new_len, flags, to);
 	if (g)
 		tdm_maps_change_end(g);
+	gone(r, addr, old_len);
 	return r;
 }
 
@@ -59,6 +70,7 @@ EXPORT int munmap(void *addr, size_t len)
 	r = tdm_sys2(SYS_munmap, addr, len);
 	if (g)
 		tdm_maps_change_end(g);
+	gone(r, addr, len);
 	return (int)result(r);
 }
 
@@ -73,6 +85,8 @@ void *tdmi_interpose_mmap(void *addr, size_t len, int prot, int flags, int fd, o
 	r = tdm_sys6(SYS_mmap, (long)addr, (long)len, prot, flags, fd, off);
 	if (g)
 		tdm_maps_change_end(g);
+	if (flags & MAP_FIXED)
+		gone(r, addr, len);
 	return (void *)result(r);
 }
 
