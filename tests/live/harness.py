@@ -44,6 +44,11 @@ def size(text):
     return int(text[:-1]) * UNITS[text[-1]] if text[-1] in UNITS else int(text)
 
 
+def slow():
+    """By how much limits are stretched."""
+    return float(os.environ.get("TANDEM_TEST_SLOW", "1"))
+
+
 def need(*names):
     """Paths of programs, or a skip."""
     found = []
@@ -195,7 +200,6 @@ class Harness:
         sampler = Sampler()
         if ram:
             sampler.limit = size(ram) * 1.02 + 4 * MIB
-        slow = float(os.environ.get("TANDEM_TEST_SLOW", "1"))
         start = time.monotonic()
         with open(work + "/out", "wb") as out, open(work + "/err", "wb") as err:
             proc = subprocess.Popen(cmd, stdin=stdin or subprocess.DEVNULL, stdout=out, stderr=err, env=full_env, cwd=cwd, start_new_session=True)
@@ -205,12 +209,12 @@ class Harness:
         try:
             if act:
                 act(proc)
-            proc.wait(timeout=limit * slow)
+            proc.wait(timeout=limit * slow())
         except subprocess.TimeoutExpired:
-            trouble = [f"timed out after {limit * slow:.0f} s"] + describe(descendants())
+            trouble = [f"timed out after {limit * slow():.0f} s"] + describe(descendants())
         r.seconds = time.monotonic() - start
         r.rc = proc.returncode
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 5 * slow()
         while not trouble and descendants():
             if time.monotonic() > deadline:
                 trouble = ["processes were left behind:"] + describe(descendants())

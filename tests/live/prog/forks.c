@@ -213,7 +213,7 @@ static void part_killed(void)
 		usleep((useconds_t)below(&r, 30000));
 		kill(middle[round % 2], SIGKILL);
 		waitpid(top, NULL, 0);
-		for (uint64_t end = now_ns() + 30000000000u; atomic_load(ok) == 0; sleep_ms(1)) {
+		for (uint64_t end = now_ns() + slow_s(30) * 1000000000ull; atomic_load(ok) == 0; sleep_ms(1)) {
 			/* With the upper one killed, the lower one must finish; with the lower one killed, the upper one. */
 			if (atomic_load(&com->failed))
 				_exit(1);

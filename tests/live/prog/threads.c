@@ -472,7 +472,7 @@ static void part_main_exits(void)
 		if (pid == 0) {
 			pthread_t th;
 
-			alarm(40);
+			alarm(slow_s(40));
 			if (how == 0)
 				end_result = 1;
 			CHECK(pthread_create(&th, NULL, how == 0 ? after_main : outlived, NULL) == 0, "pthread_create");
@@ -487,7 +487,7 @@ static void part_main_exits(void)
 		if (pid == 0) {
 			pthread_t th;
 
-			alarm(60);
+			alarm(slow_s(60));
 			press();
 			fill(mem, npages * PAGE, NAME, 9);
 			press();
@@ -516,7 +516,7 @@ static void part_sudden_end(void)
 		if (pid == 0) {
 			pthread_t th;
 
-			alarm(40);
+			alarm(slow_s(40));
 			press_some(press_mem.pages / 4);
 			for (uintptr_t i = 0; i < 6; i++)
 				CHECK(pthread_create(&th, NULL, toucher, (void *)(i * 1000)) == 0, "pthread_create");
