@@ -44,7 +44,7 @@ static pid_t do_fork(void)
 /* Wait until n children have reported; they need not be ours. */
 static void await(unsigned n, const char *what)
 {
-	for (uint64_t end = now_ns() + 60000000000u; atomic_load(&com->done) < n; sleep_ms(1)) {
+	for (uint64_t end = now_ns() + slow_s(60) * 1000000000ull; atomic_load(&com->done) < n; sleep_ms(1)) {
 		if (atomic_load(&com->failed))
 			_exit(1);
 		CHECK(now_ns() < end, "%s: only %u of %u children have reported", what, atomic_load(&com->done), n);

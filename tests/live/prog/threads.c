@@ -101,7 +101,7 @@ static void part_detached(void)
 		if (i % 40 == 0)
 			press_some(press_mem.pages / 8);
 	}
-	for (uint64_t end = now_ns() + 30000000000u; atomic_load(&ran) != before + 200; sleep_ms(2))
+	for (uint64_t end = now_ns() + slow_s(30) * 1000000000ull; atomic_load(&ran) != before + 200; sleep_ms(2))
 		CHECK(now_ns() < end, "only %u of 200 detached threads have run", ran - before);
 }
 
