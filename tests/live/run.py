@@ -58,8 +58,9 @@ def compile_all(args):
         if os.path.exists(exe) and os.path.getmtime(exe) > max(common, os.path.getmtime(c)):
             continue
         cc = os.environ.get("CC", "cc").split()
-        subprocess.run(cc + ["-O2", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter", "-pthread", c, "-o", exe + ".new"], check=True)
-        os.rename(exe + ".new", exe)
+        new = f"{exe}.{os.getpid()}"  # another run may compile at the same time
+        subprocess.run(cc + ["-O2", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter", "-pthread", c, "-o", new], check=True)
+        os.rename(new, exe)
     return out
 
 
