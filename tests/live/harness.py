@@ -130,6 +130,21 @@ def end_all():
         time.sleep(0.02)
 
 
+def rss_kib(pid):
+    fields = read(f"/proc/{pid}/statm").split()
+    return int(fields[1]) * (os.sysconf("SC_PAGESIZE") >> 10) if len(fields) > 1 else 0
+
+
+def rollup(pid):
+    """What smaps_rollup says, in KiB. It walks the page tables: a page that is moved meanwhile is met twice, or not at all. So no Pss is taken to be
+    more than the resident set was before and after, of which it is a part (as bench/sample.c does)."""
+    before = rss_kib(pid)
+    kib = {k: int(v) for k, v in re.findall(r"^(Pss\w*):\s+(\d+) kB", read(f"/proc/{pid}/smaps_rollup"), re.M)}
+    if "Pss" in kib:
+        kib["Pss"] = min(kib["Pss"], max(before, rss_kib(pid)))
+    return kib
+
+
 class Sampler(threading.Thread):
     """Sums the Pss of everything below this process, every 20 ms; remembers the largest sum and of what it consisted."""
 
@@ -143,18 +158,17 @@ class Sampler(threading.Thread):
         while not self.stop.wait(self.period):
             total, parts = 0, []
             for pid in descendants():
-                roll = read(f"/proc/{pid}/smaps_rollup")
-                kib = dict(re.findall(r"^(Pss\w*):\s+(\d+) kB", roll, re.M))
+                kib = rollup(pid)
                 if "Pss" in kib:
-                    total += int(kib["Pss"]) << 10
+                    total += kib["Pss"] << 10
                     parts.append((pid, kib))
             self.samples += 1
             if self.limit and total > self.limit:
                 self.over += 1
             if total > self.peak:
                 self.peak = total
-                self.what = [f"{read(f'/proc/{p}/comm').strip()}[{p}] Pss {int(k['Pss']) >> 10}M anon {int(k.get('Pss_Anon', 0)) >> 10}M "
-                             f"file {int(k.get('Pss_File', 0)) >> 10}M shmem {int(k.get('Pss_Shmem', 0)) >> 10}M" for p, k in parts]
+                self.what = [f"{read(f'/proc/{p}/comm').strip()}[{p}] Pss {k['Pss'] >> 10}M anon {k.get('Pss_Anon', 0) >> 10}M "
+                             f"file {k.get('Pss_File', 0) >> 10}M shmem {k.get('Pss_Shmem', 0) >> 10}M" for p, k in parts]
 
 
 class Result:
