@@ -193,6 +193,7 @@ class Harness:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that close() runs
         self.scratch = tempfile.mkdtemp(prefix="tandem-test-", dir=args.scratch)
         self.plain_results = {}
+        self.sampler = None  # of the run that is under way
 
     def close(self):
         end_all()
@@ -217,7 +218,7 @@ class Harness:
             for t in TIERS[tier]:
                 front += ["--tier", t.format(dir=tierdir)]
             cmd = front + ["--quiet", "--stats", os.path.join(work, "stats.json"), "--"] + list(cmd)
-        sampler = Sampler()
+        sampler = self.sampler = Sampler()
         if ram:
             sampler.limit = size(ram) * 1.02 + 4 * MIB
         start = time.monotonic()

@@ -182,6 +182,43 @@ def small_budget(hs):
     return h.note(r)
 
 
+def threads_named(pid, name):
+    tasks = os.listdir(f"/proc/{pid}/task") if os.path.isdir(f"/proc/{pid}/task") else []
+    return [int(t) for t in tasks if h.read(f"/proc/{pid}/task/{t}/comm").strip() == name]
+
+
+def starved(hs):
+    """The thread that watches the program's growth hardly gets a CPU: the budget holds all the same, for whoever waits for a page makes room."""
+    hs.tandem()
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        raise h.Skip("one CPU only")
+    cmd = [os.path.join(hs.args.build, "live-progs", "budget"), "--mb", "192", "--only", "grow"]
+    ram = "96M"
+
+    def act(proc):
+        with subprocess.Popen(["/bin/sh", "-c", "while :; do :; done"], preexec_fn=lambda: os.sched_setaffinity(0, {cpus[0]})) as hog:
+            found = []
+            while proc.poll() is None and time.monotonic() < end:
+                if not found:
+                    found = [t for p, up in h.descendants().items() if up == proc.pid and threads_named(p, "tandem-fault") for t in threads_named(p, "tandem")]
+                    time.sleep(0.15)  # what is there so far is found
+                    for t in found:
+                        os.sched_setaffinity(t, {cpus[0]})
+                        os.sched_setscheduler(t, os.SCHED_IDLE, os.sched_param(0))
+                        hs.sampler.peak = hs.sampler.over = 0  # what it had to find before is another matter
+                time.sleep(0.005)
+            hog.kill()
+        if not found:
+            raise h.Failed("the thread that watches was not found")
+    end = time.monotonic() + 120 * h.slow()
+    r = hs.run(cmd, ram=ram, tier="lz4", limit=60, sample=True, act=act)
+    h.judge(r)
+    if r.peak > h.size(ram) * 1.02 + 4 * h.MIB:
+        raise h.Failed("\n".join([f"the budget of {ram} was exceeded: {h.note(r)}; at the peak:"] + list(r.what)))
+    return h.note(r)
+
+
 def exec_chain(hs):
     """A shell that runs programs under the same budget: each is managed in its turn."""
     hs.tandem()
@@ -227,6 +264,7 @@ def tests():
     t.add("stopped-from-outside", stopped, quick=False)
     t.add("fits-its-budget", small_budget)
     t.add("exec-chain", exec_chain)
+    t.add("starved", starved, quick=False)
     t.add("start-twice", start_twice)
     inject.add(t)
     return t
