@@ -13,6 +13,7 @@
 
 #define FDS_NEEDED 64u /* with so many allowed the engine has enough */
 #define DISCARD_TRIES 1000u
+#define READ_TRIES 10000u
 #define VECTOR_MAX 256u
 #define MANY 4u /* one by one, fewer cost less */
 #define TRASH_PAGES (2 * TDM_HUGE_PAGES) /* the first half for 2 MiB pages, the second for small ones */
@@ -414,14 +415,20 @@ void tdmi_host_fds_restore(const struct rlimit *was)
 
 int tdmi_host_read_msg(int uffd, struct uffd_msg *msg)
 {
+	u32 tries = 0;
 	long r;
 
-	/* Whoever reads sleeps when there is nothing left, and is not woken again for what there was (run/live_handlers.c). */
-	do
+	/* Whoever reads sleeps when there is nothing left, and is not woken again for what there was (run/live_handlers.c). A fork's message comes with
+	 * a descriptor, for which the kernel may have no memory; it stays where it was, and the fork waits. */
+	for (;;) {
 		r = tdm_sys3(SYS_read, uffd, msg, sizeof(*msg));
-	while (r == -EINTR);
+		if (r != -EINTR && r != -ENOMEM && r != -ENFILE)
+			break;
+		if (r != -EINTR && ++tries == READ_TRIES)
+			plat_abort("tandem: a process forks, and the kernel has neither memory nor a descriptor to tell us\n");
+		plat_yield();
+	}
 	if (r == -EMFILE) {
-		/* A fork's message comes with a descriptor. */
 		struct rlimit was;
 
 		tdmi_host_fds_raise(&was);

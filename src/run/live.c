@@ -62,6 +62,7 @@ static void measure(struct tdm_live *l)
 		tdm_a64_st_relaxed(&l->mm.other_bytes, l->usage > tracked ? l->usage - tracked : 0);
 		tdm_a64_st_relaxed(&l->mm.limit_bytes, l->limit);
 		tdm_a64_st_relaxed(&l->mm.high_bytes, l->limit == ~(u64)0 ? l->limit : l->limit - reserve(l->limit));
+		tdmi_live_look_by(l, 0);
 	}
 }
 
@@ -216,7 +217,10 @@ static u64 tick(struct tdm_live *l)
 	l->quiet = l->usage == before ? l->quiet + 1 : 0;
 	/* Nothing has moved for a while: look less often, up to 4 ms. */
 	ns = TDM_MAX(ns, SLEEP_MIN << TDM_MIN(l->quiet / 4, (u64)4));
-	return TDM_MIN(ns, SLEEP_MAX);
+	ns = TDM_MIN(ns, SLEEP_MAX);
+	if (state == TDM_LIVE_ENGAGED)
+		tdmi_live_look_by(l, ns);
+	return ns;
 }
 
 /* ---- requests ------------------------------------------------------------------------------------------------------ */

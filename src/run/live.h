@@ -164,7 +164,9 @@ struct tdm_live {
 	/* measuring; main's */
 	int statm;
 	u64 usage, peak, limit;
-	u64 shared, pss_next_ns;     /* of the resident set: others' part of it, as last measured */
+	tdm_a64 shared;              /* of the resident set: others' part of it, as last measured */
+	u64 pss_next_ns;
+	tdm_a64 look_by_ns;          /* main means to have looked by then; any thread. 0: it has not looked yet */
 	u64 over_since_ns;           /* above the limit with nothing left to move since then; 0: no */
 	u64 other_seen;              /* unmanaged bytes when memory was last looked for */
 	u64 published_ns;
@@ -264,6 +266,10 @@ void tdmi_frozen_take(struct tdm_live *l, const struct tdm_frozen_event *event, 
 void tdmi_live_raw_fork(void *arg, struct tdm_ctx *ctx, int child_uffd);
 /* live_stats.c */
 u64 tdmi_live_rss(struct tdm_live *l);
+/* Main looks at the latest `ns` from now. */
+void tdmi_live_look_by(struct tdm_live *l, u64 ns);
+/* A handler, inside the mm: if main is late, look in its place. */
+void tdmi_live_look_late(struct tdm_live *l, u64 now);
 void tdmi_live_publish(struct tdm_live *l);
 void tdmi_live_stats(struct tdm_live *l, struct tdm_stats *s);
 

@@ -154,6 +154,7 @@ void tdmi_live_fork_child(void)
 	l->pid = (u32)tdm_sys0(SYS_getpid);
 	l->published_ns = 0;
 	l->pss_next_ns = 0;
+	tdm_a64_st_relaxed(&l->look_by_ns, 0);
 	l->over_since_ns = 0;
 	if (l->control) {
 		tdm_sys5(SYS_prctl, 16 /* PR_GET_NAME */, comm, 0, 0, 0);

@@ -14,9 +14,17 @@
 
 static struct tdm_control *control;
 
+/* tandem puts its name before the line, and ends it. plat_abort() is given both. */
 static void say(const char *line)
 {
-	(void)tdmi_control_say(control, (u32)tdm_sys0(SYS_getpid), line);
+	size_t n;
+	char text[248];
+
+	line += strncmp(line, "tandem: ", 8) ? 0 : 8;
+	n = strnlen(line, sizeof(text) - 1);
+	memcpy(text, line, n);
+	text[n && line[n - 1] == '\n' ? n - 1 : n] = 0;
+	(void)tdmi_control_say(control, (u32)tdm_sys0(SYS_getpid), text);
 }
 
 static struct tdm_control *map_control(const char *path)
