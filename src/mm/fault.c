@@ -438,9 +438,7 @@ static int bring_device(struct block *b, u32 mask)
 		r = place(b, folio, dst, to_home, mask, &done);
 	else if (!b->asked)
 		r = lose_pages(b, mask, &done);
-	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
-		if (done >> k & 1)
-			tdmi_dev_left(mm, pte[k]);
+	tdmi_dev_left_all(mm, pte, done);
 	if (!folio->mapcount)
 		tdmi_folio_release(mm, folio, 0);
 	else if (done)
