@@ -184,9 +184,9 @@ bool tdmi_split_home(struct tdm_ctx *ctx, struct tdm_frame *folio);
 int tdmi_migrate_to_device(struct tdm_ctx *ctx, struct tdm_pool *pool, u64 start, u64 end, u64 *pages);
 
 /* ---- exclusive.c: have each page of [start, end) taken home for a device alone. home[]: where its bytes are, one a page; NULL: somebody uses it (it is pinned,
- * or was touched meanwhile): try again. *pages: those that are there (between read_begin and read_retry: what is
- * brought for one page may take another back; asking again takes nothing back that is there). It lasts until a round that is not the owner's covers the page: home[] must not be used once the
- * subscriber's invalidate has returned. Copies are made of pages that are shared with a child. -EINVAL: unaligned or empty; -EFAULT: there is no mapping;
+ * or was touched meanwhile): try again. *pages: those that are there. It lasts until a round that is not the owner's covers the page: home[] must not be used once the
+ * subscriber's invalidate has returned. Asking again takes nothing back that is there. Copies are made of pages that are shared with a child. -EINVAL: unaligned or
+ * empty, nobody's; -EFAULT: there is no mapping;
  * -EPERM: it may not be written; -EOPNOTSUPP: the engine does not manage it; -ENOSPC: there have been TDM_EXCLUSIVE_OWNERS owners. Pages before the one with an error are done. No lock is held; the caller is in the
  * mm, and not in a round. */
 int tdmi_make_exclusive(struct tdm_ctx *ctx, u64 start, u64 end, const void *owner, void **home, u64 *pages);
