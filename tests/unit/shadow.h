@@ -96,7 +96,7 @@ static inline void shadow_check_page(u32 page)
 		if (!tdm_pte_lent(pte))
 			t_fail(__FILE__, __LINE__, "the device can reach page %u at its address, and the entry is %016llx", page, (unsigned long long)pte.v);
 	}
-	if (shadow.alone[page] && (!tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE) ||
+	if (shadow.alone[page] && (!tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE) || tdmi_exclusive_owner(&mm, pte) != &dev ||
 				   shadow.alone[page] != tdm_frame_home(&mm.frames, tdm_pfn_frame(&mm.frames, tdm_pte_ram_pfn(pte)))))
 		t_fail(__FILE__, __LINE__, "the device has page %u for itself, and the entry is %016llx", page, (unsigned long long)pte.v);
 }
@@ -135,9 +135,11 @@ static inline int shadow_fill(u32 a, u32 b, u64 want)
 		tdmi_mm_exit(ctx);
 		if (r == -EBUSY || (!r && tdm_interval_read_retry(&shadow.in, rf.seq)))
 			continue;
-		for (u32 i = a; !r && i < b; i++)
-			if (!shadow.alone[i] || (out[i - a] & TDM_RF_VALID))
-				shadow_set(i, out[i - a] & TDM_RF_VALID ? out[i - a] : 0, NULL);
+		for (u32 i = 0; !r && i < b - a; i++) {
+			void *home = out[i] & TDM_RF_EXCLUSIVE ? mm.frames.arena + P(out[i] & TDM_RF_PAYLOAD) : NULL;
+
+			shadow_set(a + i, home || !(out[i] & TDM_RF_VALID) ? 0 : out[i], home);
+		}
 		return r;
 	}
 	return -EBUSY;

@@ -445,18 +445,28 @@ TEST(the_owner_knows_its_round)
 	end();
 }
 
-/* Nobody in particular: then it is nobody's own. */
-TEST(no_owner)
+/* Nobody in particular cannot have it, nor can more owners than there are numbers; one who has a number keeps it. */
+TEST(owners)
 {
+	static char owner[TDM_EXCLUSIVE_OWNERS + 1];
 	void *home;
+	u32 level;
 	u64 n;
 
 	begin();
 	write_pages(0, 1, 1);
 	CHECK_EQ(shadow_fill(0, 1, 0), 0);
-	CHECK_EQ(tdmi_make_exclusive(ctx, BASE, BASE + P(1), NULL, &home, &n), 0);
-	CHECK_EQ(n, 1);
+	CHECK_EQ(tdmi_make_exclusive(ctx, BASE, BASE + P(1), NULL, &home, &n), -EINVAL);
+	for (u32 round = 0; round < 2; round++)
+		for (u32 i = 0; i <= TDM_EXCLUSIVE_OWNERS; i++) {
+			int r = tdmi_make_exclusive(ctx, BASE, BASE + P(1), &owner[i], &home, &n);
+
+			CHECK_EQ(r, i < TDM_EXCLUSIVE_OWNERS ? 0 : -ENOSPC);
+			CHECK_EQ(n, i < TDM_EXCLUSIVE_OWNERS);
+			CHECK(tdmi_exclusive_owner(&mm, entry(BASE, &level)) == &owner[TDM_MIN(i, TDM_EXCLUSIVE_OWNERS - 1)]);
+		}
 	CHECK_EQ(shadow.entry[0], 0);
+	CHECK_EQ(tdmi_mm_count(&mm, TDM_C_REVOKED), 0);
 	CHECK_EQ(get(BASE), 1);
 	end();
 }
@@ -465,6 +475,7 @@ TEST(no_owner)
 TEST(from_one_device_to_another)
 {
 	void *home[4];
+	u32 level;
 	u64 n;
 
 	begin();
@@ -475,6 +486,8 @@ TEST(from_one_device_to_another)
 	CHECK_EQ(tdmi_make_exclusive(ctx, BASE + P(6), BASE + P(10), &dev2, home, &n), 0);
 	CHECK_EQ(n, 4);
 	CHECK(shadow.alone[4] && shadow.alone[5] && !shadow.alone[6] && !shadow.alone[7]);
+	for (u32 i = 4; i < 10; i++)
+		CHECK(tdmi_exclusive_owner(&mm, entry(BASE + P(i), &level)) == (i < 6 ? &dev : &dev2));
 	for (u32 i = 6; i < 10; i++)
 		CHECK_EQ(((u64 *)home[i - 6])[i], i < 8 ? i + 8 : i + 1);
 	shadow_check();

@@ -115,14 +115,24 @@ static void make_foreign(u32 page)
 	make_private(&dev2, page);
 }
 
-static void make_exclusive(u32 page)
+static void make_exclusive(const struct test_device *d, u32 page)
 {
 	void *home;
 	u64 n;
 
 	put(BASE + P(page), page);
-	CHECK_EQ(tdmi_make_exclusive(ctx, BASE + P(page), BASE + P(page + 1), &dev, &home, &n), 0);
+	CHECK_EQ(tdmi_make_exclusive(ctx, BASE + P(page), BASE + P(page + 1), d, &home, &n), 0);
 	CHECK_EQ(n, 1);
+}
+
+static void make_own_exclusive(u32 page)
+{
+	make_exclusive(&dev, page);
+}
+
+static void make_foreign_exclusive(u32 page)
+{
+	make_exclusive(&dev2, page);
 }
 
 static void make_poison(u32 page)
@@ -202,7 +212,7 @@ static void make_excluded_there(u32 page)
 	tdmi_cpu_preset(&cpu, BASE + P(page), 1, 3, false);
 }
 
-enum result { NOTHING = 1, SYSTEM, SYSTEM_LEAF, DEVICE, ERROR };
+enum result { NOTHING = 1, SYSTEM, SYSTEM_LEAF, DEVICE, EXCLUSIVE, ERROR };
 
 /* What comes out, or -errno, where the mapping may be written. */
 struct expect {
@@ -221,7 +231,8 @@ static const struct {
 	{ "swap", make_swap, X, { NOTHING, SYSTEM, SYSTEM } },
 	{ "own", make_own, X, { DEVICE, DEVICE, DEVICE } },
 	{ "foreign", make_foreign, X, { NOTHING, SYSTEM, SYSTEM } },
-	{ "exclusive", make_exclusive, X, { NOTHING, SYSTEM, SYSTEM } },
+	{ "own, exclusive", make_own_exclusive, X, { EXCLUSIVE, EXCLUSIVE, EXCLUSIVE } },
+	{ "foreign, exclusive", make_foreign_exclusive, X, { NOTHING, SYSTEM, SYSTEM } },
 	{ "poison", make_poison, X, { ERROR, -EFAULT, -EFAULT } },
 	{ "removing", make_removing, X, { NOTHING, -EBUSY, -EBUSY } },
 	{ "removed", make_removed, X, { NOTHING, SYSTEM, SYSTEM } },
@@ -256,13 +267,14 @@ static int expected(u32 s, u64 want, enum rights rights)
 	return want == WRITE ? e->write : want == FAULT ? e->fault : e->look;
 }
 
-static u64 bits_of(int result, u32 page, enum rights rights, u64 device_frame)
+static u64 bits_of(int result, u32 page, enum rights rights, struct tdm_pte was)
 {
 	u64 valid = TDM_RF_VALID | (rights == RW ? TDM_RF_WRITE : 0), va = (BASE + P(page)) >> TDM_PAGE_SHIFT;
 
 	return result == SYSTEM	     ? valid | va :
 	       result == SYSTEM_LEAF ? valid | va | ORDER_HUGE :
-	       result == DEVICE	     ? valid | TDM_RF_DEVICE | device_frame :
+	       result == DEVICE	     ? valid | TDM_RF_DEVICE | tdm_pte_private_frame(was) :
+	       result == EXCLUSIVE   ? valid | TDM_RF_EXCLUSIVE | tdm_pte_ram_pfn(was).v :
 	       result == ERROR	     ? TDM_RF_ERROR :
 				       0;
 }
@@ -289,13 +301,13 @@ static void check_state(u32 s, u64 want, enum rights rights, bool by_page)
 	r = tdmi_range_fault(ctx, &rf);
 	tdmi_mm_exit(ctx);
 	is = entry(BASE + P(page), &level);
-	bits = expect < 0 ? UNTOUCHED : bits_of(expect, page, rights, tdm_pte_private_frame(was));
+	bits = expect < 0 ? UNTOUCHED : bits_of(expect, page, rights, was);
 	bits |= by_page ? want : 0;
 	if (r != TDM_MIN(expect, 0) || out[0] != bits)
 		t_fail(__FILE__, __LINE__, "%s, want %llx, rights %u: %d, %016llx, not %016llx", state[s].name, (unsigned long long)(want >> 53), rights,
 		       r, (unsigned long long)out[0], (unsigned long long)bits);
 	/* Who looks changes nothing, and neither does who gets nothing. What is the process's is where it can be reached; what is ours has stayed. */
-	if (expect < 0 || !want || expect == DEVICE)
+	if (expect < 0 || !want || expect == DEVICE || expect == EXCLUSIVE)
 		CHECK_EQ(is.v, was.v);
 	else
 		CHECK(*tdm_cpu_flags(&cpu, BASE + P(page)) & TDM_CPU_PRESENT);
@@ -356,13 +368,16 @@ TEST(no_owner)
 
 	begin();
 	make_own(X);
-	rf = request(X, X + 1, 0);
+	make_own_exclusive(X + 16);
+	rf = request(X, X + 17, 0);
 	rf.owner = NULL;
 	CHECK_EQ(tdmi_range_fault(ctx, &rf), 0);
 	CHECK_EQ(out[0], 0);
+	CHECK_EQ(out[16], 0);
 	rf.default_flags = FAULT;
 	CHECK_EQ(tdmi_range_fault(ctx, &rf), 0);
 	CHECK_EQ(out[0], system_page(X));
+	CHECK_EQ(out[16], system_page(X + 16));
 	CHECK_EQ(get(BASE + P(X)), X);
 	end();
 }
@@ -760,7 +775,7 @@ TEST(what_another_device_has)
 
 	begin();
 	make_foreign(X);
-	make_exclusive(X + 16);
+	make_foreign_exclusive(X + 16);
 	rf = watched(X, X + 17, 0);
 	rf.flags_mask = FAULT;
 	out[0] = out[16] = FAULT;
@@ -795,7 +810,7 @@ TEST(again_until_nothing_comes_between)
 	begin();
 	make_home(X);
 	make_foreign(X + 16);
-	make_exclusive(X + 32);
+	make_foreign_exclusive(X + 32);
 	rf = watched(X, X + 33, FAULT);
 	rf.seq = 0;
 	plan.rounds = 5;
