@@ -16,6 +16,7 @@ static struct test_device {
 	void (*on_copy)(void *arg); /* called while a copy is under way */
 	void *on_copy_arg;
 	void (*on_out)(struct test_device *d, u32 frame, u32 n); /* called before bytes are taken from it; a table is locked */
+	void (*on_free)(struct test_device *d, u32 frame, u32 n); /* called before they are */
 	u64 freed;       /* pages */
 } dev, dev2;
 
@@ -60,6 +61,8 @@ static inline void dev_page_free(struct tdm_pool *p, u32 frame, u32 order)
 {
 	struct test_device *d = dev_of(p, frame, 1u << order);
 
+	if (d->on_free)
+		d->on_free(d, frame, 1u << order);
 	memset(d->memory + P(frame), DEVICE_FREE, P(1u << order));
 	d->freed += 1u << order;
 }

@@ -56,8 +56,8 @@ static inline bool shadow_invalidate(struct tdm_interval_notifier *in, const str
 
 static const struct tdm_interval_notifier_ops shadow_ops = { .invalidate = shadow_invalidate };
 
-/* Bytes are about to leave the device: it cannot be using them any more. */
-static inline void shadow_on_out(struct test_device *d, u32 frame, u32 n)
+/* Bytes are about to leave the device, or its memory to be free: it cannot be using them any more. */
+static inline void shadow_unused(struct test_device *d, u32 frame, u32 n)
 {
 	for (u32 i = frame; i < frame + n; i++)
 		CHECK_EQ(shadow.page_of[i], 0);
@@ -69,14 +69,14 @@ static inline void shadow_start(void)
 	memset(&shadow, 0, sizeof(shadow));
 	CHECK(dev.nframes <= TDM_ARRAY_SIZE(shadow.page_of));
 	shadow.in = (struct tdm_interval_notifier){ .name = "shadow", .ops = &shadow_ops };
-	dev.on_out = shadow_on_out;
+	dev.on_out = dev.on_free = shadow_unused;
 	CHECK_EQ(tdmi_interval_notifier_insert(&mm.notifiers, &shadow.in, BASE, BASE + P(cpu.npages)), 0);
 }
 
 static inline void shadow_finish(void)
 {
 	tdmi_interval_notifier_remove(&shadow.in);
-	dev.on_out = NULL;
+	dev.on_out = dev.on_free = NULL;
 }
 
 /* Is each translation true? */

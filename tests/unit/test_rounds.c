@@ -191,7 +191,7 @@ static u32 copies;
 /* Before the first byte leaves, none of it is known any more. */
 static void on_out(struct test_device *d, u32 frame, u32 n)
 {
-	shadow_on_out(d, frame, n);
+	shadow_unused(d, frame, n);
 	CHECK(shadow.nheard > 0);
 	copies++;
 }
@@ -247,6 +247,8 @@ TEST(evicted)
 
 TEST(unmapped_and_moved_from_the_device)
 {
+	u64 n;
+
 	begin();
 	to_device(0, 128);
 	dev.on_out = on_out;
@@ -262,6 +264,11 @@ TEST(unmapped_and_moved_from_the_device)
 	CHECK_EQ(knows(1003, 1043), 0);
 	for (u32 i = 40; i < 80; i++)
 		CHECK_EQ(get(BASE + P(963 + i) + 8 * i), i + 1);
+	/* Whole blocks: their frames are free when it has been told (shadow_unused()). */
+	n = dev.freed;
+	tdmi_cpu_munmap(&cpu, ctx, BASE + P(96), BASE + P(112));
+	tdmi_cpu_dontneed(&cpu, ctx, BASE + P(112), BASE + P(128));
+	CHECK_EQ(dev.freed, n + 32);
 	end();
 }
 
