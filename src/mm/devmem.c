@@ -132,12 +132,32 @@ void tdmi_dev_put(struct tdm_pool *p, struct tdm_frame *folio)
 		dev_free(p, folio);
 }
 
+/* By folios, which are found before any of them is freed: each is let go of once, however many of its pages have left. */
+void tdmi_dev_left_all(struct tdm_mm *mm, const struct tdm_pte *was, u32 mask)
+{
+	struct tdm_frame *folio[TDM_BLOCK_PAGES];
+	struct tdm_pool *pool[TDM_BLOCK_PAGES];
+	u32 n = 0;
+
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
+		u32 i = 0;
+
+		if (!(mask >> k & 1))
+			continue;
+		pool[n] = tdmi_pte_pool(mm, was[k]);
+		folio[n] = tdmi_dev_folio(pool[n], tdm_pte_private_frame(was[k]));
+		tdm_a64_add_relaxed(&pool[n]->moved_out, 1);
+		while (folio[i] != folio[n])
+			i++;
+		n += i == n;
+	}
+	for (u32 i = 0; i < n; i++)
+		tdmi_dev_put(pool[i], folio[i]);
+}
+
 void tdmi_dev_left(struct tdm_mm *mm, struct tdm_pte was)
 {
-	struct tdm_pool *p = tdmi_pte_pool(mm, was);
-
-	tdm_a64_add_relaxed(&p->moved_out, 1);
-	tdmi_dev_put(p, tdmi_dev_folio(p, tdm_pte_private_frame(was)));
+	tdmi_dev_left_all(mm, &was, 1);
 }
 
 int tdmi_dev_read(struct tdm_mm *mm, const struct tdm_pte *pte, void *const *dst, u32 n)

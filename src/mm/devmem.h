@@ -95,14 +95,15 @@ struct tdm_frame *tdmi_dev_folio(struct tdm_pool *p, u32 frame);
 struct tdm_frame *tdmi_dev_alloc(struct tdm_pool *p, u32 order, u64 va);
 /* It is mapped now: entries name it. The table lock is held. */
 void tdmi_dev_mapped(struct tdm_pool *p, struct tdm_frame *folio);
-/* An entry that named this frame does so no more (tdmi_page_set() has been called), or it has not been mapped at all: the folio is freed with the last. The
- * table lock is held. */
+/* An entry that named this frame does so no more (tdmi_page_set() has been called), or it has not been mapped at all: the folio is freed with the last. Not
+ * called again when it has been with none left. The table lock is held. */
 void tdmi_dev_put(struct tdm_pool *p, struct tdm_frame *folio);
 
 /* Free it: the last reference and the last pin are gone. */
 void tdmi_dev_free(struct tdm_pool *p, struct tdm_frame *folio);
-/* The same by what the entry was. */
+/* The same by what the entry was: for each entry, before another one is changed; or for all of a block that are in the mask, which have been changed. */
 void tdmi_dev_left(struct tdm_mm *mm, struct tdm_pte was);
+void tdmi_dev_left_all(struct tdm_mm *mm, const struct tdm_pte *was, u32 mask);
 
 /* The bytes of the pages that the n entries name, which are PRIVATE, to dst, a page each; NULL: not that one. By runs. 0 or -errno: none counts. */
 int tdmi_dev_read(struct tdm_mm *mm, const struct tdm_pte *pte, void *const *dst, u32 n);

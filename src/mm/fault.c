@@ -13,7 +13,7 @@
  * Pages are dealt with a block (64 KiB) at a time; the block that was asked for comes first, so that whoever waits for it can go on.
  *
  * What a device has leaves its page table before it comes back, and whoever must be told may sleep: so such a block is given up (-ESTALE), and tried again
- * within a round (notifier.h). Only a touch of such a page brings it, and those around it; never a guess.
+ * within a round (notifier.h). Only a touch of such a page brings it, and those of its kind around it; never a guess.
  *
  * The program changes its address space whenever it likes. What the port answers then (-EAGAIN) sends us back to the start with no lock held,
  * after the pending events have been taken in. An address that is gone (-ENOENT) needs nothing: its event will clear the entries.
@@ -39,7 +39,7 @@ struct block {
 	u64 va;
 	bool write;  /* the access that missed is a write */
 	u32 guess;   /* page of the block: it alone is mapped, and the rest is brought to see what is used; NO_GUESS: not now */
-	bool device; /* the page that was missed is a device's */
+	bool device, exclusive; /* the page that was missed is in a device's memory; is one that a device has for itself */
 	bool asked;  /* nobody missed it: who asked is told what a tier cannot give, and the page stays there */
 	u64 from, to; /* where there may be somebody to wake */
 	u32 soft, hard, zero, refaults; /* pages brought */
@@ -438,9 +438,7 @@ static int bring_device(struct block *b, u32 mask)
 		r = place(b, folio, dst, to_home, mask, &done);
 	else if (!b->asked)
 		r = lose_pages(b, mask, &done);
-	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
-		if (done >> k & 1)
-			tdmi_dev_left(mm, pte[k]);
+	tdmi_dev_left_all(mm, pte, done);
 	if (!folio->mapcount)
 		tdmi_folio_release(mm, folio, 0);
 	else if (done)
@@ -525,8 +523,9 @@ static int bring_block(struct block *b, u32 mask, u32 zero_mask)
 			zero |= 1u << i;
 	}
 	zero &= zero_mask;
-	if (!b->device && !b->asked)
-		device = exclusive = 0;
+	/* Who needs a page for himself is not to lose it because others use what lies next to it. */
+	device = b->device || b->asked ? device : 0;
+	exclusive = b->exclusive || b->asked ? exclusive : 0;
 	if ((device | exclusive) && !told(b))
 		return -ESTALE;
 	if (exclusive)
@@ -699,8 +698,9 @@ static int fault_locked(struct block *b, u64 va)
 	 * who touches every other page leaves holes, and they stay holes. */
 	if (!tdmi_vma_find(b->mm, va, &vma))
 		vma = (struct tdm_vma){ va, va + TDM_PAGE_SIZE, 0 };
-	b->device = tdm_pte_is(pte, TDM_PTE_T_PRIVATE) || tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE);
-	zero = !tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP) && !b->device;
+	b->device = tdm_pte_is(pte, TDM_PTE_T_PRIVATE);
+	b->exclusive = tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE);
+	zero = !tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP) && !b->device && !b->exclusive;
 	if (zero && (vma.flags & TDM_VMA_EXCLUDED))
 		return fault_excluded(b, va);
 	zero_end = i && !tdm_pte_none(tdm_pt_get(b->pt, i - 1)) ? vma.end : va + TDM_PAGE_SIZE;
@@ -723,7 +723,7 @@ static int fault_locked(struct block *b, u64 va)
 				zero_mask |= 1u << k;
 		}
 		r = bring_block(b, mask, zero_mask);
-		b->device = false;
+		b->device = b->exclusive = false;
 		b->first += TDM_BLOCK_PAGES;
 		b->va += TDM_BLOCK_SIZE;
 		b->to = b->va;

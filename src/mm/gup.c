@@ -26,11 +26,8 @@ static void put(struct tdm_mm *mm, struct tdm_pool *pool, struct tdm_frame *bloc
 	u16 was = tdm_a16_sub_acqrel(&block->pins, (u16)n);
 
 	TDM_BUG_ON((was & TDM_PINS_MASK) < n);
-	if (was - n != TDM_PINS_ORPHAN)
-		return;
-	/* Of two who find that, one changes it. */
-	was = TDM_PINS_ORPHAN;
-	if (!tdm_a16_cas_acqrel(&block->pins, &was, 0))
+	plat_window();
+	if (tdm_likely(!tdmi_pins_claim(block, (u16)(was - n))))
 		return;
 	if (pool)
 		tdmi_dev_free(pool, block);
@@ -61,8 +58,10 @@ static u32 pin_huge(struct tdm_mm *mm, struct tdm_pt *pmd, u32 entry, u32 i, u32
 		struct tdm_frame *block = tdm_pfn_block(&mm->frames, (struct tdm_pfn){ pfn });
 		u32 k = TDM_MIN(n - done, TDM_BLOCK_PAGES - (u32)(pfn % TDM_BLOCK_PAGES));
 
+		plat_window();
 		if (!tdm_pte_lent(pte) || (pte.v & TDM_PTE_SPECIAL) || !get(mm, NULL, block, k))
 			break;
+		plat_window();
 		if (tdm_pt_get(pmd, entry).v != pte.v) {
 			put(mm, NULL, block, k);
 			break;
@@ -90,8 +89,10 @@ static u32 pin_table(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, u32 n, struct 
 				break;
 		}
 		block = k ? tdm_pfn_block(&mm->frames, tdm_pte_pfn(pte[0])) : NULL;
+		plat_window();
 		if (!k || !get(mm, NULL, block, k))
 			break;
+		plat_window();
 		while (same < k && tdm_pt_get(pt, i + done + same).v == pte[same].v) {
 			page[done + same] = tdm_pte_pfn(pte[same]);
 			same++;
@@ -190,7 +191,7 @@ static u32 pin_coherent(struct tdm_ctx *ctx, u64 va, struct tdm_pfn *page)
 	return n;
 }
 
-/* Bring what is missing at va. */
+/* Bring what is missing at va. If it is to be written all of [va, end) becomes the process's own. */
 static void bring_missing(struct tdm_ctx *ctx, u64 va, u64 end, u32 flags)
 {
 	struct tdm_port *port = ctx->mm->port;
@@ -198,16 +199,25 @@ static void bring_missing(struct tdm_ctx *ctx, u64 va, u64 end, u32 flags)
 	(void)tdmi_fault(ctx, (struct tdm_va){ va }, flags & TDM_GUP_WRITE);
 	/* A copy of its own, of what it shares with a child, or of the page of zeros. */
 	if (flags & TDM_GUP_WRITE) {
-		u32 n = (u32)(TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE) - va) >> TDM_PAGE_SHIFT;
-
 		tdmi_mm_exit(ctx);
-		(void)port->ops->unshare(port, (struct tdm_va){ va }, n);
+		(void)port->ops->unshare(port, (struct tdm_va){ va }, (u32)((end - va) >> TDM_PAGE_SHIFT));
 		while (!tdmi_mm_enter(ctx))
 			plat_yield();
 	}
 }
 
-/* Pages [va, end) of one mapping. */
+static bool is_lost(struct tdm_ctx *ctx, u64 va)
+{
+	struct tdm_pte pte;
+	u32 i;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	(void)tdmi_pt_walk(ctx->mm, va, &i, &pte);
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return tdm_pte_is(pte, TDM_PTE_T_POISON);
+}
+
+/* Pages [va, end) of one mapping; if they are to be written, of one 2 MiB of it. */
 static int pin_mapping(struct tdm_ctx *ctx, u64 va, u64 end, u32 flags, struct tdm_pfn *page, u32 *done)
 {
 	u32 n = (u32)((end - va) >> TDM_PAGE_SHIFT), got = 0, tries = 0;
@@ -230,7 +240,10 @@ static int pin_mapping(struct tdm_ctx *ctx, u64 va, u64 end, u32 flags, struct t
 		tries = k ? 0 : tries + 1;
 		if (tries == TRIES_MAX)
 			return -EBUSY;
-		bring_missing(ctx, va + ((u64)got << TDM_PAGE_SHIFT), end, flags);
+		at = va + ((u64)got << TDM_PAGE_SHIFT);
+		if (is_lost(ctx, at))
+			return -EFAULT;
+		bring_missing(ctx, at, end, flags);
 	}
 	return 0;
 }
@@ -240,13 +253,13 @@ int tdmi_pin(struct tdm_ctx *ctx, u64 va, u32 n, u32 flags, struct tdm_pfn *page
 	u64 end = va + ((u64)n << TDM_PAGE_SHIFT);
 
 	*done = 0;
-	if (!n || va & ~TDM_PAGE_MASK || end < va)
+	if (!n || va & ~TDM_PAGE_MASK || va > end || end > (u64)1 << 47)
 		return -EINVAL;
 	while (va < end) {
 		u64 stop;
 		int r = check_mapping(ctx, va, flags, &stop);
 
-		stop = TDM_MIN(stop, end);
+		stop = TDM_MIN(stop, flags & TDM_GUP_WRITE ? TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE) : end);
 		r = r ? r : pin_mapping(ctx, va, stop, flags, page + *done, done);
 		if (r)
 			return r;

@@ -187,7 +187,8 @@ int tdmi_migrate_to_device(struct tdm_ctx *ctx, struct tdm_pool *pool, u64 start
 
 /* ---- exclusive.c: have each page of [start, end) taken home for a device alone. home[]: where its bytes are, one a page; NULL: somebody uses it (it is pinned,
  * or was touched meanwhile): try again. *pages: those that are there. It lasts until a round that is not the owner's covers the page: home[] must not be used once the
- * subscriber's invalidate has returned. Copies are made of pages that are shared with a child. -EINVAL: unaligned or empty; -EFAULT: there is no mapping;
+ * subscriber's invalidate has returned. Asking again takes nothing back that is there. Copies are made of pages that are shared with a child. -EINVAL: unaligned or
+ * empty, nobody's; -EFAULT: there is no mapping;
  * -EPERM: it may not be written; -EOPNOTSUPP: the engine does not manage it; -ENOSPC: there have been TDM_EXCLUSIVE_OWNERS owners. Pages before the one with an error are done. No lock is held; the caller is in the
  * mm, and not in a round. */
 int tdmi_make_exclusive(struct tdm_ctx *ctx, u64 start, u64 end, const void *owner, void **home, u64 *pages);

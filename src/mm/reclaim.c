@@ -395,13 +395,16 @@ int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 		folio = wait ? NULL : isolate_at(ctx, &va, end, &wait);
 		if (folio) {
 			u64 at = folio->va;
-			bool part = folio->order == TDM_HUGE_ORDER && (at < start || at + TDM_HUGE_SIZE > end);
+			bool huge = folio->order == TDM_HUGE_ORDER, part = huge && (at < start || at + TDM_HUGE_SIZE > end);
+			u32 n = home_folio(ctx, folio, pages_in(folio, start, end), part);
 
-			*pages += home_folio(ctx, folio, pages_in(folio, start, end), part);
-			/* Once more, block by block; if it could not be split it stays. */
-			if (part && split != at)
-				va = TDM_ALIGN_DOWN(TDM_MAX(at, start), TDM_BLOCK_SIZE);
-			split = part ? at : split;
+			*pages += n;
+			/* Once more, block by block, if not all of it was wanted, or one page refused; if it could not be split it stays. */
+			if (huge && n < TDM_HUGE_PAGES) {
+				if (split != at)
+					va = TDM_ALIGN_DOWN(TDM_MAX(at, start), TDM_BLOCK_SIZE);
+				split = at;
+			}
 		}
 		plat_mutex_unlock(&ctx->mm->event_lock);
 		if (wait)

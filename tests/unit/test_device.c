@@ -262,3 +262,35 @@ TEST(attach_and_detach)
 	CHECK_EQ(tdmi_pool_evict(ctx, &dev.pool, 4, &n), 0);
 	end();
 }
+
+/* A block is touched while eviction has its memory in hand, but has not come to it yet: it is freed once, by who has it in hand. */
+TEST(a_folio_comes_back_while_it_is_isolated)
+{
+	struct tdm_frame *folio;
+
+	begin(512);
+	put_range(0, 16, 1);
+	CHECK_EQ(to_device(0, 16), 16);
+	folio = tdmi_lru_isolate_lent(&dev.pool.lru, false);
+	CHECK(folio && folio->order == TDM_BLOCK_ORDER);
+	CHECK_EQ(tdmi_bring(ctx, BASE, BASE + P(16)), 0);
+	CHECK_EQ(dev.freed, 0);
+	CHECK_EQ(folio->state, TDM_FRAME_ISOLATED);
+	CHECK_EQ(folio->refcount, 1);
+	CHECK(tdmi_lru_putback(&dev.pool.lru, folio, TDM_LRU_TO_YOUNG));
+	tdmi_folio_free(&dev.pool.frames, folio);
+	get_range(0, 16, 1);
+	end();
+}
+
+/* What is at the frames of a block that comes back must not be looked at any more once it is free: it may be another's. */
+TEST(nothing_is_left_of_a_folio_that_comes_back)
+{
+	begin(512);
+	put_range(0, 16, 1);
+	CHECK_EQ(to_device(0, 16), 16);
+	get_range(0, 16, 1);
+	for (u32 i = 0; i < 512; i++)
+		CHECK(dev.pool.frames.desc[i].refcount <= 1);
+	end();
+}
