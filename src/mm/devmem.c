@@ -80,18 +80,10 @@ struct tdm_pool *tdmi_pte_pool(struct tdm_mm *mm, struct tdm_pte pte)
 	return mm->pool[tdm_pte_payload(pte) >> 32 & 0xff];
 }
 
-static bool heads(const struct tdm_frame *d, u32 order)
-{
-	return d->order == order && d->state != TDM_FRAME_FREE && d->state != TDM_FRAME_TAIL;
-}
-
-/* The first frame of every larger unit is the first one of some folio, so that its descriptor is never an old one. */
+/* By the frame's own descriptor: another's may be changing hands. So may this one's, where somebody pins it; he looks again. */
 struct tdm_frame *tdmi_dev_folio(struct tdm_pool *p, u32 frame)
 {
-	struct tdm_frame *huge = &p->frames.desc[frame & ~(TDM_HUGE_PAGES - 1)];
-	struct tdm_frame *block = &p->frames.desc[frame & ~(TDM_BLOCK_PAGES - 1)];
-
-	return heads(huge, TDM_HUGE_ORDER) ? huge : heads(block, TDM_BLOCK_ORDER) ? block : &p->frames.desc[frame];
+	return &p->frames.desc[frame & ~((1u << (p->frames.desc[frame].order & 15)) - 1)];
 }
 
 struct tdm_frame *tdmi_dev_alloc(struct tdm_pool *p, u32 order, u64 va)
@@ -101,8 +93,11 @@ struct tdm_frame *tdmi_dev_alloc(struct tdm_pool *p, u32 order, u64 va)
 	if (tdm_a32_ld_relaxed(&p->fail_alloc) && tdm_a32_xchg_acqrel(&p->fail_alloc, 0))
 		return NULL;
 	d = tdmi_folio_alloc(&p->frames, order, false, NULL);
-	if (d)
-		d->va = va;
+	if (!d)
+		return NULL;
+	d->va = va;
+	for (u32 i = 1; i < 1u << order; i++)
+		d[i].order = (u8)order;
 	return d;
 }
 

@@ -43,7 +43,7 @@ struct tdm_frame {
 	tdm_a16 pins;    /* first frame of every 16, whatever the order: see mm/gup.h. Never reset: somebody may look at a frame that is free */
 	u16 mapcount;    /* head: pages of the folio that are present (lent or home); table lock */
 	u16 stale;       /* head, order <= 4: homes that hold bytes nobody wants (the page was copied out); table lock */
-	u8 order;        /* head; written at allocation */
+	u8 order;        /* head; written at allocation. In a device's memory all of the folio's have it */
 	u8 state;        /* enum tdm_frame_state; LRU lock (allocator lock while free) */
 	u8 gen;          /* head: generation modulo 4; LRU lock */
 	u8 flags;        /* TDM_FRAME_F_* */
