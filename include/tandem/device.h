@@ -78,6 +78,7 @@ struct tdm_device_options {
 	uint64_t process_bytes; /* resident memory of this process that is the device's, and not counted against the budget */
 	unsigned threads;       /* at most 16; 0: one */
 	unsigned flags;         /* TDM_DEVICE_* */
+	unsigned stuck_ms;      /* an op that takes longer than so many milliseconds, or a function of tdm_device_atomic(), is told of on stderr, by name; 0: 10000 */
 };
 
 struct tdm_device_stats {

@@ -107,7 +107,8 @@ static int create(struct tdm_live *l, void *arg)
 	struct opening *o = arg;
 	struct tdm_dmirror *d = device_of(o->minor);
 	struct tdm_device_config c = { .name = "dmirror", .pool_ops = &pool_ops, .nframes = FRAMES, .mirror_ops = &mirror_ops, .nworkers = 1,
-				       .page_sizes = TDM_MIRROR_4K | TDM_MIRROR_64K | TDM_MIRROR_2M, .coherent = d->coherent, .inherited = true };
+				       .page_sizes = TDM_MIRROR_4K | TDM_MIRROR_64K | TDM_MIRROR_2M, .coherent = d->coherent, .inherited = true,
+				       .stuck_ns = 10000000000 };
 	int r = 0;
 
 	if (!d->users && !d->coherent && !d->memory)

@@ -55,8 +55,10 @@ static void *take_over(struct tdm_ctx *ctx, u64 va, u32 owner)
 		if (!pt->level && tdm_pte_at_home(pte)) {
 			struct tdm_frame *frame = tdm_pfn_frame(&mm->frames, tdm_pte_ram_pfn(pte));
 
-			home = tdm_frame_home(&mm->frames, frame);
-			if (mm->port->ops->holds && !mm->port->ops->holds(mm->port, home))
+			/* While it is packed or copied: its entry could come to look again as it did when that began, with other bytes behind it. */
+			if (!(tdm_pfn_block(&mm->frames, tdm_pte_ram_pfn(pte))->flags & TDM_FRAME_F_WRITEBACK))
+				home = tdm_frame_home(&mm->frames, frame);
+			if (home && mm->port->ops->holds && !mm->port->ops->holds(mm->port, home))
 				home = NULL;
 		}
 		if (home)

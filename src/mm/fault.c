@@ -29,6 +29,7 @@
 #define LONE_MAX_NS 2500u /* what a copy of a lone page costs */
 #define LONE_PROBE 64u
 #define NO_GUESS TDM_BLOCK_PAGES
+#define DEVICE_TRIES 4u
 
 /* One block of a fault in progress. */
 struct block {
@@ -40,6 +41,7 @@ struct block {
 	bool write;  /* the access that missed is a write */
 	u32 guess;   /* page of the block: it alone is mapped, and the rest is brought to see what is used; NO_GUESS: not now */
 	bool device, exclusive; /* the page that was missed is in a device's memory; is one that a device has for itself */
+	u32 missed;  /* which of the first block it is */
 	bool asked;  /* nobody missed it: who asked is told what a tier cannot give, and the page stays there */
 	u64 from, to; /* where there may be somebody to wake */
 	u32 soft, hard, zero, refaults; /* pages brought */
@@ -255,7 +257,7 @@ static int lose_page(struct block *b, u32 i)
 	if (r == -EAGAIN || r == -ENOMEM)
 		return r;
 	tdm_count(b->ctx, TDM_C_POISONED, 1);
-	plat_log("a page could not be read back from its tier: the program gets SIGBUS where it touches it");
+	plat_log("a page could not be read back from its tier, or a device: the program gets SIGBUS where it touches it");
 	tdmi_page_set(b->mm, b->pt, b->first + i, tdm_pte_mk_typed(TDM_PTE_T_POISON, 0));
 	return 0;
 }
@@ -406,7 +408,23 @@ static int bring_blob(struct block *b, struct blob_part *p)
 	return r;
 }
 
-/* Pages that a device has, in its memory. */
+/*
+ * Pages that a device has in its memory, to at[]. A copy that has failed may work the next time. Where nobody is there to be told, the page that was missed
+ * must be had, and the others stay where they are if they cannot be had with it: *mask.
+ */
+static int read_device(struct block *b, const struct tdm_pte *pte, void **at, u32 *mask)
+{
+	int r = tdmi_dev_read(b->mm, pte, at, TDM_BLOCK_PAGES);
+
+	for (u32 tries = 1; r && !b->asked && tries < DEVICE_TRIES; tries++) {
+		*mask = tries > 1 ? 1u << b->missed : *mask;
+		for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+			at[k] = *mask >> k & 1 ? at[k] : NULL;
+		r = tdmi_dev_read(b->mm, pte, at, TDM_BLOCK_PAGES);
+	}
+	return r;
+}
+
 static int bring_device(struct block *b, u32 mask)
 {
 	struct tdm_mm *mm = b->mm;
@@ -431,7 +449,7 @@ static int bring_device(struct block *b, u32 mask)
 	slow = tdmi_pte_pool(mm, pte[__builtin_ctz(mask)])->ops->slow;
 	if (slow)
 		go_slow(b->ctx, true);
-	r = tdmi_dev_read(mm, pte, at, TDM_BLOCK_PAGES);
+	r = read_device(b, pte, at, &mask);
 	if (slow)
 		go_slow(b->ctx, false);
 	if (!r)
@@ -705,6 +723,7 @@ static int fault_locked(struct block *b, u64 va)
 		return fault_excluded(b, va);
 	zero_end = i && !tdm_pte_none(tdm_pt_get(b->pt, i - 1)) ? vma.end : va + TDM_PAGE_SIZE;
 	b->first = i & ~(TDM_BLOCK_PAGES - 1);
+	b->missed = i - b->first;
 	b->va = b->from = tdm_pt_va(b->pt, b->first);
 	if (tdm_pte_home(pte) && (pte.v & TDM_PTE_GUESS))
 		tdmi_predict_guessed(&b->mm->predict, pte, true);

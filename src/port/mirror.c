@@ -163,7 +163,7 @@ static bool invalidate(struct tdm_interval_notifier *in, const struct tdm_inv_ra
 {
 	struct tdm_mirror *m = tdm_container_of(in, struct tdm_mirror, in);
 	u64 start = range->start, end = TDM_MIN(range->end, TOP), n = 0;
-	bool used = false;
+	bool used = false, others;
 
 	if (start >= end)
 		return true;
@@ -173,22 +173,33 @@ static bool invalidate(struct tdm_interval_notifier *in, const struct tdm_inv_ra
 	tdm_interval_set_seq(in, cur_seq);
 	widen(m, &start, &end);
 	n = clear_range(m, m->root, 0, start, end, &used);
+	/* What is not there any more another round may have taken out a moment ago, and be waiting still for who uses it. */
+	others = m->leaving != 0;
+	m->leaving += n != 0;
 	plat_mutex_unlock(&m->lock);
-	if (!n)
+	if (!n && !others)
 		return true;
-	tdm_a64_add_relaxed(&m->invalidations, 1);
-	tdm_a64_add_relaxed(&m->cleared, n);
+	if (n) {
+		tdm_a64_add_relaxed(&m->invalidations, 1);
+		tdm_a64_add_relaxed(&m->cleared, n);
+	}
 	if (m->ops->invalidated)
 		m->ops->invalidated(m->arg, start, end);
-	if (used)
+	if (used || others)
 		tdmi_rcu_synchronize(&m->rcu);
+	if (n) {
+		plat_mutex_lock(&m->lock);
+		m->leaving--;
+		plat_mutex_unlock(&m->lock);
+	}
 	tdmi_rcu_poll(&m->rcu);
 	return true;
 }
 
 static const struct tdm_interval_notifier_ops notifier_ops = { .invalidate = invalidate };
 
-int tdmi_mirror_init(struct tdm_mirror *m, struct tdm_mm *mm, const struct tdm_mirror_ops *ops, void *arg, const void *owner, u64 page_sizes)
+int tdmi_mirror_init(struct tdm_mirror *m, struct tdm_mm *mm, const char *name, const struct tdm_mirror_ops *ops, void *arg, const void *owner,
+		     u64 page_sizes)
 {
 	int r;
 
@@ -205,7 +216,7 @@ int tdmi_mirror_init(struct tdm_mirror *m, struct tdm_mm *mm, const struct tdm_m
 	m->root = table_make(m, LEVELS - 1);
 	if (!m->root)
 		return -ENOMEM;
-	m->in.name = "mirror";
+	m->in.name = name;
 	m->in.ops = &notifier_ops;
 	r = tdmi_interval_notifier_insert(&mm->notifiers, &m->in, 0, TOP);
 	if (r)
@@ -533,6 +544,9 @@ int tdmi_mirror_atomic(struct tdm_mirror_reader *r, u64 va, size_t len, void (*f
 		tdmi_mm_exit(r->ctx);
 		if (ret)
 			return ret;
+		/* It is being packed, say. */
+		if (tries > ATOMIC_TRIES / 2)
+			plat_yield();
 	}
 	return -EBUSY;
 }

@@ -47,6 +47,7 @@ struct tdm_mirror {
 	struct tdm_rcu rcu;               /* sections */
 	struct plat_mutex lock;           /* rank TDM_RANK_MIRROR; guards the table */
 	struct tdm_mirror_table *root;
+	u32 leaving;                      /* rounds that have taken something out, and wait for who may be using it; the lock */
 	/* Counted. */
 	tdm_a64 faults;                   /* fills that were asked for */
 	tdm_a64 filled;                   /* pages put into the table */
@@ -64,9 +65,10 @@ struct tdm_mirror_reader {
 	u8 *bounce;                       /* TDM_BLOCK_SIZE */
 };
 
-/* page_sizes: a mask of the above, with 4 KiB. The engine makes no round meanwhile (frozen), unless it has made its rounds count (tdmi_notifiers_arm()).
+/* name: for whom to blame. page_sizes: a mask of the above, with 4 KiB. The engine makes no round meanwhile (frozen), unless it has made its rounds count (tdmi_notifiers_arm()).
  * 0, -EINVAL, -ENOMEM. */
-int tdmi_mirror_init(struct tdm_mirror *m, struct tdm_mm *mm, const struct tdm_mirror_ops *ops, void *arg, const void *owner, u64 page_sizes);
+int tdmi_mirror_init(struct tdm_mirror *m, struct tdm_mm *mm, const char *name, const struct tdm_mirror_ops *ops, void *arg, const void *owner,
+		     u64 page_sizes);
 /* No reader is left. Sleeps for rounds. */
 void tdmi_mirror_destroy(struct tdm_mirror *m);
 /* In the child of a fork: the device is not here, nor are its threads. Only the notifier is taken away. */

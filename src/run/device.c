@@ -142,23 +142,40 @@ int tdmi_device_do(struct tdm_device *d, int (*fn)(struct tdm_device_worker *, s
 
 /* ---- jobs ------------------------------------------------------------------------------------------------------------------------- */
 
+/* By parts: a fork waits while somebody is in the mm, and what is taken home long before it is copied is likely to be touched meanwhile. */
 int tdmi_device_job_migrate(struct tdm_device_worker *w, struct tdm_device_job *job)
 {
-	int r;
+	u64 end = job->b, stop;
+	int r = 0;
 
-	tdm_device_enter_mm(w);
-	r = tdmi_migrate_to_device(w->ctx, &w->dev->pool, job->a, job->b, &job->out);
-	tdmi_mm_exit(w->ctx);
+	job->out = 0;
+	for (u64 va = job->a; !r && va < end; va = stop) {
+		u64 n = 0;
+
+		tdm_device_enter_mm(w);
+		/* Where there are no tables there is nothing. */
+		tdmi_rcu_read_lock(w->ctx->rcu);
+		va = TDM_MAX(va, tdmi_pt_next(w->ctx->mm, va, end));
+		tdmi_rcu_read_unlock(w->ctx->rcu);
+		stop = TDM_MIN(TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE, end);
+		if (va < end)
+			r = tdmi_migrate_to_device(w->ctx, &w->dev->pool, va, stop, &n);
+		tdmi_mm_exit(w->ctx);
+		job->out += n;
+	}
 	return r;
 }
 
 int tdmi_device_job_evict(struct tdm_device_worker *w, struct tdm_device_job *job)
 {
-	int r;
+	u64 n = 1;
+	int r = 0;
 
-	tdm_device_enter_mm(w);
-	r = tdmi_pool_evict(w->ctx, &w->dev->pool, job->a, &job->out);
-	tdmi_mm_exit(w->ctx);
+	for (job->out = 0; !r && n && job->out < job->a; job->out += n) {
+		tdm_device_enter_mm(w);
+		r = tdmi_pool_evict(w->ctx, &w->dev->pool, TDM_MIN(job->a - job->out, (u64)TDM_HUGE_PAGES), &n);
+		tdmi_mm_exit(w->ctx);
+	}
 	return r;
 }
 
@@ -259,16 +276,17 @@ int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *
 	if (tdm_a32_ld_acquire(&l->state) != TDM_LIVE_ENGAGED)
 		return -EINVAL;
 	r = place(l, &d);
+	r = r ? r : tdmi_live_watch_start(l);
 	if (r)
 		return r;
-	memset(d, 0, sizeof(*d));
+	memset(d, 0, sizeof(*d)); /* not attached yet: nobody looks */
 	d->config = *c;
 	plat_mutex_init(&d->lock, TDM_RANK_LIVE);
 	d->head = d->tail = NO_JOB;
 	if (c->nframes)
 		r = (c->coherent ? tdmi_pool_init_coherent : tdmi_pool_init)(&d->pool, c->pool_ops, c->arg, d, c->nframes);
 	if (r)
-		return r;
+		goto out_watch;
 	/* Nobody is in a round, or looks for a pool. */
 	tdmi_mm_freeze(&l->mm);
 	tdmi_notifiers_arm(&l->mm.notifiers);
@@ -277,14 +295,16 @@ int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *
 	tdmi_mm_thaw(&l->mm);
 	if (r)
 		goto out_pool;
-	r = tdmi_mirror_init(&d->mirror, &l->mm, c->mirror_ops, c->arg, d, c->page_sizes);
+	r = tdmi_mirror_init(&d->mirror, &l->mm, c->name, c->mirror_ops, c->arg, d, c->page_sizes);
 	if (r)
 		goto out_attached;
 	d->mirror.write_ahead = c->write_ahead;
 	r = workers_start(l, d);
 	if (!r) {
+		tdmi_live_watch_lock(l);
 		d->live = l;
 		tdm_a32_add_acqrel(&l->ndevices, 1);
+		tdmi_live_watch_unlock(l);
 		*out = d;
 		return 0;
 	}
@@ -296,6 +316,8 @@ out_attached:
 out_pool:
 	if (c->nframes)
 		tdmi_pool_destroy(&d->pool);
+out_watch:
+	tdmi_live_watch_stop(l);
 	return r;
 }
 
@@ -332,7 +354,10 @@ int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *d)
 		TDM_BUG_ON(r);
 		tdmi_pool_destroy(&d->pool);
 	}
+	tdmi_live_watch_lock(l);
 	d->live = NULL;
+	tdmi_live_watch_unlock(l);
+	tdmi_live_watch_stop(l);
 	return 0;
 }
 
@@ -432,19 +457,53 @@ void tdmi_device_unmapped(struct tdm_live *l, u64 start, u64 end)
 
 /* ---- forks ---------------------------------------------------------------------------------------------------- */
 
+/* What the child will not inherit. */
+static bool left_behind(const struct tdm_device *d)
+{
+	return d && d->live && !d->gone && !d->config.inherited && !d->config.coherent && d->config.nframes && tdm_a64_ld_relaxed(&d->pool.pages);
+}
+
 void tdmi_live_devices_before_fork(struct tdm_live *l)
 {
-	for (u32 i = 0; i < TDM_DEVICES_MAX; i++) {
-		struct tdm_device *d = l->device[i];
-
-		/* What cannot be brought home is poison in the child: its memory cannot be read there. */
-		if (d && d->live && !d->gone && !d->config.inherited && !d->config.coherent && empty(l, d))
-			plat_log("a device's memory could not be emptied before a fork");
-	}
+	for (u32 i = 0; i < TDM_DEVICES_MAX; i++)
+		if (left_behind(l->device[i]) && empty(l, l->device[i]) && !l->device[i]->warned_fork) {
+			l->device[i]->warned_fork = true;
+			plat_log("a device's memory could not be emptied before a fork: its pages are lost to the child");
+		}
 }
+
+bool tdmi_live_devices_ready_to_fork(const struct tdm_live *l)
+{
+	for (u32 i = 0; i < TDM_DEVICES_MAX; i++)
+		if (left_behind(l->device[i]) && !l->device[i]->warned_fork)
+			return false;
+	return true;
+}
+
+void tdmi_live_devices_at_fork(struct tdm_live *l)
+{
+	struct tdm_inv_range round = TDM_INV_RANGE(0, (u64)1 << 47, TDM_INV_PROTECTION_PAGE);
+
+	if (!tdm_a32_ld_relaxed(&l->ndevices))
+		return;
+	(void)tdmi_invalidate_start(&l->mm.notifiers, &round);
+	tdmi_invalidate_end(&l->mm.notifiers, &round);
+}
+
+static int lost_copy_out(struct tdm_pool *p, void *dst, u32 frame, u32 n)
+{
+	(void)p;
+	(void)dst;
+	(void)frame;
+	(void)n;
+	return -ENODEV;
+}
+
+static const struct tdm_pool_ops lost_ops = { .name = "lost", .copy_out = lost_copy_out };
 
 void tdmi_live_devices_in_child(struct tdm_live *l)
 {
+	tdmi_live_watch_forget(l);
 	for (u32 i = 0; i < TDM_DEVICES_MAX; i++) {
 		struct tdm_device *d = l->device[i];
 
@@ -452,6 +511,8 @@ void tdmi_live_devices_in_child(struct tdm_live *l)
 			continue;
 		d->gone = true;
 		tdm_a32_st_relaxed(&l->ndevices, 0);
+		if (!d->config.inherited)
+			d->pool.ops = &lost_ops;
 		plat_mutex_reset(&d->lock);
 		for (u32 k = 0; k < d->nworkers; k++)
 			tdmi_linux_thread_forget(d->worker[k].thread);

@@ -57,6 +57,9 @@ struct tdm_device_config {
 	bool coherent;                           /* the CPU can map its memory: the pool's copies are not called */
 	bool inherited;                          /* its memory is private memory of this process, all of which a child inherits */
 	bool write_ahead;                        /* see mirror.h */
+	u64 stuck_ns;                            /* a callback that takes longer is told of */
+	/* Which of the device's callbacks has been running for longer; NULL: none, or it cannot be told. Any thread. */
+	const char *(*busy)(void *arg, u64 longer_than_ns);
 };
 
 struct tdm_device {
@@ -68,6 +71,8 @@ struct tdm_device {
 	u32 nworkers;                            /* that have been started */
 	tdm_a32 stop;                            /* workers end */
 	bool gone;                               /* in the child of a fork */
+	bool warned_fork;                        /* main's */
+	bool said_stuck;                         /* the watching thread's */
 	struct plat_mutex lock;                  /* guards the queue */
 	u32 head, tail;                          /* of the queue: indices of jobs; TDM_DEVICE_JOBS: empty */
 	tdm_a32 posted;                          /* changes when something is queued: workers sleep on it */
@@ -113,9 +118,19 @@ int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *
 int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *dev);
 
 /* ---- between this and live.c: on the engine's main thread */
-/* Around a fork: before the engine stands still; and in the child. */
+/* Around a fork: before the engine stands still; is there nothing that the child would miss; when it stands still; and in the child. */
 void tdmi_live_devices_before_fork(struct tdm_live *l);
+bool tdmi_live_devices_ready_to_fork(const struct tdm_live *l);
+/* Nobody is in the mm, so what is taken from the devices' tables now stays out until the fork is over: pages in their memory can be copied for who touches them
+ * meanwhile. (The kernel does the same at a fork, whose pages become read-only.) They stay in their memory. */
+void tdmi_live_devices_at_fork(struct tdm_live *l);
 void tdmi_live_devices_in_child(struct tdm_live *l);
+/* The thread that tells of devices that hang, and the lock that it looks at devices with; it ends with the last device. device_watch.c. */
+int tdmi_live_watch_start(struct tdm_live *l);
+void tdmi_live_watch_stop(struct tdm_live *l);
+void tdmi_live_watch_forget(struct tdm_live *l);
+void tdmi_live_watch_lock(struct tdm_live *l);
+void tdmi_live_watch_unlock(struct tdm_live *l);
 /* Bytes of this process that are devices' memory. */
 u64 tdmi_live_device_bytes(const struct tdm_live *l);
 

@@ -6,11 +6,19 @@
 #include "run/api.h"
 #include "run/live.h"
 
+#define CALLS 16u
+#define STUCK_NS ((u64)10000000000)
+
 /* What the library keeps of a device's author. In the library's own data, which is never evicted. */
 struct author {
 	struct tdm_device_ops ops;
 	struct tdm_pool_ops pool_ops;
 	struct tdm_device *dev; /* NULL: free; the lock of api.c */
+	/* Ops that are running, of which one thread each has taken an entry. More than that are not noted. */
+	struct {
+		tdm_a64 since;  /* 0: free */
+		tdm_aptr what;
+	} call[CALLS];
 };
 
 static struct author authors[TDM_DEVICES_MAX];
@@ -22,32 +30,79 @@ static struct tdm_device_worker *worker_of(struct tdm_device_thread *t)
 
 /* ---- the author's functions ---------------------------------------------------------------------------------------------------------- */
 
+static u32 call_begin(struct author *a, const char *what)
+{
+	u64 now = plat_now_ns();
+
+	for (u32 i = 0; i < CALLS; i++) {
+		u64 free = 0;
+
+		if (!tdm_a64_ld_relaxed(&a->call[i].since) && tdm_a64_cas_acqrel(&a->call[i].since, &free, now)) {
+			tdm_aptr_st_relaxed(&a->call[i].what, (void *)(uintptr_t)what);
+			return i;
+		}
+	}
+	return CALLS;
+}
+
+static void call_end(struct author *a, u32 i)
+{
+	if (i < CALLS)
+		tdm_a64_st_release(&a->call[i].since, 0);
+}
+
+static const char *busy(void *arg, u64 longer_than_ns)
+{
+	struct author *a = arg;
+	u64 now = plat_now_ns();
+
+	for (u32 i = 0; i < CALLS; i++) {
+		u64 since = tdm_a64_ld_acquire(&a->call[i].since);
+		const char *what = tdm_aptr_ld_acquire(&a->call[i].what);
+
+		if (since && since + longer_than_ns < now && what && tdm_a64_ld_acquire(&a->call[i].since) == since)
+			return what;
+	}
+	return NULL;
+}
+
 static int copy_in(struct tdm_pool *p, u32 frame, const void *src, u32 n)
 {
-	const struct author *a = p->arg;
+	struct author *a = p->arg;
+	u32 call = call_begin(a, "copy_in has been running");
+	int r = a->ops.copy_in(a->ops.arg, frame, src, n);
 
-	return a->ops.copy_in(a->ops.arg, frame, src, n);
+	call_end(a, call);
+	return r;
 }
 
 static int copy_out(struct tdm_pool *p, void *dst, u32 frame, u32 n)
 {
-	const struct author *a = p->arg;
+	struct author *a = p->arg;
+	u32 call = call_begin(a, "copy_out has been running");
+	int r = a->ops.copy_out(a->ops.arg, dst, frame, n);
 
-	return a->ops.copy_out(a->ops.arg, dst, frame, n);
+	call_end(a, call);
+	return r;
 }
 
 static int copy_wait(struct tdm_pool *p)
 {
-	const struct author *a = p->arg;
+	struct author *a = p->arg;
+	u32 call = call_begin(a, "copy_wait has been running");
+	int r = a->ops.copy_wait(a->ops.arg);
 
-	return a->ops.copy_wait(a->ops.arg);
+	call_end(a, call);
+	return r;
 }
 
 static void page_free(struct tdm_pool *p, u32 frame, u32 order)
 {
-	const struct author *a = p->arg;
+	struct author *a = p->arg;
+	u32 call = call_begin(a, "page_free has been running");
 
 	a->ops.page_free(a->ops.arg, frame, order);
+	call_end(a, call);
 }
 
 static void *memory(void *arg, u32 frame)
@@ -59,23 +114,31 @@ static void *memory(void *arg, u32 frame)
 
 static void mapped(void *arg, u64 va, u64 entry)
 {
-	const struct author *a = arg;
+	struct author *a = arg;
 	struct tdm_device_leaf leaf = { .addr = va, .pages = (u64)1 << tdm_rf_order(entry), .flags = entry & TDM_RF_WRITE ? TDM_LEAF_WRITE : 0 };
 
 	if (entry & TDM_RF_DEVICE) {
 		leaf.flags |= TDM_LEAF_MEMORY;
 		leaf.frame = entry & TDM_RF_PAYLOAD;
 	}
-	if (a->ops.mapped)
+	if (a->ops.mapped) {
+		u32 call = call_begin(a, "mapped has been running");
+
 		a->ops.mapped(a->ops.arg, &leaf);
+		call_end(a, call);
+	}
 }
 
 static void invalidated(void *arg, u64 start, u64 end)
 {
-	const struct author *a = arg;
+	struct author *a = arg;
 
-	if (a->ops.invalidated)
+	if (a->ops.invalidated) {
+		u32 call = call_begin(a, "invalidated has been running");
+
 		a->ops.invalidated(a->ops.arg, start, end);
+		call_end(a, call);
+	}
 }
 
 static const struct tdm_mirror_ops mirror_ops = { .memory = memory, .mapped = mapped, .invalidated = invalidated };
@@ -99,6 +162,7 @@ static int attach(struct tdm_live *l, const struct tdm_device_ops *ops, const st
 	struct tdm_device_config c = { .name = ops->name, .mirror_ops = &mirror_ops, .nframes = (u32)(o->memory_bytes >> TDM_PAGE_SHIFT),
 				       .page_sizes = o->page_sizes ? o->page_sizes : TDM_MIRROR_4K | TDM_MIRROR_64K | TDM_MIRROR_2M,
 				       .nworkers = o->threads ? o->threads : 1, .resident_bytes = o->process_bytes,
+				       .stuck_ns = o->stuck_ms ? (u64)o->stuck_ms * 1000000 : STUCK_NS, .busy = busy,
 				       .inherited = o->flags & TDM_DEVICE_INHERITED, .write_ahead = o->flags & TDM_DEVICE_WRITE_AHEAD };
 	int r;
 
@@ -271,9 +335,21 @@ int tdm_device_write(struct tdm_device_thread *t, void *addr, const void *buf, s
 	return tdmi_mirror_copy(&worker_of(t)->reader, (u64)(uintptr_t)addr, (void *)(uintptr_t)buf, len, true, &done, NULL);
 }
 
+/* Memory that was mapped a moment ago. */
+static void find_new(struct tdm_device *dev)
+{
+	(void)tdmi_live_request(dev->live, TDM_OP_FIND, 0, 0, NULL);
+}
+
 int tdm_device_atomic(struct tdm_device_thread *t, void *addr, size_t len, void (*fn)(void *p, void *arg), void *arg)
 {
-	return tdmi_mirror_atomic(&worker_of(t)->reader, (u64)(uintptr_t)addr, len, fn, arg);
+	struct tdm_device_worker *w = worker_of(t);
+	int r = tdmi_mirror_atomic(&w->reader, (u64)(uintptr_t)addr, len, fn, arg);
+
+	if (r != -EOPNOTSUPP)
+		return r;
+	find_new(w->dev);
+	return tdmi_mirror_atomic(&w->reader, (u64)(uintptr_t)addr, len, fn, arg);
 }
 
 int tdm_device_prefault(struct tdm_device_thread *t, const void *addr, size_t len, int write)
@@ -313,8 +389,7 @@ int tdm_device_pin(struct tdm_device_thread *t, const void *addr, size_t pages, 
 		tdmi_mm_exit(w->ctx);
 		*done += got;
 		if (r == -EOPNOTSUPP && !found) {
-			/* Memory that was mapped a moment ago. */
-			(void)tdmi_live_request(w->dev->live, TDM_OP_FIND, 0, 0, NULL);
+			find_new(w->dev);
 			found = true;
 		} else if (r) {
 			break;

@@ -177,6 +177,11 @@ struct tdm_live {
 	/* Main's. A slot is never given back, so that a device's address says whose exclusive pages these are; see device.h. */
 	struct tdm_device *device[TDM_DEVICES_MAX];
 	tdm_a32 ndevices;            /* that are attached, and here; main's, read by the program's threads */
+	struct {
+		struct plat_thread *thread;
+		tdm_a32 stop;
+		struct plat_mutex lock;  /* main writes device[] and what is constant of a device with it */
+	} watch;                     /* device_watch.c; main's, but for the lock */
 
 	/* forking; see live_fork.c */
 	bool fork_announced;         /* frozen for it; req_lock */

@@ -13,6 +13,7 @@ static struct test_device {
 	u32 nframes;
 	u8 *seen;        /* folios, by their first frame: device_check() */
 	u32 fail;        /* the nth copy from now on fails; 0: none */
+	bool dead;       /* every copy fails */
 	void (*on_copy)(void *arg); /* called while a copy is under way */
 	void *on_copy_arg;
 	void (*on_out)(struct test_device *d, u32 frame, u32 n); /* called before bytes are taken from it; a table is locked */
@@ -30,7 +31,7 @@ static inline struct test_device *dev_of(struct tdm_pool *p, u32 frame, u32 n)
 
 static inline bool dev_fails(struct test_device *d)
 {
-	return d->fail && --d->fail == 0;
+	return d->dead || (d->fail && --d->fail == 0);
 }
 
 static inline int dev_copy_in(struct tdm_pool *p, u32 frame, const void *src, u32 n)

@@ -123,12 +123,20 @@ TEST(copies_fail)
 		check_counters();
 	}
 	get_range(0, 40, 1);
-	/* A fault has nowhere to go back to: the program finds out. */
-	CHECK_EQ(to_device(0, 1), 1);
+	/* A fault tries again, and has nowhere to go back to: the program finds out about the page that it wants, and the others stay. */
+	CHECK_EQ(to_device(0, 16), 16);
 	dev.fail = 1;
-	CHECK_EQ(tdmi_cpu_read(&cpu, ctx, BASE, &n, 8), -EIO);
-	dev.fail = 0;
+	get_range(0, 16, 1);
+	CHECK_EQ(to_device(0, 16), 16);
+	dev.dead = true;
+	CHECK_EQ(tdmi_cpu_read(&cpu, ctx, BASE + P(3), &n, 8), -EIO);
+	dev.dead = false;
 	CHECK_EQ(tdmi_mm_count(&mm, TDM_C_POISONED), 1);
+	device_check();
+	check_counters();
+	CHECK_EQ(on_device(0, 16), 15);
+	get_range(0, 3, 1);
+	get_range(4, 16, 1);
 	end();
 }
 
@@ -221,6 +229,26 @@ TEST(evict)
 	check_counters();
 	CHECK_EQ(out_pages(BASE, BASE + P(300)), 300);
 	get_range(0, 300, 1);
+	end();
+}
+
+/* Somebody else holds a folio in order to evict it, while its pages come back by a fault: it is freed by whoever is last. */
+TEST(a_folio_that_is_being_evicted_comes_back)
+{
+	struct tdm_frame *folio;
+
+	begin(512);
+	put_range(0, 16, 1);
+	CHECK_EQ(to_device(0, 16), 16);
+	/* One of them comes back, and goes again: to a frame of its own. */
+	CHECK_EQ(tdmi_bring(ctx, BASE + P(5), BASE + P(6)), 0);
+	CHECK_EQ(to_device(5, 6), 1);
+	folio = tdmi_lru_isolate_lent(&dev.pool.lru, false);
+	CHECK(folio && folio->order == TDM_BLOCK_ORDER);
+	get_range(0, 16, 1);
+	CHECK_EQ(dev.freed, 1);
+	CHECK(tdmi_lru_putback(&dev.pool.lru, folio, TDM_LRU_TO_YOUNG));
+	tdmi_folio_free(&dev.pool.frames, folio);
 	end();
 }
 

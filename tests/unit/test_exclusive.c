@@ -410,8 +410,9 @@ TEST(a_page_that_is_lost)
 	begin();
 	write_pages(0, 3, 1);
 	CHECK_EQ(tdmi_migrate_to_device(ctx, &dev.pool, BASE + P(1), BASE + P(2), &n), 0);
-	dev.fail = 1;
+	dev.dead = true;
 	CHECK_EQ(tdmi_cpu_read(&cpu, ctx, BASE + P(1), &x, 8), -EIO);
+	dev.dead = false;
 	CHECK_EQ(tdmi_make_exclusive(ctx, BASE, BASE + P(3), &dev, home, &n), 0);
 	CHECK_EQ(n, 2);
 	CHECK(home[0] && !home[1] && home[2]);

@@ -547,8 +547,9 @@ TEST(what_cannot_be_pinned)
 	begin();
 	write_pages(8, 20, 0);
 	take_to_device(15, 16);
-	dev.fail = 1;
+	dev.dead = true;
 	CHECK_EQ(tdmi_cpu_read(&cpu, ctx, BASE + P(15), &x, 8), -EIO);
+	dev.dead = false;
 	tdmi_cpu_munmap(&cpu, ctx, BASE + P(10), BASE + P(11));
 	tdmi_cpu_mprotect(&cpu, BASE + P(11), BASE + P(12), TDM_CPU_NOACCESS);
 	tdmi_cpu_mprotect(&cpu, BASE + P(12), BASE + P(13), TDM_CPU_RDONLY);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* A device with a page table of its own: what it reads and writes is what the program does, wherever the page is. */
+#include <pthread.h>
+#include <unistd.h>
 #include "device_world.h"
 #include "port/mirror.h"
 
@@ -18,7 +20,7 @@ static void begin_with(u64 sizes)
 {
 	start();
 	device_start(1024);
-	CHECK_EQ(tdmi_mirror_init(&mirror, &mm, &ops, NULL, &dev, sizes), 0);
+	CHECK_EQ(tdmi_mirror_init(&mirror, &mm, "test", &ops, NULL, &dev, sizes), 0);
 	CHECK_EQ(tdmi_mirror_reader_init(&reader, &mirror, ctx), 0);
 	map(BASE, BASE + P(PAGES));
 }
@@ -234,5 +236,41 @@ TEST(reading_does_not_ask_to_write)
 	CHECK_EQ(dget(BASE + P(512)), 0);
 	dput(BASE + P(512), 2);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mirror.upgrades), 1);
+	end();
+}
+
+static void *a_round(void *done)
+{
+	struct tdm_inv_range round = TDM_INV_RANGE(BASE, BASE + P(1), TDM_INV_CLEAR);
+
+	CHECK_EQ(tdmi_invalidate_start(&mm.notifiers, &round), 0);
+	tdm_a32_st_release((tdm_a32 *)done, 1);
+	tdmi_invalidate_end(&mm.notifiers, &round);
+	return NULL;
+}
+
+/* The second round finds nothing in the table, but the device may be using what the first one has taken out: both wait. */
+TEST(a_round_waits_for_what_another_has_taken_out)
+{
+	tdm_a32 done[2] = { { 0 }, { 0 } };
+	pthread_t th[2];
+
+	begin();
+	put(BASE, 1);
+	CHECK_EQ(to_device(0, 1), 1);
+	CHECK_EQ(dget(BASE), 1);
+	tdm_mirror_enter(&reader);
+	CHECK(tdmi_mirror_lookup(&mirror, BASE) & TDM_RF_DEVICE);
+	CHECK_EQ(pthread_create(&th[0], NULL, a_round, &done[0]), 0);
+	while (tdmi_mirror_lookup(&mirror, BASE))
+		plat_yield();
+	CHECK_EQ(pthread_create(&th[1], NULL, a_round, &done[1]), 0);
+	usleep(50000);
+	CHECK(!tdm_a32_ld_acquire(&done[0]));
+	CHECK(!tdm_a32_ld_acquire(&done[1]));
+	tdm_mirror_exit(&reader);
+	for (int i = 0; i < 2; i++)
+		CHECK_EQ(pthread_join(th[i], NULL), 0);
+	CHECK_EQ(get(BASE), 1);
 	end();
 }

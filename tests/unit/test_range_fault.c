@@ -140,8 +140,9 @@ static void make_poison(u32 page)
 	u64 x;
 
 	make_own(page);
-	dev.fail = 1;
+	dev.dead = true;
 	CHECK_EQ(tdmi_cpu_read(&cpu, ctx, BASE + P(page), &x, 8), -EIO);
+	dev.dead = false;
 }
 
 /* The program has said that it drops the page; the kernel has not done it yet. */
