@@ -13,7 +13,7 @@
  *     tdm_device_run(dev, work, array, NULL);           // void work(struct tdm_device_thread *t, void *array)
  *
  * Contexts. Functions that take a struct tdm_device are for the program's threads, and wait. Those that take a struct tdm_device_thread are for functions that
- * run on the device (tdm_device_run), on that thread alone. The ops are called by the library's threads, with locks held: they must not touch memory that the program
+ * run on the device (tdm_device_run), on that thread alone. Migration and the like are also done by the device's threads: they wait while all of these run something. The ops are called by the library's threads, with locks held: they must not touch memory that the program
  * has mapped since tdm_start() (it may be away), allocate, take a lock that anybody holds while touching such memory, or call into this library.
  *
  * Addresses and lengths are bytes; pages are 4096; ranges are half-open. Errors are negative errno values.
@@ -53,7 +53,8 @@ struct tdm_device_ops {
 	int (*copy_out)(void *arg, void *dst, uint32_t frame, uint32_t pages);
 	/* All that this thread has begun is done: 0; or -errno: none of it counts. */
 	int (*copy_wait)(void *arg);
-	/* The 2^order frames hold nothing any more. Exactly once for what was given to the device as one. May be NULL. */
+	/* The 2^order frames, which copy_in was asked to copy to, hold nothing any more. Exactly once for what was given to the device as one, also if a copy to it has
+	 * failed. May be NULL. In the child of a fork: of the child's copy of the memory. */
 	void (*page_free)(void *arg, uint32_t frame, uint32_t order);
 	/* Where this process can reach a frame: for tdm_device_read() and the like. Constant. */
 	void *(*address)(void *arg, uint32_t frame);
@@ -94,7 +95,8 @@ struct tdm_device_stats {
 	uint64_t retries;        /* fills that had to begin again, because of these */
 };
 
-/* Attach a device to the engine's address space. *out is valid until it is detached. -EINVAL: an option; -ENOSPC: there are 8 already; -ENOMEM. */
+/* Attach a device to the engine's address space. *out is valid until it is detached. -EINVAL: an option; -ENOSPC: there are 8 already; -ENOMEM; -EAGAIN: no thread
+ * could be started. */
 TDM_API int tdm_device_attach(struct tdm *t, const struct tdm_device_ops *ops, const struct tdm_device_options *options, struct tdm_device **out);
 
 /* Bring home what it has, and end its threads. The handle is not valid any more. -EBUSY: it is being used; the error of a copy, or -ENOMEM: what is there stays,

@@ -108,7 +108,7 @@ void tdmi_dev_mapped(struct tdm_pool *p, struct tdm_frame *folio)
 
 void tdmi_dev_free(struct tdm_pool *p, struct tdm_frame *folio)
 {
-	if (p->ops->page_free)
+	if (p->ops->page_free && (folio->flags & TDM_FRAME_F_GIVEN))
 		p->ops->page_free(p, tdm_frame_nr(&p->frames, folio), folio->order);
 	tdmi_folio_free(&p->frames, folio);
 }

@@ -28,7 +28,7 @@ struct tdm_pool_ops {
 	int (*copy_out)(struct tdm_pool *p, void *dst, u32 frame, u32 n);
 	/* All that has been begun by this thread is done, or -errno: then none of it counts. NULL: copies are done when they return. */
 	int (*copy_wait)(struct tdm_pool *p);
-	/* The 2^order frames from `frame` on hold nothing any more. May be NULL. */
+	/* The 2^order frames from `frame` on, to which copy_in has been asked to copy, hold nothing any more. May be NULL. */
 	void (*page_free)(struct tdm_pool *p, u32 frame, u32 order);
 };
 

@@ -34,6 +34,7 @@ enum tdm_frame_state {
 
 #define TDM_FRAME_F_WRITEBACK 1u /* its home pages are being packed: they must stay where they are. Table lock. */
 #define TDM_FRAME_F_DYING 2u     /* freed while isolated: whoever puts it back frees it. LRU lock. */
+#define TDM_FRAME_F_GIVEN 4u     /* of a device: it has been asked to copy to it (mm/pack.c). Table lock, or whoever has allocated it */
 
 /* One frame. 32 bytes. */
 struct tdm_frame {

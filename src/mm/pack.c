@@ -123,11 +123,15 @@ static int dev_store(struct packing *p)
 	if (r)
 		return r;
 	for (u32 k = 0; k < TDM_BLOCK_PAGES && p->pool->coherent; k++)
-		if (p->dev[k])
+		if (p->dev[k]) {
+			p->dev[k]->flags |= TDM_FRAME_F_GIVEN;
 			memcpy(tdmi_coherent_slot(p->pool, dev_frame(p, k)), p->home[k], TDM_PAGE_SIZE);
+		}
 	for (u32 k = 0, n; k < TDM_BLOCK_PAGES && !r && !p->pool->coherent; k += n) {
 		for (n = 1; p->dev[k] && k + n < TDM_BLOCK_PAGES && p->dev[k + n] && dev_frame(p, k + n) == dev_frame(p, k) + n;)
 			n++;
+		for (u32 j = k; p->dev[k] && j < k + n; j++)
+			p->dev[j]->flags |= TDM_FRAME_F_GIVEN;
 		if (p->dev[k])
 			r = ops->copy_in(p->pool, dev_frame(p, k), p->home[k], n);
 	}

@@ -151,8 +151,10 @@ int tdm_stop(struct tdm *t)
 	if (!l)
 		return -EINVAL;
 	r = tdmi_live_stop(l, NULL, 0);
-	if (!r)
+	if (!r) {
 		the_one.live = NULL;
+		tdmi_api_devices_gone();
+	}
 	return tdmi_api_end(r);
 }
 

@@ -11,5 +11,7 @@ void tdmi_api_lock(void);
 struct tdm_live *tdmi_api_begin(const struct tdm *t);
 /* Let go of the lock. r. */
 int tdmi_api_end(int r);
+/* The engine has been stopped, and with it went what a child has inherited of devices. With the lock held. */
+void tdmi_api_devices_gone(void);
 
 #endif

@@ -530,3 +530,17 @@ u64 tdmi_live_device_bytes(const struct tdm_live *l)
 			bytes += l->device[i]->config.resident_bytes;
 	return bytes;
 }
+
+void tdmi_live_devices_end(struct tdm_live *l)
+{
+	for (u32 i = 0; i < TDM_DEVICES_MAX; i++) {
+		struct tdm_device *d = l->device[i];
+
+		if (!d)
+			continue;
+		if (d->live && d->config.nframes && !tdmi_pool_detach(&d->pool))
+			tdmi_pool_destroy(&d->pool);
+		plat_unmap(d, TDM_ALIGN_UP(sizeof(*d), TDM_PAGE_SIZE));
+		l->device[i] = NULL;
+	}
+}

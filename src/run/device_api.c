@@ -13,7 +13,7 @@
 struct author {
 	struct tdm_device_ops ops;
 	struct tdm_pool_ops pool_ops;
-	struct tdm_device *dev; /* NULL: free; the lock of api.c */
+	tdm_aptr dev;           /* struct tdm_device *, or NULL: free; the lock of api.c to write it */
 	/* Ops that are running, of which one thread each has taken an entry. More than that are not noted. */
 	struct {
 		tdm_a64 since;  /* 0: free */
@@ -167,7 +167,7 @@ static int attach(struct tdm_live *l, const struct tdm_device_ops *ops, const st
 	int r;
 
 	for (u32 i = 0; i < TDM_DEVICES_MAX && !a; i++)
-		if (!authors[i].dev)
+		if (!tdm_aptr_ld_relaxed(&authors[i].dev))
 			a = &authors[i];
 	if (!a)
 		return -ENOSPC;
@@ -176,8 +176,8 @@ static int attach(struct tdm_live *l, const struct tdm_device_ops *ops, const st
 					     .copy_wait = ops->copy_wait ? copy_wait : NULL, .page_free = ops->page_free ? page_free : NULL };
 	c.pool_ops = c.nframes ? &a->pool_ops : NULL;
 	c.arg = a;
-	r = tdmi_device_attach(l, &c, &a->dev);
-	*out = a->dev;
+	r = tdmi_device_attach(l, &c, out);
+	tdm_aptr_st_release(&a->dev, *out);
 	return r;
 }
 
@@ -194,12 +194,34 @@ int tdm_device_detach(struct tdm_device *dev)
 
 	tdmi_api_lock();
 	for (u32 i = 0; dev && i < TDM_DEVICES_MAX; i++)
-		if (authors[i].dev == dev) {
+		if (tdm_aptr_ld_relaxed(&authors[i].dev) == dev) {
 			r = tdmi_device_detach(dev);
 			if (!r)
-				authors[i].dev = NULL;
+				tdm_aptr_st_release(&authors[i].dev, NULL);
 		}
 	return tdmi_api_end(r);
+}
+
+void tdmi_api_devices_gone(void)
+{
+	for (u32 i = 0; i < TDM_DEVICES_MAX; i++)
+		tdm_aptr_st_release(&authors[i].dev, NULL);
+}
+
+/* A handle of before may be of memory that is not there any more. */
+static bool attached(const struct tdm_device *dev)
+{
+	bool found = false;
+
+	for (u32 i = 0; dev && i < TDM_DEVICES_MAX; i++)
+		found = found || tdm_aptr_ld_acquire(&authors[i].dev) == dev;
+	return found && dev->live && !dev->gone;
+}
+
+/* Memory that was mapped a moment ago. */
+static void find_new(struct tdm_device *dev)
+{
+	(void)tdmi_live_request(dev->live, TDM_OP_FIND, 0, 0, NULL);
 }
 
 /* ---- the program's threads ------------------------------------------------------------------------------------------------------------ */
@@ -211,10 +233,9 @@ static int range_job(struct tdm_device *dev, int (*fn)(struct tdm_device_worker 
 
 	if (!dev || !len || (start | len) % TDM_PAGE_SIZE || start + len < start)
 		return -EINVAL;
-	if (!dev->live || dev->gone)
+	if (!attached(dev))
 		return -ENODEV;
-	/* Memory that was mapped a moment ago. */
-	(void)tdmi_live_request(dev->live, TDM_OP_FIND, 0, 0, NULL);
+	find_new(dev);
 	r = tdmi_device_do(dev, fn, NULL, start, start + len, &n);
 	if (pages)
 		*pages = n;
@@ -223,7 +244,7 @@ static int range_job(struct tdm_device *dev, int (*fn)(struct tdm_device_worker 
 
 int tdm_device_migrate(struct tdm_device *dev, void *addr, size_t len, size_t *pages)
 {
-	if (dev && !dev->config.nframes)
+	if (attached(dev) && !dev->config.nframes)
 		return -EOPNOTSUPP;
 	return range_job(dev, tdmi_device_job_migrate, addr, len, pages);
 }
@@ -240,6 +261,8 @@ int tdm_device_evict(struct tdm_device *dev, size_t pages, size_t *done)
 
 	if (!dev)
 		return -EINVAL;
+	if (!attached(dev))
+		return -ENODEV;
 	if (!dev->config.nframes)
 		return -EOPNOTSUPP;
 	r = tdmi_device_do(dev, tdmi_device_job_evict, NULL, pages, 0, &n);
@@ -254,7 +277,7 @@ int tdm_device_stats_get(struct tdm_device *dev, struct tdm_device_stats *s)
 
 	if (!dev || !s || s->size != sizeof(*s))
 		return -EINVAL;
-	if (!dev->live || dev->gone)
+	if (!attached(dev))
 		return -ENODEV;
 	m = &dev->mirror;
 	*s = (struct tdm_device_stats){ .size = sizeof(*s), .faults = tdm_a64_ld_relaxed(&m->faults), .filled_pages = tdm_a64_ld_relaxed(&m->filled),
@@ -285,7 +308,7 @@ int tdm_device_run(struct tdm_device *dev, void (*fn)(struct tdm_device_thread *
 
 	if (!dev || !fn)
 		return -EINVAL;
-	job = tdmi_device_submit(dev, run_job, arg, (u64)(uintptr_t)fn, 0);
+	job = attached(dev) ? tdmi_device_submit(dev, run_job, arg, (u64)(uintptr_t)fn, 0) : NULL;
 	if (!job)
 		return -ENODEV;
 	if (!run)
@@ -310,10 +333,15 @@ static int fault_job(struct tdm_device_worker *w, struct tdm_device_job *job)
 
 int tdm_device_fault(struct tdm_device *dev, const void *addr, size_t len, int write, void *cookie)
 {
-	const struct author *a = dev && dev->live ? dev->config.arg : NULL;
+	const struct author *a;
 	struct tdm_device_job *job;
 
-	if (!a || !a->ops.fault_done || !len)
+	if (!dev || !len)
+		return -EINVAL;
+	if (!attached(dev))
+		return -ENODEV;
+	a = dev->config.arg;
+	if (!a->ops.fault_done)
 		return -EINVAL;
 	job = tdmi_device_submit_forget(dev, fault_job, cookie, (u64)(uintptr_t)addr, (u64)len << 1 | (write != 0));
 	return job ? 0 : -ENODEV;
@@ -333,12 +361,6 @@ int tdm_device_write(struct tdm_device_thread *t, void *addr, const void *buf, s
 	size_t done;
 
 	return tdmi_mirror_copy(&worker_of(t)->reader, (u64)(uintptr_t)addr, (void *)(uintptr_t)buf, len, true, &done, NULL);
-}
-
-/* Memory that was mapped a moment ago. */
-static void find_new(struct tdm_device *dev)
-{
-	(void)tdmi_live_request(dev->live, TDM_OP_FIND, 0, 0, NULL);
 }
 
 int tdm_device_atomic(struct tdm_device_thread *t, void *addr, size_t len, void (*fn)(void *p, void *arg), void *arg)

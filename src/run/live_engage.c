@@ -146,6 +146,7 @@ int tdmi_live_disengage(struct tdm_live *l)
 		return r;
 	}
 	tdmi_live_stop_handlers(l);
+	tdmi_live_devices_end(l);
 	tdmi_ctx_destroy(l->ctx);
 	tdmi_mm_destroy(&l->mm);
 	tdmi_host_close(&l->host);

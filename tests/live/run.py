@@ -16,6 +16,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import devices  # noqa: E402
 import harness as h  # noqa: E402
 import inject  # noqa: E402
 
@@ -53,15 +54,17 @@ FILES_HARD = {"oracle", "syscalls", "forks", "threads"}  # with a file below, mo
 def compile_all(args):
     out = os.path.join(args.build, "live-progs")
     src = os.path.join(h.HERE, "prog")
-    common = os.path.getmtime(os.path.join(src, "common.h"))
+    headers = max(os.path.getmtime(os.path.join(src, name)) for name in ("common.h", "device.h"))
     os.makedirs(out, exist_ok=True)
-    for name in [*PROGRAMS, "inject", "dmirror"]:
+    with_library = devices.PROGRAMS if os.path.exists(devices.library(args.build)) else []
+    for name in [*PROGRAMS, "inject", "dmirror", *with_library]:
         exe, c = os.path.join(out, name), os.path.join(src, name + ".c")
-        if os.path.exists(exe) and os.path.getmtime(exe) > max(common, os.path.getmtime(c)):
+        if os.path.exists(exe) and os.path.getmtime(exe) > max(headers, os.path.getmtime(c)):
             continue
         cc = os.environ.get("CC", "cc").split()
+        more = devices.flags(args.build) if name in with_library else []
         new = f"{exe}.{os.getpid()}"  # another run may compile at the same time
-        subprocess.run(cc + ["-O2", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter", "-pthread", c, "-o", new], check=True)
+        subprocess.run(cc + ["-O2", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter", "-pthread", c, "-o", new, *more], check=True)
         os.rename(new, exe)
     return out
 
@@ -279,6 +282,7 @@ def tests():
     t.add("start-twice", start_twice)
     t.add("dmirror", dmirror)
     inject.add(t)
+    devices.add(t)
     return t
 
 
