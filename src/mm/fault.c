@@ -804,8 +804,8 @@ static void drain_events(struct tdm_ctx *ctx)
 
 static void pay(struct tdm_ctx *ctx)
 {
-	for (; ctx->fresh && tdmi_frames_warm(&ctx->mm->frames); ctx->fresh -= TDM_MIN(ctx->fresh, TDM_BLOCK_PAGES))
-		(void)tdmi_trim(ctx);
+	while (ctx->fresh && tdmi_frames_warm(&ctx->mm->frames))
+		ctx->fresh -= TDM_MIN(ctx->fresh, tdmi_trim(ctx));
 }
 
 /* The budget is exceeded: whoever wants a page makes room first. */

@@ -145,7 +145,7 @@ void tdmi_folio_keep(struct tdm_mm *mm, struct tdm_frame *folio, u32 kept)
 		tdmi_swap_forget(mm->swap, was - 1);
 }
 
-bool tdmi_dirty_discard(struct tdm_mm *mm, u64 keep)
+u32 tdmi_dirty_discard(struct tdm_mm *mm, u64 keep)
 {
 	struct tdm_frame *folio[TDM_HUGE_PAGES / TDM_BLOCK_PAGES];
 	void *slot[TDM_HUGE_PAGES / 2];
@@ -153,7 +153,7 @@ bool tdmi_dirty_discard(struct tdm_mm *mm, u64 keep)
 	u32 folios = tdmi_folios_take_dirty(&mm->frames, keep, folio);
 
 	if (!folios)
-		return false;
+		return 0;
 	for (u32 i = 0; i < folios; i++) {
 		n += runs_of(mm, folio[i], folio[i]->stale, slot + n, pages + n);
 		stale += (u32)__builtin_popcount(folio[i]->stale);
@@ -164,7 +164,7 @@ bool tdmi_dirty_discard(struct tdm_mm *mm, u64 keep)
 	tdm_a64_sub_relaxed(&mm->stale, stale);
 	for (u32 i = 0; i < folios; i++)
 		tdmi_folio_free(&mm->frames, folio[i]);
-	return true;
+	return stale;
 }
 
 /* The last reference is gone, and the last pin. */

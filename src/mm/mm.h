@@ -168,8 +168,8 @@ int tdmi_range_out(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages);
 int tdmi_range_pack(struct tdm_ctx *ctx, u64 start, u64 end, struct tdm_pool *pool, u64 *pages);
 /* Home pages that ought to be on probation, given what is lent. */
 u64 tdmi_home_wanted(const struct tdm_mm *mm);
-/* Give warm and dirty memory back, some of it. false: there is none. No lock is held. */
-bool tdmi_trim(struct tdm_ctx *ctx);
+/* Give warm and dirty memory back, some of it. The pages; 0: there is none. No lock is held. */
+u32 tdmi_trim(struct tdm_ctx *ctx);
 
 /* ---- pack.c */
 /* Pack the home pages of an isolated block folio that are in the mask into a blob, or copy them to a device's memory if there is a pool, and put it back. The
@@ -266,7 +266,7 @@ void tdmi_homes_stale(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask);
 void tdmi_homes_wanted(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask);
 /* Homes whose bytes nobody wants: discard them (physical pages go back). mask: bits within the folio. */
 void tdmi_homes_discard(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask);
-/* Empty dirty folios (mm/frame.h), if there are enough, or more than keep pages in them. With no lock held. true: done. */
-bool tdmi_dirty_discard(struct tdm_mm *mm, u64 keep);
+/* Empty dirty folios (mm/frame.h), if there are enough, or more than keep pages in them. With no lock held. The pages. */
+u32 tdmi_dirty_discard(struct tdm_mm *mm, u64 keep);
 
 #endif

@@ -286,19 +286,22 @@ static u64 dirty_keep(const struct tdm_mm *mm)
 	return TDM_MIN(tdm_a64_ld_relaxed(&mm->limit_bytes) >> TDM_PAGE_SHIFT, (u64)DIRTY_MAX * DIRTY_SHARE) / DIRTY_SHARE;
 }
 
-bool tdmi_trim(struct tdm_ctx *ctx)
+u32 tdmi_trim(struct tdm_ctx *ctx)
 {
 	struct tdm_mm *mm = ctx->mm;
 	struct tdm_frame *f = tdmi_folio_take_warm(&mm->frames);
+	u32 n = f ? 1u << f->order : 0;
+	void *slot;
 
 	if (!f)
 		return tdmi_dirty_discard(mm, 0);
-	f->stale = 0xffff;
-	tdm_a64_add_relaxed(&mm->stale, TDM_BLOCK_PAGES);
-	tdmi_homes_discard(mm, f, 0xffff);
+	tdm_a64_add_relaxed(&mm->stale, n);
+	slot = tdm_frame_home(&mm->frames, f);
+	mm->port->ops->discard(mm->port, &slot, &n, 1);
+	tdm_a64_sub_relaxed(&mm->stale, n);
 	f->refcount = 0;
 	tdmi_folio_free(&mm->frames, f);
-	return true;
+	return n;
 }
 
 u64 tdmi_home_wanted(const struct tdm_mm *mm)

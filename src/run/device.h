@@ -113,6 +113,8 @@ int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *dev);
 /* Around a fork: before the engine stands still; and in the child. */
 void tdmi_live_devices_before_fork(struct tdm_live *l);
 void tdmi_live_devices_in_child(struct tdm_live *l);
+/* Pages of memory that devices have; *moved: that have gone there, or come back, ever. */
+u64 tdmi_live_device_frames(const struct tdm_live *l, u64 *moved);
 /* Bytes of this process that are devices' memory. */
 u64 tdmi_live_device_bytes(const struct tdm_live *l);
 
