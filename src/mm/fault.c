@@ -13,7 +13,8 @@
  * Pages are dealt with a block (64 KiB) at a time; the block that was asked for comes first, so that whoever waits for it can go on.
  *
  * What a device has leaves its page table before it comes back, and whoever must be told may sleep: so such a block is given up (-ESTALE), and tried again
- * within a round (notifier.h). Only a touch of such a page brings it, and those around it; never a guess.
+ * within a round (notifier.h). Only a touch of such a page brings it, and those around it; never a guess. What went as one folio of 2 MiB comes as one:
+ * home first, and from there like any other.
  *
  * The program changes its address space whenever it likes. What the port answers then (-EAGAIN) sends us back to the start with no lock held,
  * after the pending events have been taken in. An address that is gone (-ENOENT) needs nothing: its event will clear the entries.
@@ -527,7 +528,8 @@ static int bring_block(struct block *b, u32 mask, u32 zero_mask)
 	zero &= zero_mask;
 	if (!b->device && !b->asked)
 		device = exclusive = 0;
-	if ((device | exclusive) && !told(b))
+	b->ctx->needs_whole = device && !b->ctx->no_whole && tdmi_dev_whole(b->mm, tdm_pt_get(b->pt, b->first + (u32)__builtin_ctz(device)));
+	if ((device | exclusive) && (!told(b) || b->ctx->needs_whole))
 		return -ESTALE;
 	if (exclusive)
 		revoke(b, exclusive);
@@ -566,13 +568,18 @@ static int bring_huge(struct tdm_ctx *ctx, struct tdm_pt *pmd, u32 i, u32 *soft)
 
 	if (tdm_pte_lent(pte))
 		return 0;
+	if (folio->flags & TDM_FRAME_F_WRITEBACK) {
+		/* It goes back where it came from, or somewhere else; it must not go while it is being copied. */
+		tdmi_huge_want(mm, pmd, i);
+		return -EAGAIN;
+	}
 	/* A part that is mapped cannot be told from the rest without. */
 	spare = tdmi_pt_spare(mm, tdm_pt_va(pmd, i));
 	if (!spare)
 		return -ENOMEM;
 	r = fill(ctx, FILL_MOVE, tdm_pt_va(pmd, i), tdm_frame_home(&mm->frames, folio), TDM_HUGE_PAGES, &done);
 	if (done == TDM_HUGE_PAGES) {
-		tdmi_page_set(mm, pmd, i, (struct tdm_pte){ pte.v | TDM_PTE_ACCESSED });
+		tdmi_page_set(mm, pmd, i, (struct tdm_pte){ (pte.v & ~TDM_PTE_WANTED) | TDM_PTE_ACCESSED });
 		tdmi_lru_add(&mm->lru, folio, TDM_LRU_TOUCHED);
 		*soft += done;
 		r = 0;
@@ -765,16 +772,24 @@ static int fault_once(struct tdm_ctx *ctx, u64 va, bool write, struct block *b)
 	return r;
 }
 
-/* In a round for the block that cannot be brought without. */
-static void round_begin(struct tdm_ctx *ctx, struct tdm_inv_range *round)
+/* In a round for [start, end), or the block that cannot be brought without; or for the 2 MiB that come back whole, and are home then, if that can be done. */
+static void round_begin(struct tdm_ctx *ctx, struct tdm_inv_range *round, u64 start, u64 end)
 {
-	*round = TDM_INV_RANGE(ctx->needs_round, ctx->needs_round + TDM_BLOCK_SIZE, TDM_INV_CLEAR);
+	if (ctx->needs_whole) {
+		start = TDM_ALIGN_DOWN(ctx->needs_round, TDM_HUGE_SIZE);
+		end = start + TDM_HUGE_SIZE;
+	}
+	*round = TDM_INV_RANGE(TDM_MIN(start, ctx->needs_round), TDM_MAX(end, ctx->needs_round + TDM_BLOCK_SIZE), TDM_INV_CLEAR);
 	(void)tdmi_invalidate_start(&ctx->mm->notifiers, round);
 	ctx->round = round;
+	ctx->no_whole = ctx->needs_whole;
+	if (ctx->needs_whole)
+		(void)tdmi_dev_whole_home(ctx, start, NULL);
 }
 
 static void round_end(struct tdm_ctx *ctx, struct tdm_inv_range *round)
 {
+	ctx->no_whole = false;
 	ctx->round = NULL;
 	tdmi_invalidate_end(&ctx->mm->notifiers, round);
 }
@@ -786,7 +801,7 @@ static int fault_told(struct tdm_ctx *ctx, u64 va, bool write, struct block *b)
 
 	if (r != -ESTALE)
 		return r;
-	round_begin(ctx, &round);
+	round_begin(ctx, &round, ctx->needs_round, ctx->needs_round);
 	r = fault_once(ctx, va, write, b);
 	round_end(ctx, &round);
 	return r == -ESTALE ? -EAGAIN : r;
@@ -910,7 +925,7 @@ static int bring(struct tdm_ctx *ctx, u64 start, u64 end, bool locked)
 		if (r == -ESTALE) {
 			struct tdm_inv_range round;
 
-			round_begin(ctx, &round);
+			round_begin(ctx, &round, TDM_ALIGN_DOWN(va, TDM_BLOCK_SIZE), TDM_ALIGN_UP(stop, TDM_BLOCK_SIZE));
 			r = bring_table(ctx, va, stop);
 			round_end(ctx, &round);
 			if (r == -ESTALE)

@@ -429,7 +429,15 @@ int tdmi_range_pack(struct tdm_ctx *ctx, u64 start, u64 end, struct tdm_pool *po
 			continue;
 		if (folio->order == TDM_HUGE_ORDER) {
 			u64 at = TDM_MAX(folio->va, TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE));
+			bool whole = pool && !pool->coherent && folio->va >= start && folio->va + TDM_HUGE_SIZE <= end;
 
+			if (whole)
+				r = tdmi_migrate_huge(ctx, folio, pool, &whole);
+			if (whole) {
+				*pages += (u64)TDM_MAX(r, 0);
+				r = TDM_MIN(r, 0);
+				continue;
+			}
 			if (tdmi_split_home(ctx, folio))
 				va = at;
 			continue;

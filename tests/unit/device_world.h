@@ -16,6 +16,7 @@ static struct {
 	void (*on_copy)(void *arg); /* called while a copy is under way */
 	void *on_copy_arg;
 	u64 freed;       /* pages */
+	u64 freed_whole; /* folios of 2 MiB */
 } dev;
 
 static inline bool dev_fails(void)
@@ -48,6 +49,7 @@ static inline void dev_page_free(struct tdm_pool *p, u32 frame, u32 order)
 	CHECK(p == &dev.pool && frame + (1u << order) <= dev.nframes);
 	memset(dev.memory + P(frame), DEVICE_FREE, P(1u << order));
 	dev.freed += 1u << order;
+	dev.freed_whole += order == TDM_HUGE_ORDER;
 }
 
 static const struct tdm_pool_ops dev_ops = { .name = "test", .copy_in = dev_copy_in, .copy_out = dev_copy_out, .page_free = dev_page_free };

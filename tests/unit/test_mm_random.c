@@ -69,6 +69,10 @@ static void model_change(void)
 	u64 start_va = BASE + P(a), end_va = start_va + P(n), got;
 
 	if (device && rnd(3) == 0) {
+		if (rnd(3) == 0) {
+			start_va = TDM_ALIGN_DOWN(start_va, H);
+			end_va = start_va + H;
+		}
 		device_change(start_va, end_va);
 		return;
 	}
@@ -103,6 +107,8 @@ static void model_change(void)
 		map(BASE + P(a), BASE + P(a) + H);
 		tdmi_cpu_preset(&cpu, BASE + P(a), TDM_HUGE_PAGES, 0, true);
 		adopt(BASE + P(a), BASE + P(a) + H);
+		if (device && rnd(2))
+			device_change(BASE + P(a), BASE + P(a) + H);
 		break;
 	case 7:
 		if (rnd(2)) {
@@ -130,7 +136,7 @@ static void model_run(u32 accesses, u64 limit, u32 warm, bool with_device)
 	start();
 	device = with_device;
 	if (device)
-		device_start(1024);
+		device_start(4096);
 	mm.frames.warm_max = warm;
 	base = tdmi_mm_tracked(&mm);
 	if (limit != LIMIT_NONE) {
@@ -150,6 +156,7 @@ static void model_run(u32 accesses, u64 limit, u32 warm, bool with_device)
 	if (device) {
 		CHECK(tdm_a64_ld_relaxed(&dev.pool.moved_in) > 1000);
 		CHECK(tdm_a64_ld_relaxed(&dev.pool.moved_out) > 100);
+		CHECK(dev.freed_whole > 2);
 	}
 	for (u32 i = 0; i < PAGES; i++)
 		*tdm_cpu_flags(&cpu, BASE + P(i)) &= (u8)~TDM_CPU_PINNED;
