@@ -30,6 +30,7 @@
 #define LONE_MAX_NS 2500u /* what a copy of a lone page costs */
 #define LONE_PROBE 64u
 #define NO_GUESS TDM_BLOCK_PAGES
+#define BATCH 8u /* blocks at once: see reclaim.c */
 
 /* One block of a fault in progress. */
 struct block {
@@ -447,6 +448,76 @@ static int bring_device(struct block *b, u32 mask)
 	else if (done)
 		tdmi_folio_touched(mm, b->pt, b->first, folio, TDM_LRU_FAULTED);
 	return r;
+}
+
+/* Are all pages of the block a device's? */
+static bool all_private(const struct block *b, u32 first)
+{
+	for (u32 k = first; k < first + TDM_BLOCK_PAGES; k++)
+		if (!tdm_pte_is(tdm_pt_get(b->pt, k), TDM_PTE_T_PRIVATE))
+			return false;
+	return true;
+}
+
+/* The blocks have been read to their homes, which lie side by side: map them by one move. Those that are; what is not is where it was. */
+static u32 place_many(struct block *b, struct tdm_frame *folio, u32 n, const struct tdm_pte *pte)
+{
+	struct tdm_mm *mm = b->mm;
+	u32 done = 0;
+
+	for (u32 i = 0; i < n; i++)
+		tdmi_homes_wanted(mm, folio + i * TDM_BLOCK_PAGES, 0xffff);
+	(void)fill(b->ctx, FILL_MOVE, b->va, tdm_frame_home(&mm->frames, folio), n * TDM_BLOCK_PAGES, &done);
+	for (u32 i = 0; i < n; i++) {
+		struct tdm_frame *f = folio + i * TDM_BLOCK_PAGES;
+		u32 got = done > i * TDM_BLOCK_PAGES ? TDM_MIN(done - i * TDM_BLOCK_PAGES, TDM_BLOCK_PAGES) : 0, mask = (1u << got) - 1;
+		struct block one = *b;
+
+		one.first += i * TDM_BLOCK_PAGES;
+		set_lent_mask(&one, f, mask, 0);
+		for (u32 k = 0; k < got; k++)
+			tdmi_dev_left(mm, pte[i * TDM_BLOCK_PAGES + k]);
+		tdmi_homes_stale(mm, f, 0xffff & ~mask);
+		if (f->mapcount)
+			tdmi_folio_touched(mm, b->pt, one.first, f, TDM_LRU_FAULTED);
+		else
+			tdmi_folio_release(mm, f, 0xffff);
+	}
+	b->hard += done;
+	return done / TDM_BLOCK_PAGES;
+}
+
+/*
+ * In a round: what a device has of several blocks in a row, for somebody who asks for all of it. If there are warm homes that lie side by side the bytes go there, and all is
+ * mapped by one move. How many blocks; 0: each by itself.
+ */
+static u32 bring_device_many(struct block *b, u32 hi)
+{
+	struct tdm_mm *mm = b->mm;
+	struct tdm_pte pte[BATCH * TDM_BLOCK_PAGES];
+	void *dst[BATCH * TDM_BLOCK_PAGES];
+	const struct tdm_inv_range *round = b->ctx->round;
+	struct tdm_frame *folio;
+	u32 n = 0;
+
+	while (round && n < BATCH && b->first + (n + 1) * TDM_BLOCK_PAGES <= hi && b->va >= round->start && b->va + (n + 1) * TDM_BLOCK_SIZE <= round->end && all_private(b, b->first + n * TDM_BLOCK_PAGES))
+		n++;
+	n = n > 1 ? tdmi_folios_take_warm_run(&mm->frames, n, &folio) : 0;
+	for (u32 i = 0; i < n; i++) {
+		folio[i * TDM_BLOCK_PAGES].va = b->va + i * TDM_BLOCK_SIZE;
+		tdmi_homes_stale(mm, folio + i * TDM_BLOCK_PAGES, 0xffff);
+	}
+	for (u32 k = 0; k < n * TDM_BLOCK_PAGES; k++) {
+		pte[k] = tdm_pt_get(b->pt, b->first + k);
+		dst[k] = (u8 *)tdm_frame_home(&mm->frames, folio) + ((size_t)k << TDM_PAGE_SHIFT);
+	}
+	if (!n)
+		return 0;
+	if (!tdmi_dev_read(mm, pte, dst, n * TDM_BLOCK_PAGES))
+		return place_many(b, folio, n, pte);
+	for (u32 i = 0; i < n; i++)
+		tdmi_folio_release(mm, folio + i * TDM_BLOCK_PAGES, 0xffff);
+	return 0;
 }
 
 static int bring_zero(struct block *b, u32 mask)
@@ -900,9 +971,15 @@ static int bring_table(struct tdm_ctx *ctx, u64 va, u64 end)
 		if (pt->level)
 			r = bring_huge(ctx, pt, tdm_pt_index(pt, va), &b.soft);
 		for (u32 f = lo & ~(TDM_BLOCK_PAGES - 1); !pt->level && !r && f < hi; f += TDM_BLOCK_PAGES) {
+			u32 many;
+
 			b.first = f;
 			b.va = tdm_pt_va(pt, f);
-			r = bring_block(&b, mask_within(lo, hi, f), 0);
+			many = f >= lo ? bring_device_many(&b, hi) : 0;
+			if (many)
+				f += (many - 1) * TDM_BLOCK_PAGES;
+			else
+				r = bring_block(&b, mask_within(lo, hi, f), 0);
 		}
 		tdm_pt_unlock(pt);
 	}

@@ -227,6 +227,31 @@ void tdmi_frames_warm_limit(struct tdm_frames *f, u32 max)
 	plat_mutex_unlock(&f->lock);
 }
 
+u32 tdmi_folios_take_warm_run(struct tdm_frames *f, u32 most, struct tdm_frame **folio)
+{
+	u32 lo, n;
+
+	if (!most || !tdmi_frames_warm(f))
+		return 0;
+	plat_mutex_lock(&f->lock);
+	lo = warm_take(f, TDM_BLOCK_ORDER);
+	for (n = lo != TDM_FRAME_NIL; n && n < most; n++) {
+		u32 next = f->warm_head;
+
+		/* They were freed in the order of their addresses, or the other way round. */
+		if (next == TDM_FRAME_NIL || (next + TDM_BLOCK_PAGES != lo && next != lo + n * TDM_BLOCK_PAGES))
+			break;
+		(void)warm_take(f, TDM_BLOCK_ORDER);
+		lo = TDM_MIN(lo, next);
+	}
+	for (u32 i = 0; i < n; i++)
+		(void)make_new(f, lo + i * TDM_BLOCK_PAGES, TDM_BLOCK_ORDER);
+	plat_mutex_unlock(&f->lock);
+	*folio = n ? &f->desc[lo] : NULL;
+	tdm_a64_add_relaxed(&f->used, (u64)n * TDM_BLOCK_PAGES);
+	return n;
+}
+
 struct tdm_frame *tdmi_folio_take_warm(struct tdm_frames *f)
 {
 	struct tdm_frame *d = NULL;

@@ -74,6 +74,8 @@ int tdmi_frames_init(struct tdm_frames *f, void *arena, u32 nframes);
 void tdmi_frames_destroy(struct tdm_frames *f);
 /* A folio of 2^order frames (0..9), NEW, refcount 1. warm: prefer one from the warm cache (orders 4 and 9); *was_warm tells. NULL: none left. */
 struct tdm_frame *tdmi_folio_alloc(struct tdm_frames *f, u32 order, bool warm, bool *was_warm);
+/* Up to `most` warm folios of order 4 that lie side by side, NEW; the first one in *folio. How many. */
+u32 tdmi_folios_take_warm_run(struct tdm_frames *f, u32 most, struct tdm_frame **folio);
 /* Free a folio whose homes hold no physical page. */
 void tdmi_folio_free(struct tdm_frames *f, struct tdm_frame *folio);
 /* Keep a folio of order 4 or 9 all of whose homes hold a page. false: the cache is full, the caller discards and frees. */

@@ -128,8 +128,15 @@ int tdmi_migrate_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, struct tdm_p
 
 int tdmi_migrate_to_device(struct tdm_ctx *ctx, struct tdm_pool *pool, u64 start, u64 end, u64 *pages)
 {
-	int r = tdmi_range_home(ctx, start, end, pages);
+	struct tdm_inv_range round = TDM_INV_RANGE(start, end, TDM_INV_CLEAR);
+	int r;
 
+	/* One for all of it. A copy is none: nobody has what is home. */
+	(void)tdmi_invalidate_start(&ctx->mm->notifiers, &round);
+	ctx->round = &round;
+	r = tdmi_range_home(ctx, start, end, pages);
+	ctx->round = NULL;
+	tdmi_invalidate_end(&ctx->mm->notifiers, &round);
 	*pages = 0;
 	return r ? r : tdmi_range_pack(ctx, start, end, pool, pages);
 }
