@@ -181,6 +181,121 @@ int tdmi_dev_read(struct tdm_mm *mm, const struct tdm_pte *pte, void *const *dst
 	return r;
 }
 
+/* ---- whole folios of 2 MiB --------------------------------------------------------------------------------------------------- */
+
+bool tdmi_dev_whole(struct tdm_mm *mm, struct tdm_pte pte)
+{
+	struct tdm_frame *d = tdm_pte_is(pte, TDM_PTE_T_PRIVATE) ? tdmi_dev_folio(tdmi_pte_pool(mm, pte), tdm_pte_private_frame(pte)) : NULL;
+
+	return d && d->order == TDM_HUGE_ORDER && d->mapcount == TDM_HUGE_PAGES;
+}
+
+/* The table for va, locked, if it is like that; and its PMD table, if so asked. *p: whose, or NULL: anybody's. *d: what it names. */
+static struct tdm_pt *lock_whole(struct tdm_mm *mm, u64 va, struct tdm_pt *pmd, struct tdm_pool **p, struct tdm_frame **d)
+{
+	struct tdm_pt *pt = NULL;
+	struct tdm_pte pte;
+
+	if (pmd)
+		plat_mutex_lock(&pmd->lock);
+	if (!pmd)
+		(void)tdmi_pt_lock(mm, va, false, &pt);
+	else if ((pt = tdm_pte_table(tdm_pt_get(pmd, tdm_pt_index(pmd, va)))))
+		plat_mutex_lock(&pt->lock);
+	pte = pt && !pt->level ? tdm_pt_get(pt, 0) : (struct tdm_pte){ 0 };
+	if (tdmi_dev_whole(mm, pte) && (!*p || *p == tdmi_pte_pool(mm, pte))) {
+		*p = tdmi_pte_pool(mm, pte);
+		*d = tdmi_dev_folio(*p, tdm_pte_private_frame(pte));
+		return pt;
+	}
+	if (pt)
+		tdm_pt_unlock(pt);
+	if (pmd)
+		tdm_pt_unlock(pmd);
+	return NULL;
+}
+
+static int read_whole(struct tdm_ctx *ctx, struct tdm_pool *p, struct tdm_frame *d, void *home)
+{
+	int r, w;
+
+	if (p->ops->slow && ctx->on_slow)
+		ctx->on_slow(ctx, true);
+	r = p->ops->copy_out(p, home, tdm_frame_nr(&p->frames, d), TDM_HUGE_PAGES);
+	w = p->ops->copy_wait ? p->ops->copy_wait(p) : 0;
+	if (p->ops->slow && ctx->on_slow)
+		ctx->on_slow(ctx, false);
+	return r ? r : w;
+}
+
+/* The PMD table has leaves for 1 GiB, whose faults would wait for the copy. So it is locked afterwards, which is not the order of these locks: if somebody else has it, all is
+ * done again in that order. */
+static int whole_home(struct tdm_ctx *ctx, u64 va, struct tdm_pool *p, struct tdm_frame *folio)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_pt *pmd = NULL, *pt;
+	struct tdm_frame *d;
+	int r;
+
+	for (;;) {
+		pt = lock_whole(mm, va, pmd, &p, &d);
+		if (!pt)
+			return -ENOENT;
+		r = read_whole(ctx, p, d, tdm_frame_home(&mm->frames, folio));
+		if (r || pmd)
+			break;
+		pmd = tdmi_pt_pmd(mm, va);
+		if (plat_mutex_trylock(&pmd->lock))
+			break;
+		tdm_pt_unlock(pt);
+	}
+	if (r) {
+		tdm_pt_unlock(pt);
+	} else {
+		folio->va = d->va;
+		tdmi_private_to_huge(mm, pmd, pt, p, d, folio);
+		tdmi_lru_add_home(&mm->lru, folio);
+		tdm_a64_add_relaxed(&p->moved_out, TDM_HUGE_PAGES);
+		tdmi_dev_put(p, d);
+	}
+	if (pmd)
+		tdm_pt_unlock(pmd);
+	return r;
+}
+
+int tdmi_dev_whole_home(struct tdm_ctx *ctx, u64 va, struct tdm_pool *p)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_port *port = mm->port;
+	struct tdm_frame *folio, *d;
+	struct tdm_pt *pt;
+	bool warm;
+	int r;
+
+	/* Before a page is made for it. */
+	tdmi_rcu_read_lock(ctx->rcu);
+	pt = lock_whole(mm, va, NULL, &p, &d);
+	if (pt)
+		tdm_pt_unlock(pt);
+	tdmi_rcu_read_unlock(ctx->rcu);
+	if (!pt)
+		return -ENOENT;
+	folio = tdmi_folio_alloc(&mm->frames, TDM_HUGE_ORDER, true, &warm);
+	if (!folio)
+		return -ENOMEM;
+	if (!warm && port->ops->fresh_huge)
+		port->ops->fresh_huge(port, tdm_frame_home(&mm->frames, folio));
+	tdmi_rcu_read_lock(ctx->rcu);
+	r = whole_home(ctx, va, p, folio);
+	tdmi_rcu_read_unlock(ctx->rcu);
+	if (r) {
+		tdmi_huge_stale(mm, folio);
+		folio->refcount = 0;
+		tdmi_huge_free(mm, folio);
+	}
+	return r;
+}
+
 /* ---- eviction ----------------------------------------------------------------------------------------------------------- */
 
 /* The entries of block `first` of a table that name the folio; NULL: any of the pool. */
@@ -242,6 +357,8 @@ static int evict_folio(struct tdm_ctx *ctx, struct tdm_pool *p, struct tdm_frame
 	int r;
 
 	(void)tdmi_invalidate_start(&ctx->mm->notifiers, &round);
+	if (folio->order == TDM_HUGE_ORDER && !tdmi_dev_whole_home(ctx, folio->va, p))
+		*n += TDM_HUGE_PAGES;
 	tdmi_rcu_read_lock(ctx->rcu);
 	r = tdmi_pt_lock(ctx->mm, folio->va, false, &pt);
 	if (!r && pt) {
@@ -294,11 +411,14 @@ int tdmi_pool_evict_range(struct tdm_ctx *ctx, struct tdm_pool *p, u64 start, u6
 	if (p->coherent)
 		return tdmi_coherent_home(ctx, start, end, done);
 	for (u64 va = TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE); !r && va < end; va += TDM_BLOCK_SIZE) {
-		struct tdm_inv_range round = TDM_INV_RANGE(va, va + TDM_BLOCK_SIZE, TDM_INV_MIGRATE);
+		bool whole = va % TDM_HUGE_SIZE == 0 && va >= start && va + TDM_HUGE_SIZE <= end;
+		struct tdm_inv_range round = TDM_INV_RANGE(va, va + (whole ? TDM_HUGE_SIZE : TDM_BLOCK_SIZE), TDM_INV_MIGRATE);
 		u32 lo = va < start ? (u32)((start - va) >> TDM_PAGE_SHIFT) : 0, hi = (u32)TDM_MIN((end - va) >> TDM_PAGE_SHIFT, (u64)TDM_BLOCK_PAGES);
 		struct tdm_pt *pt;
 
 		(void)tdmi_invalidate_start(&mm->notifiers, &round);
+		if (whole && !tdmi_dev_whole_home(ctx, va, p))
+			*done += TDM_HUGE_PAGES;
 		tdmi_rcu_read_lock(ctx->rcu);
 		if (!tdmi_pt_lock(mm, va, false, &pt) && pt) {
 			if (!pt->level)

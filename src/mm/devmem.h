@@ -121,6 +121,14 @@ void tdmi_coherent_before_fork(struct tdm_ctx *ctx);
 /* The coherent pages of [start, end), whosever, to ram, on probation. *pages: those that went; what is pinned stays. -ENOMEM. No lock is held, and the thread is in no round. */
 int tdmi_coherent_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages);
 
+/* ---- whole folios: devmem.c */
+/* All of the 512 entries of a table name one folio, of order 9, one each: the bytes go to the home of a folio of ram, which is mapped by a leaf of 2 MiB then. No table is
+ * locked, and the caller is in a round for all of it. p: only if it is that pool's; NULL: anybody's. 0; -ENOENT: it is not so; -ENOMEM: there is no such home in one
+ * piece; the device's errors. */
+int tdmi_dev_whole_home(struct tdm_ctx *ctx, u64 va, struct tdm_pool *p);
+/* Of the table of that entry, which is locked: is it so? */
+bool tdmi_dev_whole(struct tdm_mm *mm, struct tdm_pte pte);
+
 /* Bring folios home to ram until `pages` pages have gone, oldest first. No lock is held. *done: pages. 0, or -errno of what failed: -ENOMEM, the device's. */
 int tdmi_pool_evict(struct tdm_ctx *ctx, struct tdm_pool *p, u64 pages, u64 *done);
 /* The same of what it has of [start, end). */

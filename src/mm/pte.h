@@ -33,6 +33,7 @@ struct tdm_pte {
 #define TDM_PTE_GUESS ((u64)1 << 8)  /* home: it was brought to see whether it would be used. How far it was from what was: */
 #define TDM_PTE_DISTANCE_SHIFT 9     /* two bits: log2 of the pages between, at most TDM_PTE_DISTANCES - 1 */
 #define TDM_PTE_DISTANCES 4u
+#define TDM_PTE_WANTED ((u64)1 << 11) /* home, of 2 MiB: somebody needs it, or a part, while it is being copied: the copier is to give up */
 #define TDM_PTE_PFN_MASK ((((u64)1 << 40) - 1) << 12)
 
 enum tdm_pte_type {

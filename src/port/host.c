@@ -449,6 +449,19 @@ void tdmi_host_kick(struct tdm_host *h)
 	tdm_sys3(SYS_write, h->kick_fd, &one, sizeof(one));
 }
 
+/* The arena is in small pages: what is written to one home must not be memory in others. So a page of 2 MiB is made elsewhere, and moved there. Where the kernel has none it is
+ * made of small ones in the arena, by whoever writes. */
+static void host_fresh_huge(struct tdm_port *p, void *slot)
+{
+	struct tdm_host *h = host_of(p);
+	u32 done;
+
+	plat_mutex_lock(&h->trash_lock);
+	*(volatile u8 *)h->stage = 0;
+	(void)do_move(h->uffd, (u64)(uintptr_t)slot, (u64)(uintptr_t)h->stage, TDM_HUGE_PAGES, TDM_UFFDIO_MOVE_ALLOW_SRC_HOLES | TDM_UFFDIO_MOVE_DONTWAKE, &done);
+	plat_mutex_unlock(&h->trash_lock);
+}
+
 /* ---- giving back --------------------------------------------------------------------------------------------------- */
 
 static void trash_empty(struct tdm_host *h)
@@ -578,6 +591,7 @@ static const struct tdm_port_ops host_ops = {
 	.mapping = host_mapping,
 	.page_id = host_page_id,
 	.access = host_access,
+	.fresh_huge = host_fresh_huge,
 	.discard = host_discard,
 	.discard_many = host_discard_many,
 	.drain = tdmi_host_drain,
@@ -602,6 +616,8 @@ static void close_files(struct tdm_host *h)
 		if (fds[i] >= 0)
 			tdm_sys1(SYS_close, fds[i]);
 	plat_unmap(h->trash, TRASH_PAGES * TDM_PAGE_SIZE);
+	tdm_sys3(SYS_madvise, (u64)(uintptr_t)h->stage, TDM_HUGE_SIZE, MADV_NOHUGEPAGE);
+	plat_unmap(h->stage, TDM_HUGE_SIZE);
 }
 
 int tdmi_host_init(struct tdm_host *h, int uffd, void *arena, u64 arena_len)
@@ -617,8 +633,13 @@ int tdmi_host_init(struct tdm_host *h, int uffd, void *arena, u64 arena_len)
 	h->has_poison = kernel_has_poison();
 	h->trash = plat_map(TRASH_PAGES * TDM_PAGE_SIZE);
 	h->beacon = (u64)(uintptr_t)arena + arena_len - TDM_PAGE_SIZE;
-	if (!h->trash)
+	h->stage = plat_map(TDM_HUGE_SIZE);
+	if (!h->trash || !h->stage) {
+		plat_unmap(h->trash, TRASH_PAGES * TDM_PAGE_SIZE);
+		plat_unmap(h->stage, TDM_HUGE_SIZE);
 		return -ENOMEM;
+	}
+	tdm_sys3(SYS_madvise, (u64)(uintptr_t)h->stage, TDM_HUGE_SIZE, MADV_HUGEPAGE);
 	r = open_files(h);
 	if (!r)
 		r = tdmi_host_register_events(h, (u64)(uintptr_t)arena, (u64)(uintptr_t)arena + arena_len);

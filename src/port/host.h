@@ -42,6 +42,7 @@ struct tdm_host {
 	u8 *arena;
 	u64 arena_len;
 	u8 *trash;
+	u8 *stage;      /* 2 MiB of memory that may be one page: see host_fresh_huge(); trash_lock */
 	u64 beacon;     /* the last page of the arena, of which nobody uses the memory: what is done to it is a message (run/live_fork.c) */
 	struct plat_mutex trash_lock;
 	u32 trash_used; /* pages; trash_lock */

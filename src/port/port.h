@@ -72,6 +72,8 @@ struct tdm_port_ops {
 	/* Copy at most len bytes to the program's memory at va (write), or from there, as an access by the program would. *done: bytes. -EFAULT: the next one
 	 * cannot be had. As populate. */
 	int (*access)(struct tdm_port *p, struct tdm_ctx *ctx, u64 va, void *buf, size_t len, bool write, size_t *done);
+	/* 2 MiB of empty slots are about to be written by the engine: have a page of that size there, if that is easily done. No table lock is needed. May be NULL. */
+	void (*fresh_huge)(struct tdm_port *p, void *slot);
 	/* Empty slots: give their physical pages back. n ranges of {slot, pages}. */
 	void (*discard)(struct tdm_port *p, void *const *slot, const u32 *pages, u32 n);
 	/* The same for many ranges of one 2 MiB of slots, at a cost that hardly depends on how many. The event lock is held, no table lock is. */

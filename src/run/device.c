@@ -544,3 +544,18 @@ void tdmi_live_devices_end(struct tdm_live *l)
 		l->device[i] = NULL;
 	}
 }
+
+u64 tdmi_live_device_frames(const struct tdm_live *l, u64 *moved)
+{
+	u64 frames = 0;
+
+	*moved = 0;
+	for (u32 i = 0; i < TDM_DEVICES_MAX; i++)
+		if (l->device[i] && l->device[i]->live && l->device[i]->config.nframes) {
+			const struct tdm_pool *p = &l->device[i]->pool;
+
+			frames += l->device[i]->config.nframes;
+			*moved += tdm_a64_ld_relaxed(&p->moved_in) + tdm_a64_ld_relaxed(&p->moved_out);
+		}
+	return frames;
+}

@@ -133,6 +133,8 @@ void tdmi_live_watch_lock(struct tdm_live *l);
 void tdmi_live_watch_unlock(struct tdm_live *l);
 /* The engine ends: none is attached, but for those that a child has inherited. */
 void tdmi_live_devices_end(struct tdm_live *l);
+/* Pages of memory that devices have; *moved: that have gone there, or come back, ever. */
+u64 tdmi_live_device_frames(const struct tdm_live *l, u64 *moved);
 /* Bytes of this process that are devices' memory. */
 u64 tdmi_live_device_bytes(const struct tdm_live *l);
 

@@ -19,6 +19,7 @@
 #define KEPT_SHARE 8 /* of the budget, for blobs of pages that are in memory: what a third of it packs to */
 #define SLEEP_MIN (NS_PER_MS / 4)
 #define SLEEP_MAX (100 * NS_PER_MS)
+#define RECYCLE_NS (100 * NS_PER_MS)
 
 struct tdm_live *tdmi_live;
 
@@ -37,12 +38,51 @@ static u64 reserve(u64 limit)
 	return TDM_MIN(TDM_MAX(limit / 50, (u64)1 << 20), (u64)16 << 20);
 }
 
-/* Folios that may be kept for reuse: enough for what is brought and taken between two looks. */
-static u32 warm_folios(const struct tdm_live *l)
+/* Blocks that may be kept for reuse: enough for what is brought and taken between two looks. */
+static u32 warm_base(const struct tdm_live *l)
 {
 	u64 n = TDM_MIN(l->limit / 64 / TDM_BLOCK_SIZE, (u64)128);
 
 	return l->no_recycle ? 0 : (u32)TDM_MAX(n, (u64)4);
+}
+
+/* And for what comes back from devices: if there is room that nobody else has a use for. */
+static u32 warm_blocks(const struct tdm_live *l)
+{
+	u64 high = l->limit - reserve(l->limit), room = l->limit == ~(u64)0 ? l->limit : high - TDM_MIN(high, l->usage);
+	u32 base = warm_base(l);
+
+	return base ? (u32)TDM_MAX(base, TDM_MIN(room / TDM_BLOCK_SIZE + tdmi_frames_warm(&l->mm.frames), l->recycle)) : 0;
+}
+
+/* Give back what is kept beyond `most` blocks, at most so many bytes of it. */
+static void keep_less(struct tdm_live *l, u32 most, u64 bytes)
+{
+	if (tdmi_frames_warm(&l->mm.frames) <= most || !tdmi_mm_enter(l->ctx))
+		return;
+	for (u64 freed = 0; freed < bytes && tdmi_frames_warm(&l->mm.frames) > most && tdm_a32_ld_relaxed(&l->req.state) != 1;)
+		freed += (u64)tdmi_trim(l->ctx) << TDM_PAGE_SHIFT;
+	tdmi_mm_exit(l->ctx);
+}
+
+/*
+ * What goes to a device leaves its physical pages behind, and mostly comes back soon: kept, they save the kernel the work of taking pages back and giving
+ * them out again, which is as much as that of copying. As long as pages come and go there may be as many as devices hold; from then on it gets less.
+ */
+static void recycle(struct tdm_live *l)
+{
+	u64 moved, frames, now = plat_now_ns();
+
+	if (now < l->recycle_next_ns)
+		return;
+	l->recycle_next_ns = now + RECYCLE_NS;
+	frames = tdmi_live_device_frames(l, &moved);
+	if (moved != l->migrated)
+		l->recycle = frames / TDM_BLOCK_PAGES;
+	else
+		l->recycle -= TDM_MIN(l->recycle, l->recycle / 8 + 1);
+	l->migrated = moved;
+	keep_less(l, warm_blocks(l) + warm_base(l), ~(u64)0);
 }
 
 /* Measure; tell the engine what it cannot know itself. */
@@ -57,7 +97,7 @@ static void measure(struct tdm_live *l)
 	if (tdm_a32_ld_relaxed(&l->state) == TDM_LIVE_ENGAGED) {
 		u64 tracked = tdmi_mm_tracked(&l->mm);
 
-		tdmi_frames_warm_limit(&l->mm.frames, warm_folios(l));
+		tdmi_frames_warm_limit(&l->mm.frames, warm_blocks(l));
 		tdmi_swap_keep_limit(l->swap, l->limit == ~(u64)0 ? 0 : l->limit / KEPT_SHARE);
 		tdm_a64_st_relaxed(&l->mm.other_bytes, l->usage > tracked ? l->usage - tracked : 0);
 		tdm_a64_st_relaxed(&l->mm.limit_bytes, l->limit);
@@ -127,6 +167,11 @@ static void make_room(struct tdm_live *l)
 
 	if (l->usage <= l->limit)
 		l->over_since_ns = 0;
+	/* What is only kept goes first. */
+	if (l->usage > high && tdmi_frames_warm(&l->mm.frames) > 2 * warm_base(l)) {
+		keep_less(l, warm_base(l), l->usage - high);
+		measure(l);
+	}
 	while (l->usage > high && tdm_a32_ld_relaxed(&l->req.state) != 1 && rounds++ < 64) {
 		u64 freed;
 
@@ -135,8 +180,8 @@ static void make_room(struct tdm_live *l)
 		demote(l);
 		tdmi_swap_tidy(l->swap, l->ctx->ws, (u64)1 << 20);
 		/* Those who serve faults go on as long as there is a warm folio. */
-		for (u64 over = l->usage; over > l->limit && tdmi_frames_warm(&l->mm.frames); over -= TDM_MIN(over, TDM_BLOCK_SIZE))
-			(void)tdmi_trim(l->ctx);
+		for (u64 over = l->usage; over > l->limit && tdmi_frames_warm(&l->mm.frames);)
+			over -= TDM_MIN(over, (u64)tdmi_trim(l->ctx) << TDM_PAGE_SHIFT);
 		freed = tdmi_reclaim(l->ctx, target, 256);
 		if (!freed)
 			(void)tdmi_trim(l->ctx);
@@ -205,6 +250,7 @@ static u64 tick(struct tdm_live *l)
 			find(l);
 		l->other_seen = TDM_MIN(l->other_seen, tdm_a64_ld_relaxed(&l->mm.other_bytes));
 		tdmi_live_note_threads(l);
+		recycle(l);
 		make_room(l);
 		tdmi_rcu_poll(&l->mm.rcu);
 	}

@@ -19,6 +19,7 @@ static struct test_device {
 	void (*on_out)(struct test_device *d, u32 frame, u32 n); /* called before bytes are taken from it; a table is locked */
 	void (*on_free)(struct test_device *d, u32 frame, u32 n); /* called before they are */
 	u64 freed;       /* pages */
+	u64 freed_whole; /* folios of 2 MiB */
 } dev, dev2;
 
 static inline struct test_device *dev_of(struct tdm_pool *p, u32 frame, u32 n)
@@ -66,6 +67,7 @@ static inline void dev_page_free(struct tdm_pool *p, u32 frame, u32 order)
 		d->on_free(d, frame, 1u << order);
 	memset(d->memory + P(frame), DEVICE_FREE, P(1u << order));
 	d->freed += 1u << order;
+	d->freed_whole += order == TDM_HUGE_ORDER;
 }
 
 static const struct tdm_pool_ops dev_ops = { .name = "test", .copy_in = dev_copy_in, .copy_out = dev_copy_out, .page_free = dev_page_free };

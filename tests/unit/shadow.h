@@ -16,7 +16,7 @@ static struct {
 	u64 entry[PAGES];   /* what range_fault said, or 0 */
 	u8 *alone[PAGES];   /* where the bytes are of a page that it has for itself, or NULL */
 	u64 some[PAGES / 64];  /* pages with either, a bit each */
-	u32 page_of[2048];  /* which page a frame of `dev` is, plus 1; 0: it has no translation for it */
+	u32 page_of[4096];  /* which page a frame of `dev` is, plus 1; 0: it has no translation for it */
 	u32 nheard;
 	struct tdm_inv_range heard[HEARD_MAX]; /* the first so many */
 	void (*on_round)(const struct tdm_inv_range *range); /* may be NULL; called before anything is dropped */
@@ -182,15 +182,20 @@ static inline u8 *shadow_bytes(u32 page)
 	return shadow.alone[page] ? shadow.alone[page] : e & TDM_RF_DEVICE ? dev.memory + P(e & TDM_RF_PAYLOAD) : NULL;
 }
 
-/* What has been heard since the last time is this round, and no other. */
+/* What has been heard since the last time covers this range, by as many rounds as it took, all of that kind. */
 static inline void heard_one(u64 from, u64 to, enum tdm_inv_event event, const void *owner)
 {
-	CHECK_EQ(shadow.nheard, 1);
-	CHECK_EQ(shadow.heard[0].start, from);
-	CHECK_EQ(shadow.heard[0].end, to);
-	CHECK_EQ(shadow.heard[0].event, event);
-	CHECK(shadow.heard[0].owner == owner);
-	CHECK(shadow.heard[0].blockable);
+	u64 at = from;
+
+	CHECK(shadow.nheard >= 1);
+	for (u32 i = 0; i < shadow.nheard; i++) {
+		CHECK_EQ(shadow.heard[i].event, event);
+		CHECK(shadow.heard[i].owner == owner);
+		CHECK(shadow.heard[i].blockable);
+		if (shadow.heard[i].start <= at)
+			at = TDM_MAX(at, shadow.heard[i].end);
+	}
+	CHECK(at >= to);
 	shadow.nheard = 0;
 }
 

@@ -168,6 +168,10 @@ static void model_change(void)
 	u64 start_va = BASE + P(a), end_va = start_va + P(n), got;
 
 	if (device && rnd(2)) {
+		if (rnd(3) == 0) {
+			start_va = TDM_ALIGN_DOWN(start_va, H);
+			end_va = start_va + H;
+		}
 		if (rnd(2))
 			device_change(start_va, end_va);
 		else
@@ -205,6 +209,8 @@ static void model_change(void)
 		map(BASE + P(a), BASE + P(a) + H);
 		tdmi_cpu_preset(&cpu, BASE + P(a), TDM_HUGE_PAGES, 0, true);
 		adopt(BASE + P(a), BASE + P(a) + H);
+		if (device && rnd(2))
+			device_change(BASE + P(a), BASE + P(a) + H);
 		break;
 	case 7:
 		if (rnd(2)) {
@@ -232,7 +238,7 @@ static void model_run(u32 accesses, u64 limit, u32 warm, bool with_device)
 	start();
 	device = with_device;
 	if (device) {
-		device_start(1024);
+		device_start(4096);
 		shadow_start();
 	}
 	mm.frames.warm_max = warm;
@@ -258,6 +264,7 @@ static void model_run(u32 accesses, u64 limit, u32 warm, bool with_device)
 		CHECK(tdm_a64_ld_relaxed(&dev.pool.moved_out) > 100);
 		CHECK(tdmi_mm_count(&mm, TDM_C_REVOKED) > 10);
 		unpin_some(0);
+		CHECK(dev.freed_whole > 2);
 	}
 	for (u32 i = 0; i < PAGES; i++)
 		*tdm_cpu_flags(&cpu, BASE + P(i)) &= (u8)~TDM_CPU_PINNED;
