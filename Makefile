@@ -26,6 +26,15 @@ check: deps-check
 	@$(MAKE) --no-print-directory $(CHECK_BUILD)/build.ninja
 	@scripts/check $(CHECK_BUILD)
 
+# The kernel's own HMM test suite on "tandem dmirror". HMM_ARGS: another version of it, see scripts/check-hmm.
+check-hmm: deps-hmm
+	@$(MAKE) --no-print-directory $(CHECK_BUILD)/build.ninja
+	@scripts/check-hmm $(HMM_ARGS) $(CHECK_BUILD)
+
+# Do the tests notice when a protection is taken out? Minutes.
+mutants: deps-check
+	@tests/mutants/run.py build-mutants
+
 bench: deps-run
 	@$(MAKE) --no-print-directory all
 	@bench/run.sh $(BUILD)
@@ -34,6 +43,6 @@ install: all
 	meson install -C $(BUILD) --no-rebuild
 
 clean:
-	rm -rf $(BUILD) $(CHECK_BUILD) build-asan build-tsan build-clang
+	rm -rf $(BUILD) $(CHECK_BUILD) build-asan build-tsan build-clang build-mutants
 
-.PHONY: all run check bench install clean
+.PHONY: all run check check-hmm mutants bench install clean

@@ -282,12 +282,96 @@ def compare_swap(b, cell, what, ours, theirs, killed, name):
         b.row('p99' if counts else name, f'{what}: fault {q}', f'{v:.1f} us', f'{w:.1f} us', f'{w / v if v else 0:.2f}x', 'lower' if counts else '', v < w if counts else None)
 
 
+# --- devices ---
+
+def devices(b, *args):
+    return b.run([b.path('devices'), *args])
+
+
+def both_sides(b, name, ours, theirs):
+    """Runs of devices with these arguments, in turn."""
+    a, c = in_turn(b.runs, lambda: devices(b, *ours), lambda: devices(b, *theirs))
+    b.raw[name + ' ' + ' '.join(ours)] = a, c
+    if not any(a) or not any(c):
+        raise Failed(f'devices {ours[0]} does not run')
+    return a, c
+
+
+def bench_migrate(b):
+    for threads in (1, 2):
+        for thp, what, target in (([], '64 KiB folios', 0.7), (['thp'], '2 MiB folios', 0.85)):
+            args = [*thp, f'THREADS={threads}']
+            ours, theirs = both_sides(b, 'migrate', ['migrate', *args], ['memcpy', *args])
+            what = f'{what}, {threads} thread{"s" * (threads > 1)}'
+            for key, way in (('there_gbs', 'there'), ('back_gbs', 'back'), ('gbs', 'there and back')):
+                t, u = median(ours, key), median(theirs, key)
+                # tdm_pagein() is carried out by one thread, however many ask.
+                counts = key == 'gbs' and threads == 1
+                b.row('migrate', f'{what}: {way}', f'{t:.2f} GB/s', f'{u:.2f} GB/s', f'{t / u * 100:.0f}%', f'at least {target * 100:.0f}%' if counts else '',
+                      t >= target * u if counts else None)
+
+
+def bench_migrate4k(b):
+    for every, what in ((16, 'one page of each 16'), (2, 'every other page')):
+        ours, theirs = both_sides(b, 'migrate4k', ['migrate4k', f'EVERY={every}'], ['bare4k', f'EVERY={every}'])
+        t, u = median(ours, 'ns_page') / 1e3, median(theirs, 'ns_page') / 1e3
+        b.row('migrate4k', f'{what}, MOVE + memcpy + DONTNEED', f'{t:.2f} us', f'{u:.2f} us', f'{t / u:.2f}', 'at most 1.3', t <= 1.3 * u)
+
+
+def bench_gup(b):
+    one, two = both_sides(b, 'gup', ['gup', 'ROUNDS=9'], ['gup', 'THREADS=2', 'ROUNDS=9'])
+    t, u = median(one, 'ns_page'), median(two, 'ns_page')
+    b.row('gup', 'gup-fast, a page, one thread', f'{t:.2f} ns', '', '', 'under 15 ns', t < 15)
+    b.row('gup', 'gup-fast, a page, two threads, to one', f'{u:.2f} ns', f'{t:.2f} ns', f'{t / u:.2f}x', 'under 15 ns, 1.9x', u < 15 and t / u >= 1.9)
+
+
+def bench_range(b):
+    small, huge = both_sides(b, 'range', ['range', 'ROUNDS=9'], ['range', 'thp', 'ROUNDS=9'])
+    for runs, what, target in ((small, '4 KiB leaves', 10), (huge, '2 MiB leaves', 0.2)):
+        t = median(runs, 'ns_page')
+        b.row('range', f'a snapshot of 1 GiB by range_fault, {what}, a page', f'{t:.3f} ns', '', '', f'under {target} ns', t < target)
+
+
+def bench_invalidate(b):
+    many, one = both_sides(b, 'invalidate', ['invalidate', 'INTERVALS=100000'], ['invalidate'])
+    for key, what in (('ns_near', '64 places that come again'), ('ns_anywhere', 'anywhere')):
+        t, u = median(many, key), median(one, key)
+        b.row('invalidate', f'a round that concerns nobody, {what}, one subscriber', f'{u:.1f} ns', '', '', 'under 60 ns', u < 60)
+        b.row('invalidate', f'the same, 100,000, to one', f'{t:.1f} ns', f'{u:.1f} ns', f'{t / u:.2f}', 'at most 3', t <= 3 * u)
+
+
+def bench_devfault(b):
+    for mode in ([], ['home']):
+        ours, theirs = in_turn(b.runs, lambda: devices(b, 'fault', *mode), lambda: b.run([b.path('soft'), 'engine']))
+        b.raw['devfault ' + ' '.join(mode)] = ours, theirs
+        if not any(ours) or not any(theirs):
+            raise Failed('devices fault, or soft, does not run')
+        t, u = median(ours, 'ns_fault') / 1e3, median(theirs, 'ns_fault') / 1e3
+        b.row('devfault', f'a fault of the device, page {"at home" if mode else "mapped"}; soft fault', f'{t:.2f} us', f'{u:.2f} us', f'{t / u:.2f}', 'at most 1', t <= u)
+
+
+def bench_devtouch(b):
+    for pages, what in ((1, 'one page'), (16, '64 KiB')):
+        ours, theirs = both_sides(b, 'devtouch', ['touch', f'PAGES={pages}'], ['touch', 'home', f'PAGES={pages}'])
+        t, u, copy = median(ours, 'ns_touch') / 1e3, median(theirs, 'ns_touch') / 1e3, median(theirs, 'ns_copy') / 1e3
+        note(f'    {what}: {median(ours, "pages_touch"):.1f} pages a touch from the device, {median(theirs, "pages_touch"):.1f} from home; copy {copy:.2f} us')
+        b.row('devtouch', f'the CPU touches {what} on a device; soft fault + copy', f'{t:.2f} us', f'{u + copy:.2f} us', f'{t / (u + copy):.2f}', 'at most 1.3',
+              t <= 1.3 * (u + copy))
+
+
 BENCHES = {
     'fits': ('a program that fits its budget, against the same unmanaged', bench_fits),
     'child': ('starting a small child, against the same unmanaged', bench_child),
     'soft': ('a soft fault, against a bare userfaultfd loop', bench_soft),
     'tiers': ('in and out of lz4, against lz4 itself', bench_tiers),
     'swap': (f'{DATA} MiB in {PHYSICAL} MiB, against kernel swap on zram; and the p99 of a fault', bench_swap),
+    'migrate': ('to a soft device and back, against memcpy', bench_migrate),
+    'migrate4k': ('single pages to a device, against the bare calls', bench_migrate4k),
+    'gup': ('gup-fast', bench_gup),
+    'range': ('range_fault, as a snapshot', bench_range),
+    'invalidate': ('rounds that concern nobody', bench_invalidate),
+    'devfault': ('a fault of the device, against a soft fault', bench_devfault),
+    'devtouch': ('a touch of what is on a device, against a soft fault and a copy', bench_devtouch),
     'p99': ('only the p99 of a fault under steady pressure (part of swap)', lambda b: bench_swap(b, True)),
 }
 
@@ -320,7 +404,7 @@ def arguments(b, argv):
             b.runs = 1
         elif a == '--list':
             for name, (what, _) in BENCHES.items():
-                note(f'{name:<8}{what}')
+                note(f'{name:<11}{what}')
             raise SystemExit(0)
         elif a.startswith('-'):
             raise Failed(f'unknown option {a}; there are --only ROW, --quick, --json FILE, --list')

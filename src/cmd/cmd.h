@@ -26,7 +26,7 @@ struct cmd {
 	const char *help;    /* for tandem help NAME and --help */
 	int (*main)(int argc, char **argv);
 };
-extern const struct cmd tdmi_cmd_run, tdmi_cmd_stat;
+extern const struct cmd tdmi_cmd_run, tdmi_cmd_stat, tdmi_cmd_dmirror;
 /* "tandem: " + line on stderr, in one write. */
 void tdmi_complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
@@ -52,6 +52,12 @@ u32 tdmi_tier_defaults(char out[TDM_CONTROL_TIERS][120], char *warn);
 /* program.c */
 /* Find the program as a shell would, and see that it can be preloaded. 0 and its path, or the exit status. */
 int tdmi_program_check(const char *name, char *path, size_t len, char *err);
+
+/* library.c */
+/* The path of a library that is to be preloaded: what the environment variable env names, or where it is installed. */
+int tdmi_library_find(const char *name, const char *env, char *out, size_t len, char *err);
+/* Programs that are executed from now on load it first. 0 or -ENOMEM. */
+int tdmi_library_preload(const char *path);
 
 /* uffd.c */
 /* May the processes that we start open a userfaultfd that does what the engine needs? */

@@ -4,7 +4,6 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include "cmd/cmd.h"
 
 #define DEFAULT_PERCENT 75u
@@ -125,44 +124,6 @@ static int parse(int argc, char **argv, struct options *o, char *err)
 	return r;
 }
 
-/* The library to preload: beside the command (the build tree), then where it is installed relative to it or as configured. */
-static int find_preload(char *out, size_t len, char *err)
-{
-	static const char *const places[] = { "/libtandem-run.so", "/../lib/tandem/libtandem-run.so",
-					      "/../lib/x86_64-linux-gnu/tandem/libtandem-run.so" };
-	const char *given = getenv("TANDEM_PRELOAD");
-	char dir[PATH_MAX], path[PATH_MAX + 64], real[PATH_MAX] = "";
-	ssize_t n = readlink("/proc/self/exe", dir, sizeof(dir) - 1);
-	char *slash;
-
-	dir[n > 0 ? n : 0] = 0;
-	slash = strrchr(dir, '/');
-	if (slash)
-		*slash = 0;
-	if (given && *given) {
-		if (!realpath(given, real) || access(real, R_OK))
-			return tdmi_fail(err, -ENOENT, "TANDEM_PRELOAD: %s: %s", given, strerror(errno));
-	} else {
-		for (size_t i = 0; slash && !*real && i < TDM_ARRAY_SIZE(places); i++) {
-			snprintf(path, sizeof(path), "%s%s", dir, places[i]);
-			if (!realpath(path, real))
-				*real = 0;
-		}
-#ifdef TDM_RUN_LIB
-		if (!*real && !realpath(TDM_RUN_LIB, real))
-			*real = 0;
-#endif
-		if (!*real)
-			return tdmi_fail(err, -ENOENT, "libtandem-run.so is neither beside %s/tandem nor installed; install tandem again",
-					 dir);
-	}
-	if (strpbrk(real, ": \t") || strlen(real) >= len)
-		return tdmi_fail(err, -EINVAL, "%s: LD_PRELOAD takes no path with a colon or a space, or longer than %zu bytes; move it",
-				 real, len - 1);
-	memcpy(out, real, strlen(real) + 1);
-	return 0;
-}
-
 static int prepare(struct options *o, char path[PATH_MAX], char preload[256], char *err)
 {
 	char warn[CMD_ERR] = "";
@@ -175,7 +136,7 @@ static int prepare(struct options *o, char path[PATH_MAX], char preload[256], ch
 	r = tdmi_program_check(o->argv[0], path, PATH_MAX, err);
 	if (r)
 		return r;
-	if (find_preload(preload, 256, err) || tdmi_uffd_check(err))
+	if (tdmi_library_find("libtandem-run.so", "TANDEM_PRELOAD", preload, 256, err) || tdmi_uffd_check(err))
 		return EXIT_USAGE;
 	if (!o->ntiers)
 		o->ntiers = tdmi_tier_defaults(o->tier, warn);

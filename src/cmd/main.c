@@ -8,6 +8,7 @@
 static const struct cmd *const cmds[] = {
 	&tdmi_cmd_run,
 	&tdmi_cmd_stat,
+	&tdmi_cmd_dmirror,
 };
 
 void tdmi_complain(const char *fmt, ...)
@@ -45,7 +46,7 @@ static void usage(FILE *f)
 	for (size_t i = 0; i < TDM_ARRAY_SIZE(cmds); i++)
 		fprintf(f, "  %-8s %s\n", cmds[i]->name, cmds[i]->summary);
 	fputs("  help     what a command takes: tandem help COMMAND\n\n"
-	      "Manuals: tandem(1), tandem-run(1), tandem(7).\n",
+	      "Manuals: tandem(1), tandem-run(1), tandem-dmirror(1), tandem(7).\n",
 	      f);
 }
 

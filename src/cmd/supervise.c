@@ -283,12 +283,9 @@ static void watch(struct watch *w)
 static _Noreturn void become_program(const struct watch *w, int report)
 {
 	const struct supervise *s = w->s;
-	const char *old = getenv("LD_PRELOAD");
-	char *list = NULL;
 	int e;
 
-	if (setenv(TDM_CONTROL_ENV, s->name, 1) || asprintf(&list, "%s%s%s", s->c->preload, old && *old ? ":" : "", old ? old : "") < 0 ||
-	    setenv("LD_PRELOAD", list, 1)) {
+	if (setenv(TDM_CONTROL_ENV, s->name, 1) || tdmi_library_preload(s->c->preload)) {
 		e = ENOMEM;
 	} else {
 		sigaction(SIGCHLD, &w->old_chld, NULL);

@@ -5,6 +5,9 @@
  * A mode of one mapping of a page of ram, not a kind of memory. The page is taken home in a round of its own (TDM_INV_EXCLUSIVE, by which its owner knows it),
  * and its entry says so: whoever else touches it, a CPU or another device, faults, and takes it back in a round that the owner hears of (fault.c). Reclaim does
  * not see it; munmap() and madvise() end it as they end any other page.
+ *
+ * A page that is a device's already is not brought back for it: the round tells the others that it is not theirs, and the owner, who asks again because something
+ * else has changed meanwhile, keeps it. Otherwise asking would be what changes it, and who asks until nothing changes would do so for ever.
  */
 #include "base/check.h"
 #include "mm/mm.h"
@@ -26,7 +29,18 @@ static int owner_number(struct tdm_mm *mm, const void *owner)
 	return -ENOSPC;
 }
 
-/* The page at va is home: from now on the device's. NULL: it is not home any more. */
+static bool is_exclusive(struct tdm_ctx *ctx, u64 va)
+{
+	struct tdm_pte pte;
+	u32 i;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	(void)tdmi_pt_walk(ctx->mm, va, &i, &pte);
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE);
+}
+
+/* The page at va is home, or another device's: from now on this one's. NULL: it is not home any more. */
 static void *take_over(struct tdm_ctx *ctx, u64 va, u32 owner)
 {
 	struct tdm_mm *mm = ctx->mm;
@@ -38,17 +52,17 @@ static void *take_over(struct tdm_ctx *ctx, u64 va, u32 owner)
 		u32 i = tdm_pt_index(pt, va);
 		struct tdm_pte pte = tdm_pt_get(pt, i);
 
-		if (!pt->level && tdm_pte_home(pte)) {
-			struct tdm_frame *frame = tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte));
+		if (!pt->level && tdm_pte_at_home(pte)) {
+			struct tdm_frame *frame = tdm_pfn_frame(&mm->frames, tdm_pte_ram_pfn(pte));
 
 			/* While it is packed or copied: its entry could come to look again as it did when that began, with other bytes behind it. */
-			if (!(tdm_pfn_block(&mm->frames, tdm_pte_pfn(pte))->flags & TDM_FRAME_F_WRITEBACK))
+			if (!(tdm_pfn_block(&mm->frames, tdm_pte_ram_pfn(pte))->flags & TDM_FRAME_F_WRITEBACK))
 				home = tdm_frame_home(&mm->frames, frame);
 			if (home && mm->port->ops->holds && !mm->port->ops->holds(mm->port, home))
 				home = NULL;
 		}
 		if (home)
-			tdmi_page_set(mm, pt, i, tdm_pte_mk_exclusive(owner, tdm_pte_pfn(pte)));
+			tdmi_page_set(mm, pt, i, tdm_pte_mk_exclusive(owner, tdm_pte_ram_pfn(pte)));
 		tdm_pt_unlock(pt);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);
@@ -74,34 +88,46 @@ static int check(struct tdm_ctx *ctx, u64 va)
 	return managed ? 0 : -EOPNOTSUPP;
 }
 
+static void *make_one(struct tdm_ctx *ctx, u64 va, const void *owner, u32 number)
+{
+	struct tdm_inv_range round = TDM_INV_RANGE(va, va + TDM_PAGE_SIZE, TDM_INV_EXCLUSIVE);
+	void *home;
+	u64 n;
+
+	round.owner = owner;
+	(void)tdmi_invalidate_start(&ctx->mm->notifiers, &round);
+	ctx->round = &round;
+	(void)tdmi_range_home(ctx, va, va + TDM_PAGE_SIZE, &n);
+	home = take_over(ctx, va, number);
+	ctx->round = NULL;
+	tdmi_invalidate_end(&ctx->mm->notifiers, &round);
+	return home;
+}
+
 int tdmi_make_exclusive(struct tdm_ctx *ctx, u64 start, u64 end, const void *owner, void **home, u64 *pages)
 {
-	struct tdm_mm *mm = ctx->mm;
 	int number;
 
 	*pages = 0;
 	if (start >= end || (start | end) & ~TDM_PAGE_MASK || end > (u64)1 << 47 || !owner)
 		return -EINVAL;
-	number = owner_number(mm, owner);
+	number = owner_number(ctx->mm, owner);
 	if (number < 0)
 		return number;
 	TDM_BUG_ON(ctx->round);
 	for (u64 va = start; va < end; va += TDM_PAGE_SIZE) {
-		struct tdm_inv_range round = TDM_INV_RANGE(va, va + TDM_PAGE_SIZE, TDM_INV_EXCLUSIVE);
 		void **h = &home[(va - start) >> TDM_PAGE_SHIFT];
-		u64 n;
 		int r = check(ctx, va);
 
 		if (r)
 			return r;
-		(void)tdmi_fault(ctx, (struct tdm_va){ va }, true);
-		round.owner = owner;
-		(void)tdmi_invalidate_start(&mm->notifiers, &round);
-		ctx->round = &round;
-		(void)tdmi_range_home(ctx, va, va + TDM_PAGE_SIZE, &n);
-		*h = take_over(ctx, va, (u32)number);
-		ctx->round = NULL;
-		tdmi_invalidate_end(&mm->notifiers, &round);
+		if (!is_exclusive(ctx, va)) {
+			u64 n;
+
+			(void)tdmi_fault(ctx, (struct tdm_va){ va }, true);
+			(void)tdmi_coherent_home(ctx, va, va + TDM_PAGE_SIZE, &n);
+		}
+		*h = make_one(ctx, va, owner, (u32)number);
 		*pages += *h != NULL;
 	}
 	return 0;

@@ -13,7 +13,8 @@
  * Pages are dealt with a block (64 KiB) at a time; the block that was asked for comes first, so that whoever waits for it can go on.
  *
  * What a device has leaves its page table before it comes back, and whoever must be told may sleep: so such a block is given up (-ESTALE), and tried again
- * within a round (notifier.h). Only a touch of such a page brings it, and those around it; never a guess.
+ * within a round (notifier.h). Only a touch of such a page brings it, and those of its kind around it; never a guess. What went as one folio of 2 MiB comes as
+ * one: home first, and from there like any other.
  *
  * The program changes its address space whenever it likes. What the port answers then (-EAGAIN) sends us back to the start with no lock held,
  * after the pending events have been taken in. An address that is gone (-ENOENT) needs nothing: its event will clear the entries.
@@ -30,6 +31,7 @@
 #define LONE_PROBE 64u
 #define NO_GUESS TDM_BLOCK_PAGES
 #define DEVICE_TRIES 4u
+#define BATCH 8u /* blocks at once: see reclaim.c */
 
 /* One block of a fault in progress. */
 struct block {
@@ -40,7 +42,7 @@ struct block {
 	u64 va;
 	bool write;  /* the access that missed is a write */
 	u32 guess;   /* page of the block: it alone is mapped, and the rest is brought to see what is used; NO_GUESS: not now */
-	bool device; /* the page that was missed is a device's */
+	bool device, exclusive; /* the page that was missed is in a device's memory; is one that a device has for itself */
 	u32 missed;  /* which of the first block it is */
 	bool asked;  /* nobody missed it: who asked is told what a tier cannot give, and the page stays there */
 	u64 from, to; /* where there may be somebody to wake */
@@ -456,12 +458,82 @@ static int bring_device(struct block *b, u32 mask)
 		r = place(b, folio, dst, to_home, mask, &done);
 	else if (!b->asked)
 		r = lose_pages(b, mask, &done);
-	tdmi_dev_left(mm, pte, done);
+	tdmi_dev_left_all(mm, pte, done);
 	if (!folio->mapcount)
 		tdmi_folio_release(mm, folio, 0);
 	else if (done)
 		tdmi_folio_touched(mm, b->pt, b->first, folio, TDM_LRU_FAULTED);
 	return r;
+}
+
+/* Are all pages of the block a device's? */
+static bool all_private(const struct block *b, u32 first)
+{
+	for (u32 k = first; k < first + TDM_BLOCK_PAGES; k++)
+		if (!tdm_pte_is(tdm_pt_get(b->pt, k), TDM_PTE_T_PRIVATE))
+			return false;
+	return true;
+}
+
+/* The blocks have been read to their homes, which lie side by side: map them by one move. Those that are; what is not is where it was. */
+static u32 place_many(struct block *b, struct tdm_frame *folio, u32 n, const struct tdm_pte *pte)
+{
+	struct tdm_mm *mm = b->mm;
+	u32 done = 0;
+
+	for (u32 i = 0; i < n; i++)
+		tdmi_homes_wanted(mm, folio + i * TDM_BLOCK_PAGES, 0xffff);
+	(void)fill(b->ctx, FILL_MOVE, b->va, tdm_frame_home(&mm->frames, folio), n * TDM_BLOCK_PAGES, &done);
+	for (u32 i = 0; i < n; i++) {
+		struct tdm_frame *f = folio + i * TDM_BLOCK_PAGES;
+		u32 got = done > i * TDM_BLOCK_PAGES ? TDM_MIN(done - i * TDM_BLOCK_PAGES, TDM_BLOCK_PAGES) : 0, mask = (1u << got) - 1;
+		struct block one = *b;
+
+		one.first += i * TDM_BLOCK_PAGES;
+		set_lent_mask(&one, f, mask, 0);
+		for (u32 k = 0; k < got; k++)
+			tdmi_dev_left(mm, pte[i * TDM_BLOCK_PAGES + k]);
+		tdmi_homes_stale(mm, f, 0xffff & ~mask);
+		if (f->mapcount)
+			tdmi_folio_touched(mm, b->pt, one.first, f, TDM_LRU_FAULTED);
+		else
+			tdmi_folio_release(mm, f, 0xffff);
+	}
+	b->hard += done;
+	return done / TDM_BLOCK_PAGES;
+}
+
+/*
+ * In a round: what a device has of several blocks in a row, for somebody who asks for all of it. If there are warm homes that lie side by side the bytes go there, and all is
+ * mapped by one move. How many blocks; 0: each by itself.
+ */
+static u32 bring_device_many(struct block *b, u32 hi)
+{
+	struct tdm_mm *mm = b->mm;
+	struct tdm_pte pte[BATCH * TDM_BLOCK_PAGES];
+	void *dst[BATCH * TDM_BLOCK_PAGES];
+	const struct tdm_inv_range *round = b->ctx->round;
+	struct tdm_frame *folio;
+	u32 n = 0;
+
+	while (round && n < BATCH && b->first + (n + 1) * TDM_BLOCK_PAGES <= hi && b->va >= round->start && b->va + (n + 1) * TDM_BLOCK_SIZE <= round->end && all_private(b, b->first + n * TDM_BLOCK_PAGES))
+		n++;
+	n = n > 1 ? tdmi_folios_take_warm_run(&mm->frames, n, &folio) : 0;
+	for (u32 i = 0; i < n; i++) {
+		folio[i * TDM_BLOCK_PAGES].va = b->va + i * TDM_BLOCK_SIZE;
+		tdmi_homes_stale(mm, folio + i * TDM_BLOCK_PAGES, 0xffff);
+	}
+	for (u32 k = 0; k < n * TDM_BLOCK_PAGES; k++) {
+		pte[k] = tdm_pt_get(b->pt, b->first + k);
+		dst[k] = (u8 *)tdm_frame_home(&mm->frames, folio) + ((size_t)k << TDM_PAGE_SHIFT);
+	}
+	if (!n)
+		return 0;
+	if (!tdmi_dev_read(mm, pte, dst, n * TDM_BLOCK_PAGES))
+		return place_many(b, folio, n, pte);
+	for (u32 i = 0; i < n; i++)
+		tdmi_folio_release(mm, folio + i * TDM_BLOCK_PAGES, 0xffff);
+	return 0;
 }
 
 static int bring_zero(struct block *b, u32 mask)
@@ -537,13 +609,15 @@ static int bring_block(struct block *b, u32 mask, u32 zero_mask)
 			device |= 1u << i;
 		else if (tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE))
 			exclusive |= 1u << i;
-		else if (!tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_POISON))
+		else if (!tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_POISON) && !tdm_pte_is(pte, TDM_PTE_T_COHERENT))
 			zero |= 1u << i;
 	}
 	zero &= zero_mask;
-	if (!b->device && !b->asked)
-		device = exclusive = 0;
-	if ((device | exclusive) && !told(b))
+	/* Who needs a page for himself is not to lose it because others use what lies next to it. */
+	device = b->device || b->asked ? device : 0;
+	exclusive = b->exclusive || b->asked ? exclusive : 0;
+	b->ctx->needs_whole = device && !b->ctx->no_whole && tdmi_dev_whole(b->mm, tdm_pt_get(b->pt, b->first + (u32)__builtin_ctz(device)));
+	if ((device | exclusive) && (!told(b) || b->ctx->needs_whole))
 		return -ESTALE;
 	if (exclusive)
 		revoke(b, exclusive);
@@ -582,13 +656,18 @@ static int bring_huge(struct tdm_ctx *ctx, struct tdm_pt *pmd, u32 i, u32 *soft)
 
 	if (tdm_pte_lent(pte))
 		return 0;
+	if (folio->flags & TDM_FRAME_F_WRITEBACK) {
+		/* It goes back where it came from, or somewhere else; it must not go while it is being copied. */
+		tdmi_huge_want(mm, pmd, i);
+		return -EAGAIN;
+	}
 	/* A part that is mapped cannot be told from the rest without. */
 	spare = tdmi_pt_spare(mm, tdm_pt_va(pmd, i));
 	if (!spare)
 		return -ENOMEM;
 	r = fill(ctx, FILL_MOVE, tdm_pt_va(pmd, i), tdm_frame_home(&mm->frames, folio), TDM_HUGE_PAGES, &done);
 	if (done == TDM_HUGE_PAGES) {
-		tdmi_page_set(mm, pmd, i, (struct tdm_pte){ pte.v | TDM_PTE_ACCESSED });
+		tdmi_page_set(mm, pmd, i, (struct tdm_pte){ (pte.v & ~TDM_PTE_WANTED) | TDM_PTE_ACCESSED });
 		tdmi_lru_add(&mm->lru, folio, TDM_LRU_TOUCHED);
 		*soft += done;
 		r = 0;
@@ -647,7 +726,7 @@ static void count_lost(struct block *b, u32 i, struct tdm_pte pte)
 static int fault_lent(struct block *b, u32 i)
 {
 	struct tdm_pte pte = tdm_pt_get(b->pt, i);
-	struct tdm_frame *folio = tdm_pfn_block(&b->mm->frames, tdm_pte_pfn(pte));
+	struct tdm_frame *folio;
 	struct tdm_port *port = b->mm->port;
 	u32 done = 0, k = i & (TDM_BLOCK_PAGES - 1);
 	u64 present = 0;
@@ -656,6 +735,14 @@ static int fault_lent(struct block *b, u32 i)
 
 	if (port->ops->present(port, (struct tdm_va){ tdm_pt_va(b->pt, i) }, 1, &present, &huge) || (present & 1))
 		return 0;
+	if (tdm_pte_is(pte, TDM_PTE_T_COHERENT)) {
+		/* It has gone with its mapping, or was dropped: then there is nothing of it any more. */
+		tdmi_page_set(b->mm, b->pt, i, (struct tdm_pte){ 0 });
+		tdmi_dev_left(b->mm, pte);
+		tdm_count(b->ctx, TDM_C_LOST, 1);
+		return -EAGAIN;
+	}
+	folio = tdm_pfn_block(&b->mm->frames, tdm_pte_pfn(pte));
 	/* A move to there or from there was not what it was said to be (port/host.c): the bytes are at home. */
 	if (port->ops->holds && !(folio->stale >> k & 1) && port->ops->holds(port, tdm_frame_home(&b->mm->frames, folio + k))) {
 		tdmi_page_set(b->mm, b->pt, i, (struct tdm_pte){ pte.v & ~TDM_PTE_ACCESSED });
@@ -700,15 +787,16 @@ static int fault_locked(struct block *b, u64 va)
 	bool seq;
 	int r;
 
-	if (tdm_pte_lent(pte))
+	if (tdm_pte_lent(pte) || tdm_pte_is(pte, TDM_PTE_T_COHERENT))
 		return fault_lent(b, i);
 	seq = tdmi_predict(&b->mm->predict, b->pt, i, &lo, &hi);
 	/* Never touched pages next to a never touched one: only what lies in the same mapping, only in a stream, and only if the page before it is there:
 	 * who touches every other page leaves holes, and they stay holes. */
 	if (!tdmi_vma_find(b->mm, va, &vma))
 		vma = (struct tdm_vma){ va, va + TDM_PAGE_SIZE, 0 };
-	b->device = tdm_pte_is(pte, TDM_PTE_T_PRIVATE) || tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE);
-	zero = !tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP) && !b->device;
+	b->device = tdm_pte_is(pte, TDM_PTE_T_PRIVATE);
+	b->exclusive = tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE);
+	zero = !tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_SWAP) && !b->device && !b->exclusive;
 	if (zero && (vma.flags & TDM_VMA_EXCLUDED))
 		return fault_excluded(b, va);
 	zero_end = i && !tdm_pte_none(tdm_pt_get(b->pt, i - 1)) ? vma.end : va + TDM_PAGE_SIZE;
@@ -732,7 +820,7 @@ static int fault_locked(struct block *b, u64 va)
 				zero_mask |= 1u << k;
 		}
 		r = bring_block(b, mask, zero_mask);
-		b->device = false;
+		b->device = b->exclusive = false;
 		b->first += TDM_BLOCK_PAGES;
 		b->va += TDM_BLOCK_SIZE;
 		b->to = b->va;
@@ -774,16 +862,24 @@ static int fault_once(struct tdm_ctx *ctx, u64 va, bool write, struct block *b)
 	return r;
 }
 
-/* In a round for the block that cannot be brought without. */
-static void round_begin(struct tdm_ctx *ctx, struct tdm_inv_range *round)
+/* In a round for [start, end), or the block that cannot be brought without; or for the 2 MiB that come back whole, and are home then, if that can be done. */
+static void round_begin(struct tdm_ctx *ctx, struct tdm_inv_range *round, u64 start, u64 end)
 {
-	*round = TDM_INV_RANGE(ctx->needs_round, ctx->needs_round + TDM_BLOCK_SIZE, TDM_INV_CLEAR);
+	if (ctx->needs_whole) {
+		start = TDM_ALIGN_DOWN(ctx->needs_round, TDM_HUGE_SIZE);
+		end = start + TDM_HUGE_SIZE;
+	}
+	*round = TDM_INV_RANGE(TDM_MIN(start, ctx->needs_round), TDM_MAX(end, ctx->needs_round + TDM_BLOCK_SIZE), TDM_INV_CLEAR);
 	(void)tdmi_invalidate_start(&ctx->mm->notifiers, round);
 	ctx->round = round;
+	ctx->no_whole = ctx->needs_whole;
+	if (ctx->needs_whole)
+		(void)tdmi_dev_whole_home(ctx, start, NULL);
 }
 
 static void round_end(struct tdm_ctx *ctx, struct tdm_inv_range *round)
 {
+	ctx->no_whole = false;
 	ctx->round = NULL;
 	tdmi_invalidate_end(&ctx->mm->notifiers, round);
 }
@@ -795,7 +891,7 @@ static int fault_told(struct tdm_ctx *ctx, u64 va, bool write, struct block *b)
 
 	if (r != -ESTALE)
 		return r;
-	round_begin(ctx, &round);
+	round_begin(ctx, &round, ctx->needs_round, ctx->needs_round);
 	r = fault_once(ctx, va, write, b);
 	round_end(ctx, &round);
 	return r == -ESTALE ? -EAGAIN : r;
@@ -813,8 +909,8 @@ static void drain_events(struct tdm_ctx *ctx)
 
 static void pay(struct tdm_ctx *ctx)
 {
-	for (; ctx->fresh && tdmi_frames_warm(&ctx->mm->frames); ctx->fresh -= TDM_MIN(ctx->fresh, TDM_BLOCK_PAGES))
-		(void)tdmi_trim(ctx);
+	while (ctx->fresh && tdmi_frames_warm(&ctx->mm->frames))
+		ctx->fresh -= TDM_MIN(ctx->fresh, tdmi_trim(ctx));
 }
 
 /* The budget is exceeded: whoever wants a page makes room first. */
@@ -894,9 +990,15 @@ static int bring_table(struct tdm_ctx *ctx, u64 va, u64 end)
 		if (pt->level)
 			r = bring_huge(ctx, pt, tdm_pt_index(pt, va), &b.soft);
 		for (u32 f = lo & ~(TDM_BLOCK_PAGES - 1); !pt->level && !r && f < hi; f += TDM_BLOCK_PAGES) {
+			u32 many;
+
 			b.first = f;
 			b.va = tdm_pt_va(pt, f);
-			r = bring_block(&b, mask_within(lo, hi, f), 0);
+			many = f >= lo ? bring_device_many(&b, hi) : 0;
+			if (many)
+				f += (many - 1) * TDM_BLOCK_PAGES;
+			else
+				r = bring_block(&b, mask_within(lo, hi, f), 0);
 		}
 		tdm_pt_unlock(pt);
 	}
@@ -919,7 +1021,7 @@ static int bring(struct tdm_ctx *ctx, u64 start, u64 end, bool locked)
 		if (r == -ESTALE) {
 			struct tdm_inv_range round;
 
-			round_begin(ctx, &round);
+			round_begin(ctx, &round, TDM_ALIGN_DOWN(va, TDM_BLOCK_SIZE), TDM_ALIGN_UP(stop, TDM_BLOCK_SIZE));
 			r = bring_table(ctx, va, stop);
 			round_end(ctx, &round);
 			if (r == -ESTALE)

@@ -21,12 +21,14 @@ static void account(struct tdm_mm *mm, struct tdm_pte pte, u64 pages, bool add)
 		c = tdm_pte_home(pte) ? &mm->home : &mm->lent;
 	} else if (tdm_pte_is(pte, TDM_PTE_T_SWAP)) {
 		c = &mm->out;
-	} else if (tdm_pte_is(pte, TDM_PTE_T_PRIVATE)) {
+	} else if (tdm_pte_device(pte)) {
 		struct tdm_pool *p = tdmi_pte_pool(mm, pte);
 		struct tdm_frame *f = tdmi_dev_folio(p, tdm_pte_private_frame(pte));
 
 		f->mapcount = (u16)(add ? f->mapcount + pages : f->mapcount - pages);
 		c = &p->pages;
+		if (tdm_pte_is(pte, TDM_PTE_T_COHERENT))
+			tdm_a64_add_relaxed(&mm->coherent, add ? pages : 0 - pages);
 	} else {
 		return;
 	}
@@ -43,6 +45,29 @@ void tdmi_page_set(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, struct tdm_pte p
 	account(mm, tdm_pt_get(pt, i), pages, false);
 	account(mm, pte, pages, true);
 	tdm_pt_set(pt, i, pte);
+}
+
+void tdmi_huge_to_private(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, struct tdm_pt *pt, struct tdm_pool *p, struct tdm_frame *dev)
+{
+	u32 nr = tdm_frame_nr(&p->frames, dev);
+
+	account(mm, tdm_pt_get(pmd, i), TDM_HUGE_PAGES, false);
+	for (u32 k = 0; k < TDM_HUGE_PAGES; k++)
+		tdm_pt_set(pt, k, tdm_pte_mk_private(p->id, nr + k));
+	dev->mapcount = TDM_HUGE_PAGES;
+	tdm_a64_add_relaxed(&p->pages, TDM_HUGE_PAGES);
+	tdm_pt_set(pmd, i, (struct tdm_pte){ (u64)(uintptr_t)pt | TDM_PTE_PRESENT });
+}
+
+void tdmi_private_to_huge(struct tdm_mm *mm, struct tdm_pt *pmd, struct tdm_pt *pt, struct tdm_pool *p, struct tdm_frame *dev, struct tdm_frame *folio)
+{
+	struct tdm_pte leaf = tdm_pte_mk(tdm_frame_pfn(&mm->frames, folio), TDM_PTE_WRITE);
+
+	TDM_BUG_ON(dev->mapcount != TDM_HUGE_PAGES);
+	dev->mapcount = 0;
+	tdm_a64_sub_relaxed(&p->pages, TDM_HUGE_PAGES);
+	account(mm, leaf, TDM_HUGE_PAGES, true);
+	tdmi_pt_collapse(mm, pmd, pt, leaf);
 }
 
 struct tdm_frame *tdmi_block_folio(struct tdm_mm *mm, struct tdm_pt *pt, u32 i)
@@ -143,7 +168,7 @@ void tdmi_folio_keep(struct tdm_mm *mm, struct tdm_frame *folio, u32 kept)
 		tdmi_swap_forget(mm->swap, was - 1);
 }
 
-bool tdmi_dirty_discard(struct tdm_mm *mm, u64 keep)
+u32 tdmi_dirty_discard(struct tdm_mm *mm, u64 keep)
 {
 	struct tdm_frame *folio[TDM_HUGE_PAGES / TDM_BLOCK_PAGES];
 	void *slot[TDM_HUGE_PAGES / 2];
@@ -151,7 +176,7 @@ bool tdmi_dirty_discard(struct tdm_mm *mm, u64 keep)
 	u32 folios = tdmi_folios_take_dirty(&mm->frames, keep, folio);
 
 	if (!folios)
-		return false;
+		return 0;
 	for (u32 i = 0; i < folios; i++) {
 		n += runs_of(mm, folio[i], folio[i]->stale, slot + n, pages + n);
 		stale += (u32)__builtin_popcount(folio[i]->stale);
@@ -162,7 +187,7 @@ bool tdmi_dirty_discard(struct tdm_mm *mm, u64 keep)
 	tdm_a64_sub_relaxed(&mm->stale, stale);
 	for (u32 i = 0; i < folios; i++)
 		tdmi_folio_free(&mm->frames, folio[i]);
-	return true;
+	return stale;
 }
 
 /* The last reference is gone, and the last pin. */
@@ -183,9 +208,40 @@ void tdmi_block_free(struct tdm_mm *mm, struct tdm_frame *folio)
 	tdmi_folio_free(&mm->frames, folio);
 }
 
+void tdmi_huge_want(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i)
+{
+	struct tdm_pte pte = tdm_pt_get(pmd, i);
+
+	if (tdm_pte_home(pte) && (tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte))->flags & TDM_FRAME_F_WRITEBACK))
+		tdm_pt_set(pmd, i, (struct tdm_pte){ pte.v | TDM_PTE_WANTED });
+}
+
+void tdmi_huge_stale(struct tdm_mm *mm, struct tdm_frame *folio)
+{
+	folio->stale = 0xffff;
+	tdm_a64_add_relaxed(&mm->stale, TDM_HUGE_PAGES);
+}
+
+void tdmi_huge_free(struct tdm_mm *mm, struct tdm_frame *folio)
+{
+	void *slot = tdm_frame_home(&mm->frames, folio);
+	u32 n = TDM_HUGE_PAGES;
+
+	if (folio->stale) {
+		if (tdmi_folio_free_warm(&mm->frames, folio)) {
+			tdm_a64_sub_relaxed(&mm->stale, TDM_HUGE_PAGES);
+			return;
+		}
+		mm->port->ops->discard(mm->port, &slot, &n, 1);
+		tdm_a64_sub_relaxed(&mm->stale, TDM_HUGE_PAGES);
+	}
+	tdmi_folio_free(&mm->frames, folio);
+}
+
 /* The last reference is gone. */
 static void folio_free(struct tdm_mm *mm, struct tdm_frame *folio)
 {
+	u16 stale = folio->stale;
 	bool pinned = false;
 
 	TDM_BUG_ON(folio->mapcount);
@@ -198,13 +254,15 @@ static void folio_free(struct tdm_mm *mm, struct tdm_frame *folio)
 	for (u32 i = 0; i < TDM_HUGE_PAGES; i += TDM_BLOCK_PAGES)
 		pinned = pinned || tdm_a16_ld_acquire(&folio[i].pins);
 	if (!pinned) {
-		tdmi_folio_free(&mm->frames, folio);
+		tdmi_huge_free(mm, folio);
 		return;
 	}
 	tdmi_folio_split(&mm->frames, folio);
-	for (u32 i = 0; i < TDM_HUGE_PAGES; i += TDM_BLOCK_PAGES)
+	for (u32 i = 0; i < TDM_HUGE_PAGES; i += TDM_BLOCK_PAGES) {
+		folio[i].stale = stale;
 		if (!tdmi_pins_orphan(folio + i))
 			tdmi_block_free(mm, folio + i);
+	}
 }
 
 void tdmi_folio_release(struct tdm_mm *mm, struct tdm_frame *folio, u32 populated)

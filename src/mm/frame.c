@@ -62,7 +62,7 @@ int tdmi_frames_init(struct tdm_frames *f, void *arena, u32 nframes)
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(f->free_head); i++)
 		f->free_head[i] = TDM_FRAME_NIL;
 	f->fresh = 0;
-	f->warm_head = TDM_FRAME_NIL;
+	f->warm_head = f->warm_huge_head = TDM_FRAME_NIL;
 	tdm_a32_st_relaxed(&f->warm_count, 0);
 	f->warm_max = 0;
 	tdm_a32_st_relaxed(&f->ripe, TDM_FRAME_NIL);
@@ -128,21 +128,46 @@ static struct tdm_frame *make_new(struct tdm_frames *f, u32 nr, u32 order)
 	return d;
 }
 
+static void warm_push(struct tdm_frames *f, u32 nr, u32 order)
+{
+	f->desc[nr].state = TDM_FRAME_WARM;
+	f->desc[nr].order = (u8)order;
+	list_push(f, order == TDM_HUGE_ORDER ? &f->warm_huge_head : &f->warm_head, nr);
+}
+
+/* A warm folio of this order, off its list; TDM_FRAME_NIL when there is none. */
+static u32 warm_take(struct tdm_frames *f, u32 order)
+{
+	u32 *head = order == TDM_HUGE_ORDER ? &f->warm_huge_head : &f->warm_head, nr = *head;
+
+	if (nr == TDM_FRAME_NIL && order == TDM_BLOCK_ORDER && f->warm_huge_head != TDM_FRAME_NIL) {
+		u32 huge = f->warm_huge_head;
+
+		list_del(f, &f->warm_huge_head, huge);
+		/* The first one is taken first. */
+		for (u32 i = TDM_HUGE_PAGES; i; i -= TDM_BLOCK_PAGES)
+			warm_push(f, huge + i - TDM_BLOCK_PAGES, TDM_BLOCK_ORDER);
+		nr = huge;
+	}
+	if (nr != TDM_FRAME_NIL) {
+		list_del(f, head, nr);
+		tdm_a32_st_relaxed(&f->warm_count, tdmi_frames_warm(f) - (1u << (order - TDM_BLOCK_ORDER)));
+	}
+	return nr;
+}
+
 struct tdm_frame *tdmi_folio_alloc(struct tdm_frames *f, u32 order, bool warm, bool *was_warm)
 {
 	struct tdm_frame *d = NULL;
-	bool w = false;
-	u32 nr;
+	u32 nr = TDM_FRAME_NIL;
+	bool w;
 
 	plat_mutex_lock(&f->lock);
-	if (warm && order == TDM_BLOCK_ORDER && tdmi_frames_warm(f)) {
-		nr = f->warm_head;
-		list_del(f, &f->warm_head, nr);
-		tdm_a32_st_relaxed(&f->warm_count, tdmi_frames_warm(f) - 1);
-		w = true;
-	} else {
+	if (warm && (order == TDM_BLOCK_ORDER || order == TDM_HUGE_ORDER))
+		nr = warm_take(f, order);
+	w = nr != TDM_FRAME_NIL;
+	if (!w)
 		nr = take_free(f, order);
-	}
 	if (nr != TDM_FRAME_NIL)
 		d = make_new(f, nr, order);
 	plat_mutex_unlock(&f->lock);
@@ -180,18 +205,18 @@ void tdmi_folio_free(struct tdm_frames *f, struct tdm_frame *folio)
 
 bool tdmi_folio_free_warm(struct tdm_frames *f, struct tdm_frame *folio)
 {
+	u32 order = folio->order, blocks = 1u << (order - TDM_BLOCK_ORDER);
 	bool ok = false;
 
 	plat_mutex_lock(&f->lock);
-	if (tdmi_frames_warm(f) < f->warm_max) {
-		folio->state = TDM_FRAME_WARM;
-		list_push(f, &f->warm_head, tdm_frame_nr(f, folio));
-		tdm_a32_st_relaxed(&f->warm_count, tdmi_frames_warm(f) + 1);
+	if (tdmi_frames_warm(f) + blocks <= f->warm_max) {
+		warm_push(f, tdm_frame_nr(f, folio), order);
+		tdm_a32_st_relaxed(&f->warm_count, tdmi_frames_warm(f) + blocks);
 		ok = true;
 	}
 	plat_mutex_unlock(&f->lock);
 	if (ok)
-		tdm_a64_sub_relaxed(&f->used, TDM_BLOCK_PAGES);
+		tdm_a64_sub_relaxed(&f->used, (u64)1 << order);
 	return ok;
 }
 
@@ -202,18 +227,46 @@ void tdmi_frames_warm_limit(struct tdm_frames *f, u32 max)
 	plat_mutex_unlock(&f->lock);
 }
 
+u32 tdmi_folios_take_warm_run(struct tdm_frames *f, u32 most, struct tdm_frame **folio)
+{
+	u32 lo, n;
+
+	if (!most || !tdmi_frames_warm(f))
+		return 0;
+	plat_mutex_lock(&f->lock);
+	lo = warm_take(f, TDM_BLOCK_ORDER);
+	for (n = lo != TDM_FRAME_NIL; n && n < most; n++) {
+		u32 next = f->warm_head;
+
+		/* They were freed in the order of their addresses, or the other way round. */
+		if (next == TDM_FRAME_NIL || (next + TDM_BLOCK_PAGES != lo && next != lo + n * TDM_BLOCK_PAGES))
+			break;
+		(void)warm_take(f, TDM_BLOCK_ORDER);
+		lo = TDM_MIN(lo, next);
+	}
+	for (u32 i = 0; i < n; i++)
+		(void)make_new(f, lo + i * TDM_BLOCK_PAGES, TDM_BLOCK_ORDER);
+	plat_mutex_unlock(&f->lock);
+	*folio = n ? &f->desc[lo] : NULL;
+	tdm_a64_add_relaxed(&f->used, (u64)n * TDM_BLOCK_PAGES);
+	return n;
+}
+
 struct tdm_frame *tdmi_folio_take_warm(struct tdm_frames *f)
 {
-	bool w = false;
 	struct tdm_frame *d = NULL;
+	u32 nr, order;
 
-	if (tdmi_frames_warm(f)) {
-		d = tdmi_folio_alloc(f, TDM_BLOCK_ORDER, true, &w);
-		if (d && !w) {
-			tdmi_folio_free(f, d);
-			d = NULL;
-		}
-	}
+	if (!tdmi_frames_warm(f))
+		return NULL;
+	plat_mutex_lock(&f->lock);
+	order = f->warm_head == TDM_FRAME_NIL ? TDM_HUGE_ORDER : TDM_BLOCK_ORDER;
+	nr = warm_take(f, order);
+	if (nr != TDM_FRAME_NIL)
+		d = make_new(f, nr, order);
+	plat_mutex_unlock(&f->lock);
+	if (d)
+		tdm_a64_add_relaxed(&f->used, (u64)1 << order);
 	return d;
 }
 
@@ -297,8 +350,12 @@ bool tdmi_frames_valid(struct tdm_frames *f)
 			free += (u64)1 << o;
 		}
 	for (u32 i = f->warm_head; i != TDM_FRAME_NIL; i = f->desc[i].next) {
-		ok = ok && f->desc[i].state == TDM_FRAME_WARM;
+		ok = ok && f->desc[i].state == TDM_FRAME_WARM && f->desc[i].order == TDM_BLOCK_ORDER;
 		warm++;
+	}
+	for (u32 i = f->warm_huge_head; i != TDM_FRAME_NIL; i = f->desc[i].next) {
+		ok = ok && f->desc[i].state == TDM_FRAME_WARM && f->desc[i].order == TDM_HUGE_ORDER;
+		warm += TDM_HUGE_PAGES / TDM_BLOCK_PAGES;
 	}
 	ok = ok && warm == tdmi_frames_warm(f) && free + (warm + f->dirty_folios) * TDM_BLOCK_PAGES + tdm_a64_ld_relaxed(&f->used) == f->fresh;
 	plat_mutex_unlock(&f->lock);

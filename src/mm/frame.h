@@ -6,8 +6,9 @@
  * addresses: whether a physical page lies there is known to whoever holds the folio. A folio is 2^order frames, contiguous and aligned; its
  * state is in the descriptor of its first frame.
  *
- * Free folios come in two kinds: in the buddy lists their homes hold no physical page; the *warm* cache holds order-4 folios all of whose
- * homes do, so that a restore into them needs no page from the kernel. Warm pages count as ram in use.
+ * Free folios come in two kinds: in the buddy lists their homes hold no physical page; the *warm* cache holds folios of order 4 and 9 all of whose
+ * homes do, so that a restore into them needs no page from the kernel. One of order 9 becomes 32 when blocks are wanted and there is no other. Warm pages
+ * count as ram in use.
  *
  * A freed order-4 folio of which some homes hold a page is *dirty*: emptying homes one by one costs a flush of every CPU's TLB each, so it waits until
  * there are many in its 2 MiB of the arena, which are emptied together. Dirty pages count as ram in use.
@@ -43,8 +44,8 @@ struct tdm_frame {
 	u16 refcount;    /* head: 1 for the mapping, 1 for isolation; LRU lock */
 	tdm_a16 pins;    /* first frame of every 16, whatever the order: see mm/gup.h. Never reset: somebody may look at a frame that is free */
 	u16 mapcount;    /* head: pages of the folio that are present (lent or home); table lock */
-	u16 stale;       /* head, order <= 4: homes that hold bytes nobody wants (the page was copied out); table lock */
-	u8 order;        /* head; written at allocation */
+	u16 stale;       /* head, order <= 4: homes that hold bytes nobody wants (the page was copied out); order 9: all of them do, or 0; table lock */
+	u8 order;        /* head; written at allocation. In a device's memory all of the folio's have it */
 	u8 state;        /* enum tdm_frame_state; LRU lock (allocator lock while free) */
 	u8 gen;          /* head: generation modulo 4; LRU lock */
 	u8 flags;        /* TDM_FRAME_F_* */
@@ -58,9 +59,10 @@ struct tdm_frames {
 	struct plat_mutex lock;   /* guards all that follows */
 	u32 free_head[10];        /* by order */
 	u32 fresh;                /* frames from here on were never handed out */
-	u32 warm_head;
-	tdm_a32 warm_count;       /* may be read without */
-	u32 warm_max;
+	u32 warm_head;            /* of order 4 */
+	u32 warm_huge_head;       /* of order 9 */
+	tdm_a32 warm_count;       /* of both, in blocks; may be read without */
+	u32 warm_max;             /* likewise */
 	u16 *dirty;               /* pages in dirty folios, for each 2 MiB of the arena */
 	tdm_a32 ripe;             /* one of those where there are many, or TDM_FRAME_NIL; may be read without */
 	u32 dirty_folios;
@@ -71,15 +73,17 @@ struct tdm_frames {
 /* arena: nframes * 4096 bytes of addresses, 2 MiB-aligned. nframes is a multiple of 512. */
 int tdmi_frames_init(struct tdm_frames *f, void *arena, u32 nframes);
 void tdmi_frames_destroy(struct tdm_frames *f);
-/* A folio of 2^order frames (0..9), NEW, refcount 1. warm: prefer one from the warm cache (order 4 only); *was_warm tells. NULL: none left. */
+/* A folio of 2^order frames (0..9), NEW, refcount 1. warm: prefer one from the warm cache (orders 4 and 9); *was_warm tells. NULL: none left. */
 struct tdm_frame *tdmi_folio_alloc(struct tdm_frames *f, u32 order, bool warm, bool *was_warm);
+/* Up to `most` warm folios of order 4 that lie side by side, NEW; the first one in *folio. How many. */
+u32 tdmi_folios_take_warm_run(struct tdm_frames *f, u32 most, struct tdm_frame **folio);
 /* Free a folio whose homes hold no physical page. */
 void tdmi_folio_free(struct tdm_frames *f, struct tdm_frame *folio);
-/* Keep an order-4 folio all of whose homes hold a page. false: the cache is full, the caller discards and frees. */
+/* Keep a folio of order 4 or 9 all of whose homes hold a page. false: the cache is full, the caller discards and frees. */
 bool tdmi_folio_free_warm(struct tdm_frames *f, struct tdm_frame *folio);
-/* The cache may hold so many folios from now on; if there are more, they stay until they are taken. */
+/* The cache may hold so many blocks from now on; if there are more, they stay until they are taken. */
 void tdmi_frames_warm_limit(struct tdm_frames *f, u32 max);
-/* Take one folio out of the warm cache, to be discarded and freed. NULL: it is empty. */
+/* Take one folio out of the warm cache, to be discarded and freed: of order 4 if there is one. NULL: it is empty. */
 struct tdm_frame *tdmi_folio_take_warm(struct tdm_frames *f);
 /* Free an order-4 folio of which so many homes hold a page that nobody wants (stale). */
 void tdmi_folio_free_dirty(struct tdm_frames *f, struct tdm_frame *folio, u32 pages);
@@ -91,7 +95,7 @@ void tdmi_folio_split(struct tdm_frames *f, struct tdm_frame *folio);
 /* Everything consistent? For tests and debug builds. */
 bool tdmi_frames_valid(struct tdm_frames *f);
 
-/* Folios in the warm cache. */
+/* Blocks in the warm cache. */
 static inline u32 tdmi_frames_warm(const struct tdm_frames *f)
 {
 	return tdm_a32_ld_relaxed(&f->warm_count);

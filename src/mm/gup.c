@@ -6,28 +6,43 @@
 
 #define TRIES_MAX 64u
 
-/* Take n pins of the block away. */
-static void put(struct tdm_mm *mm, struct tdm_frame *block, u32 n)
+/* A page in coherent memory is remembered by its pool and frame. */
+#define COHERENT ((u64)1 << 63)
+
+static struct tdm_pool *pool_of(struct tdm_mm *mm, struct tdm_pfn page)
+{
+	return page.v & COHERENT ? mm->pool[page.v >> 32 & 0xff] : NULL;
+}
+
+/* Where its pins are counted: for the block, or in coherent memory for the folio. */
+static struct tdm_frame *counted_in(struct tdm_mm *mm, struct tdm_pfn page)
+{
+	return pool_of(mm, page) ? tdmi_dev_folio(pool_of(mm, page), (u32)page.v) : tdm_pfn_block(&mm->frames, page);
+}
+
+/* Take n pins of the block away. pool: or NULL: ram. */
+static void put(struct tdm_mm *mm, struct tdm_pool *pool, struct tdm_frame *block, u32 n)
 {
 	u16 was = tdm_a16_sub_acqrel(&block->pins, (u16)n);
 
 	TDM_BUG_ON((was & TDM_PINS_MASK) < n);
-	if (was - n != TDM_PINS_ORPHAN)
+	plat_window();
+	if (tdm_likely(!tdmi_pins_claim(block, (u16)(was - n))))
 		return;
-	/* Of two who find that, one changes it. */
-	was = TDM_PINS_ORPHAN;
-	if (tdm_a16_cas_acqrel(&block->pins, &was, 0))
+	if (pool)
+		tdmi_dev_free(pool, block);
+	else
 		tdmi_block_free(mm, block);
 }
 
 /* n pins for the block. false: it is being taken, was freed, or has too many. */
-static bool get(struct tdm_mm *mm, struct tdm_frame *block, u32 n)
+static bool get(struct tdm_mm *mm, struct tdm_pool *pool, struct tdm_frame *block, u32 n)
 {
 	u16 was = tdm_a16_add_acqrel(&block->pins, (u16)n);
 
 	if (tdm_likely(was < TDM_PINS_MAX))
 		return true;
-	put(mm, block, n);
+	put(mm, pool, block, n);
 	return false;
 }
 
@@ -43,10 +58,12 @@ static u32 pin_huge(struct tdm_mm *mm, struct tdm_pt *pmd, u32 entry, u32 i, u32
 		struct tdm_frame *block = tdm_pfn_block(&mm->frames, (struct tdm_pfn){ pfn });
 		u32 k = TDM_MIN(n - done, TDM_BLOCK_PAGES - (u32)(pfn % TDM_BLOCK_PAGES));
 
-		if (!tdm_pte_lent(pte) || (pte.v & TDM_PTE_SPECIAL) || !get(mm, block, k))
+		plat_window();
+		if (!tdm_pte_lent(pte) || (pte.v & TDM_PTE_SPECIAL) || !get(mm, NULL, block, k))
 			break;
+		plat_window();
 		if (tdm_pt_get(pmd, entry).v != pte.v) {
-			put(mm, block, k);
+			put(mm, NULL, block, k);
 			break;
 		}
 		for (u32 end = done + k; done < end; done++)
@@ -72,15 +89,17 @@ static u32 pin_table(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, u32 n, struct 
 				break;
 		}
 		block = k ? tdm_pfn_block(&mm->frames, tdm_pte_pfn(pte[0])) : NULL;
-		if (!k || !get(mm, block, k))
+		plat_window();
+		if (!k || !get(mm, NULL, block, k))
 			break;
+		plat_window();
 		while (same < k && tdm_pt_get(pt, i + done + same).v == pte[same].v) {
 			page[done + same] = tdm_pte_pfn(pte[same]);
 			same++;
 		}
 		done += same;
 		if (same < k)
-			put(mm, block, k - same);
+			put(mm, NULL, block, k - same);
 		if (same < most)
 			break;
 	}
@@ -117,11 +136,11 @@ void tdmi_unpin(struct tdm_ctx *ctx, const struct tdm_pfn *page, u32 n)
 	struct tdm_mm *mm = ctx->mm;
 
 	for (u32 i = 0, k; i < n; i += k) {
-		struct tdm_frame *block = tdm_pfn_block(&mm->frames, page[i]);
+		struct tdm_frame *block = counted_in(mm, page[i]);
 
-		for (k = 1; i + k < n && tdm_pfn_block(&mm->frames, page[i + k]) == block;)
+		for (k = 1; i + k < n && counted_in(mm, page[i + k]) == block;)
 			k++;
-		put(mm, block, k);
+		put(mm, pool_of(mm, page[i]), block, k);
 	}
 }
 
@@ -147,7 +166,32 @@ static int check_mapping(struct tdm_ctx *ctx, u64 va, u32 flags, u64 *end)
 	return managed ? 0 : -EOPNOTSUPP;
 }
 
-/* Bring what is missing at va. */
+/* Pin the page at va if it is in coherent memory. */
+static u32 pin_coherent(struct tdm_ctx *ctx, u64 va, struct tdm_pfn *page)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_pte pte;
+	struct tdm_pt *pt;
+	u32 i, n = 0;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	pt = tdmi_pt_walk(mm, va, &i, &pte);
+	if (!pt->level && tdm_pte_is(pte, TDM_PTE_T_COHERENT)) {
+		struct tdm_pool *p = tdmi_pte_pool(mm, pte);
+		struct tdm_frame *folio = tdmi_dev_folio(p, tdm_pte_private_frame(pte));
+
+		n = get(mm, p, folio, 1);
+		if (n && (tdm_pt_get(pt, i).v != pte.v || tdmi_dev_folio(p, tdm_pte_private_frame(pte)) != folio)) {
+			put(mm, p, folio, 1);
+			n = 0;
+		}
+		page->v = COHERENT | (u64)p->id << 32 | tdm_pte_private_frame(pte);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return n;
+}
+
+/* Bring what is missing at va. If it is to be written all of [va, end) becomes the process's own. */
 static void bring_missing(struct tdm_ctx *ctx, u64 va, u64 end, u32 flags)
 {
 	struct tdm_port *port = ctx->mm->port;
@@ -155,19 +199,29 @@ static void bring_missing(struct tdm_ctx *ctx, u64 va, u64 end, u32 flags)
 	(void)tdmi_fault(ctx, (struct tdm_va){ va }, flags & TDM_GUP_WRITE);
 	/* A copy of its own, of what it shares with a child, or of the page of zeros. */
 	if (flags & TDM_GUP_WRITE) {
-		u32 n = (u32)(TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE) - va) >> TDM_PAGE_SHIFT;
-
 		tdmi_mm_exit(ctx);
-		(void)port->ops->unshare(port, (struct tdm_va){ va }, n);
+		(void)port->ops->unshare(port, (struct tdm_va){ va }, (u32)((end - va) >> TDM_PAGE_SHIFT));
 		while (!tdmi_mm_enter(ctx))
 			plat_yield();
 	}
 }
 
-/* Pages [va, end) of one mapping. */
+static bool is_lost(struct tdm_ctx *ctx, u64 va)
+{
+	struct tdm_pte pte;
+	u32 i;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	(void)tdmi_pt_walk(ctx->mm, va, &i, &pte);
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return tdm_pte_is(pte, TDM_PTE_T_POISON);
+}
+
+/* Pages [va, end) of one mapping; if they are to be written, of one 2 MiB of it. */
 static int pin_mapping(struct tdm_ctx *ctx, u64 va, u64 end, u32 flags, struct tdm_pfn *page, u32 *done)
 {
 	u32 n = (u32)((end - va) >> TDM_PAGE_SHIFT), got = 0, tries = 0;
+	u64 moved;
 
 	if (flags & TDM_GUP_WRITE)
 		bring_missing(ctx, va, end, flags);
@@ -175,6 +229,10 @@ static int pin_mapping(struct tdm_ctx *ctx, u64 va, u64 end, u32 flags, struct t
 		u64 at = va + ((u64)got << TDM_PAGE_SHIFT);
 		u32 k = tdmi_gup_fast(ctx, at, n - got, page + got);
 
+		if (!k && !(flags & TDM_GUP_LONGTERM))
+			k = pin_coherent(ctx, at, page + got);
+		else if (!k && tries)
+			(void)tdmi_coherent_home(ctx, at, end, &moved);
 		got += k;
 		*done += k;
 		if (got == n)
@@ -182,7 +240,10 @@ static int pin_mapping(struct tdm_ctx *ctx, u64 va, u64 end, u32 flags, struct t
 		tries = k ? 0 : tries + 1;
 		if (tries == TRIES_MAX)
 			return -EBUSY;
-		bring_missing(ctx, va + ((u64)got << TDM_PAGE_SHIFT), end, flags);
+		at = va + ((u64)got << TDM_PAGE_SHIFT);
+		if (is_lost(ctx, at))
+			return -EFAULT;
+		bring_missing(ctx, at, end, flags);
 	}
 	return 0;
 }
@@ -192,13 +253,13 @@ int tdmi_pin(struct tdm_ctx *ctx, u64 va, u32 n, u32 flags, struct tdm_pfn *page
 	u64 end = va + ((u64)n << TDM_PAGE_SHIFT);
 
 	*done = 0;
-	if (!n || va & ~TDM_PAGE_MASK || end < va)
+	if (!n || va & ~TDM_PAGE_MASK || va > end || end > (u64)1 << 47)
 		return -EINVAL;
 	while (va < end) {
 		u64 stop;
 		int r = check_mapping(ctx, va, flags, &stop);
 
-		stop = TDM_MIN(stop, end);
+		stop = TDM_MIN(stop, flags & TDM_GUP_WRITE ? TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE) : end);
 		r = r ? r : pin_mapping(ctx, va, stop, flags, page + *done, done);
 		if (r)
 			return r;

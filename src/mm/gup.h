@@ -11,6 +11,8 @@
  *   who pins      adds to the count, and then looks at the entry again. If the count was frozen, or the entry has changed, it takes its pins back.
  *   who takes     freezes the count, which fails unless it is 0; changes entries; lets the count thaw. It holds the table lock.
  *
+ * In coherent memory pins are counted for the folio, and are for short: one that is meant for long moves the page to ram before.
+ *
  * A pin that comes first makes the freeze fail. One that comes between finds the count frozen; one that comes after the thaw, which releases what it
  * acquires, finds the entry changed.
  */
@@ -41,7 +43,7 @@ u32 tdmi_gup_fast(struct tdm_ctx *ctx, u64 va, u32 n, struct tdm_pfn *page);
 
 /*
  * The same, and what is not there is brought first. *done: pages pinned; they stay so if there is an error. 0; -EINVAL: unaligned, empty, or beyond all
- * addresses; -EFAULT: there is no mapping that allows it; -EOPNOTSUPP: a mapping that the engine does not manage, and never moves; -EBUSY: too many pins,
+ * addresses; -EFAULT: there is no mapping that allows it, or the bytes are lost; -EOPNOTSUPP: a mapping that the engine does not manage, and never moves; -EBUSY: too many pins,
  * or the page is taken away again and again; -ENOMEM. No lock is held; the caller is in the mm.
  */
 int tdmi_pin(struct tdm_ctx *ctx, u64 va, u32 n, u32 flags, struct tdm_pfn *page, u32 *done);
@@ -79,14 +81,24 @@ static inline bool tdmi_pins_freeze_huge(struct tdm_frame *folio)
 	return true;
 }
 
-/* The block is freed. true: somebody has pinned it, and will free it (tdmi_block_free()). */
+/* The block was freed, and nobody pins it (now: what the count has come to): of all who find that, one gets it, and frees it. */
+static inline bool tdmi_pins_claim(struct tdm_frame *block, u16 now)
+{
+	while ((now & (TDM_PINS_ORPHAN | TDM_PINS_MASK)) == TDM_PINS_ORPHAN) {
+		plat_window();
+		if (tdm_a16_cas_acqrel(&block->pins, &now, (u16)(now & ~TDM_PINS_ORPHAN)))
+			return true;
+	}
+	return false;
+}
+
+/* The block is freed. true: somebody has pinned it, and frees it (tdmi_block_free()). */
 static inline bool tdmi_pins_orphan(struct tdm_frame *block)
 {
-	if (tdm_likely(!tdm_a16_ld_acquire(&block->pins)) || !(tdm_a16_or_acqrel(&block->pins, TDM_PINS_ORPHAN) & TDM_PINS_MASK)) {
-		tdm_a16_and_acqrel(&block->pins, (u16)~TDM_PINS_ORPHAN);
+	if (tdm_likely(!tdm_a16_ld_acquire(&block->pins)))
 		return false;
-	}
-	return true;
+	plat_window();
+	return !tdmi_pins_claim(block, (u16)(tdm_a16_or_acqrel(&block->pins, TDM_PINS_ORPHAN) | TDM_PINS_ORPHAN));
 }
 
 #endif

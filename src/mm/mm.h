@@ -72,11 +72,15 @@ struct tdm_ctx {
 	tdm_a32 busy;             /* inside an operation on the mm: see tdmi_mm_enter() */
 	const struct tdm_inv_range *round; /* that it is in, or NULL: within it, take_home() and fault.c begin none */
 	u64 needs_round;          /* where a fault must be tried again in a round: fault.c */
+	bool needs_whole;         /* and what is there comes back whole; */
+	bool no_whole;            /* or cannot, as has been found */
 	tdm_a32 filling;          /* the port is being asked to fill: see event.c */
 	u32 fresh;                /* pages that it has mapped which came from the kernel, since it last made room for them: fault.c */
 	u32 tid;                  /* whose fault it serves, as the port says; 0: not known */
 	u32 lone_ns, lone_copies; /* what a move of a lone page took, on average; lone pages copied since that is too much: fault.c */
 	bool may_wait;            /* others serve faults while this thread waits for one: it may unshare (reclaim.c) */
+	/* Or NULL: called with no lock held, and outside of the mm, when anonymous memory is wanted that the engine does not manage yet: have it found. */
+	void (*find)(struct tdm_ctx *ctx);
 	/* Or NULL: called by a thread that serves a fault before and after it waits for something slow, so that somebody else serves the next. It may be
 	 * called with a table locked. */
 	void (*on_slow)(struct tdm_ctx *ctx, bool begins);
@@ -107,6 +111,7 @@ struct tdm_mm {
 	tdm_a64 lent, home;
 	tdm_a64 stale;            /* homes holding bytes that nobody wants */
 	tdm_a64 out;              /* swap entries */
+	tdm_a64 coherent;         /* pages in coherent device memory */
 	/* Set by whoever measures: bytes in use that the engine does not count itself, and what is allowed. */
 	tdm_a64 other_bytes;
 	tdm_a64 limit_bytes;      /* ~0: no limit */
@@ -167,8 +172,8 @@ int tdmi_range_out(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages);
 int tdmi_range_pack(struct tdm_ctx *ctx, u64 start, u64 end, struct tdm_pool *pool, u64 *pages);
 /* Home pages that ought to be on probation, given what is lent. */
 u64 tdmi_home_wanted(const struct tdm_mm *mm);
-/* Give warm and dirty memory back, some of it. false: there is none. No lock is held. */
-bool tdmi_trim(struct tdm_ctx *ctx);
+/* Give warm and dirty memory back, some of it. The pages; 0: there is none. No lock is held. */
+u32 tdmi_trim(struct tdm_ctx *ctx);
 
 /* ---- pack.c */
 /* Pack the home pages of an isolated block folio that are in the mask into a blob, or copy them to a device's memory if there is a pool, and put it back. The
@@ -182,9 +187,14 @@ bool tdmi_split_home(struct tdm_ctx *ctx, struct tdm_frame *folio);
  * does not allow it stay. 0; -ENOSPC: its memory is full; the device's errors: what had not been moved is where it was. No lock is held. */
 int tdmi_migrate_to_device(struct tdm_ctx *ctx, struct tdm_pool *pool, u64 start, u64 end, u64 *pages);
 
+/* An isolated folio of 2 MiB that is home goes as one, and is put back. The pages that are there now: 512, or 0: somebody needs it; or the device's errors. !*tried:
+ * there is no memory of the device's in one piece, and it is still isolated. No lock is held. */
+int tdmi_migrate_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, struct tdm_pool *pool, bool *tried);
+
 /* ---- exclusive.c: have each page of [start, end) taken home for a device alone. home[]: where its bytes are, one a page; NULL: somebody uses it (it is pinned,
  * or was touched meanwhile): try again. *pages: those that are there. It lasts until a round that is not the owner's covers the page: home[] must not be used once the
- * subscriber's invalidate has returned. Copies are made of pages that are shared with a child. -EINVAL: unaligned or empty; -EFAULT: there is no mapping;
+ * subscriber's invalidate has returned. Asking again takes nothing back that is there. Copies are made of pages that are shared with a child. -EINVAL: unaligned or
+ * empty, nobody's; -EFAULT: there is no mapping;
  * -EPERM: it may not be written; -EOPNOTSUPP: the engine does not manage it; -ENOSPC: there have been TDM_EXCLUSIVE_OWNERS owners. Pages before the one with an error are done. No lock is held; the caller is in the
  * mm, and not in a round. */
 int tdmi_make_exclusive(struct tdm_ctx *ctx, u64 start, u64 end, const void *owner, void **home, u64 *pages);
@@ -245,6 +255,12 @@ u32 tdmi_folio_pages(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct tdm
 struct tdm_frame *tdmi_block_folio_get(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, bool warm, bool *was_warm);
 /* Home pages of a folio become lent and the other way round, or go away: entry, mapcount and counters. */
 void tdmi_page_set(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, struct tdm_pte pte);
+/* The home leaf i of the locked PMD table becomes this table (which nobody has seen) of 512 entries that name the device's folio, of order 9; and a locked
+ * table of 512 such entries becomes the home leaf of a NEW folio: it is dead then, and unlocked. What becomes of the other folio is the caller's business. */
+void tdmi_huge_to_private(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, struct tdm_pt *pt, struct tdm_pool *p, struct tdm_frame *dev);
+void tdmi_private_to_huge(struct tdm_mm *mm, struct tdm_pt *pmd, struct tdm_pt *pt, struct tdm_pool *p, struct tdm_frame *dev, struct tdm_frame *folio);
+/* The home leaf i of the locked PMD table is being copied: whoever does that gives up soon. */
+void tdmi_huge_want(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i);
 /* Nothing of the folio is present any more: free it. populated: its homes that hold a physical page (bit a page). */
 void tdmi_folio_release(struct tdm_mm *mm, struct tdm_frame *folio, u32 populated);
 /* Pages of the folio have come to be lent. It moves to a generation, unless some of its pages are still on probation: then they have their turn
@@ -263,9 +279,13 @@ void tdmi_folio_keep(struct tdm_mm *mm, struct tdm_frame *folio, u32 kept);
 /* Homes that hold bytes, which nobody wants any more; of which the bytes are wanted, or which are empty. mask: bits within the folio, of order 4. */
 void tdmi_homes_stale(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask);
 void tdmi_homes_wanted(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask);
+/* All homes of a folio of order 9 hold bytes that nobody wants any more. */
+void tdmi_huge_stale(struct tdm_mm *mm, struct tdm_frame *folio);
+/* A folio of order 9 of which nothing is left, and that nobody has pinned. */
+void tdmi_huge_free(struct tdm_mm *mm, struct tdm_frame *folio);
 /* Homes whose bytes nobody wants: discard them (physical pages go back). mask: bits within the folio. */
 void tdmi_homes_discard(struct tdm_mm *mm, struct tdm_frame *folio, u32 mask);
-/* Empty dirty folios (mm/frame.h), if there are enough, or more than keep pages in them. With no lock held. true: done. */
-bool tdmi_dirty_discard(struct tdm_mm *mm, u64 keep);
+/* Empty dirty folios (mm/frame.h), if there are enough, or more than keep pages in them. With no lock held. The pages. */
+u32 tdmi_dirty_discard(struct tdm_mm *mm, u64 keep);
 
 #endif

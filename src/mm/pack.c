@@ -8,6 +8,7 @@
  *
  * Pages that came from a blob which was kept, and are what they were, become entries of that one again.
  */
+#include <string.h>
 #include "base/check.h"
 #include "mm/mm.h"
 
@@ -121,7 +122,12 @@ static int dev_store(struct packing *p)
 
 	if (r)
 		return r;
-	for (u32 k = 0, n; k < TDM_BLOCK_PAGES && !r; k += n) {
+	for (u32 k = 0; k < TDM_BLOCK_PAGES && p->pool->coherent; k++)
+		if (p->dev[k]) {
+			p->dev[k]->flags |= TDM_FRAME_F_GIVEN;
+			memcpy(tdmi_coherent_slot(p->pool, dev_frame(p, k)), p->home[k], TDM_PAGE_SIZE);
+		}
+	for (u32 k = 0, n; k < TDM_BLOCK_PAGES && !r && !p->pool->coherent; k += n) {
 		for (n = 1; p->dev[k] && k + n < TDM_BLOCK_PAGES && p->dev[k + n] && dev_frame(p, k + n) == dev_frame(p, k) + n;)
 			n++;
 		for (u32 j = k; p->dev[k] && j < k + n; j++)
@@ -129,7 +135,7 @@ static int dev_store(struct packing *p)
 		if (p->dev[k])
 			r = ops->copy_in(p->pool, dev_frame(p, k), p->home[k], n);
 	}
-	w = ops->copy_wait ? ops->copy_wait(p->pool) : 0;
+	w = ops->copy_wait && !p->pool->coherent ? ops->copy_wait(p->pool) : 0;
 	r = r ? r : w;
 	if (r)
 		dev_put_unused(p);
@@ -138,7 +144,64 @@ static int dev_store(struct packing *p)
 
 static struct tdm_pte packed_entry(const struct packing *p, u32 k, u64 handle, u32 index, u32 clock)
 {
+	if (p->pool && p->pool->coherent)
+		return tdm_pte_mk_coherent(p->pool->id, dev_frame(p, k), false);
 	return p->pool ? tdm_pte_mk_private(p->pool->id, dev_frame(p, k)) : tdm_pte_mk_swap(handle, index, clock);
+}
+
+/* Coherent pages go from their slots to their addresses, as far as they still are what they were. Those that are there. The table lock is held. */
+static u32 coherent_place(struct tdm_ctx *ctx, struct packing *p, struct tdm_pt *pt)
+{
+	struct tdm_port *port = ctx->mm->port;
+	bool single = false;
+	u32 placed = 0;
+
+	for (u32 k = 0, n; k < TDM_BLOCK_PAGES; k += n) {
+		u32 done = 0;
+		int r = -EAGAIN;
+
+		for (n = 0; k + n < TDM_BLOCK_PAGES && (p->mask >> (k + n) & 1) && tdm_pt_get(pt, p->first + k + n).v == p->pte[k + n].v &&
+			    dev_frame(p, k + n) == dev_frame(p, k) + n;)
+			n++;
+		n = single ? TDM_MIN(n, 1u) : n;
+		if (n && tdmi_fill_begin(ctx)) {
+			void *slot = tdmi_coherent_slot(p->pool, dev_frame(p, k));
+
+			r = port->ops->fill(port, (struct tdm_va){ page_va(p, k) }, slot, n, &done);
+			/* A read-only mapping: by copy, which the thread's NUMA policy places. */
+			if (r == -EINVAL && n == 1) {
+				r = port->ops->fill_copy(port, (struct tdm_va){ page_va(p, k) }, slot, n, &done);
+				if (done)
+					port->ops->discard(port, &slot, &done, 1);
+			}
+			tdmi_fill_end(ctx);
+		}
+		placed |= ((1u << done) - 1) << k;
+		for (u32 j = k; j < k + done; j++)
+			tdmi_coherent_placed(ctx->mm, p->pool, dev_frame(p, j), page_va(p, j));
+		if (n > 1 && (r == -EINVAL || r == -ENOENT)) {
+			/* The run lies in two mappings, or in one that is read-only: page by page from here on. */
+			single = true;
+			n = done;
+		} else if (n && r && r != -EINVAL && r != -ENOENT) {
+			break;
+		} else {
+			n = n ? n : 1;
+		}
+	}
+	return placed;
+}
+
+/* What was copied to slots, and stays out of use. */
+static void coherent_discard(struct tdm_ctx *ctx, struct packing *p, u32 mask)
+{
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+		if (mask >> k & 1) {
+			void *slot = tdmi_coherent_slot(p->pool, dev_frame(p, k));
+			u32 one = 1;
+
+			ctx->mm->port->ops->discard(ctx->mm->port, &slot, &one, 1);
+		}
 }
 
 /* The device has them. */
@@ -159,7 +222,7 @@ static void dev_end(struct packing *p, u32 out)
 static u32 pack_end(struct tdm_ctx *ctx, struct packing *p, u64 handle, int r)
 {
 	struct tdm_mm *mm = ctx->mm;
-	u32 clock = tdm_a32_ld_relaxed(&mm->lru.clock), index = 0, out = 0, drop = 0, kept = p->kept;
+	u32 clock = tdm_a32_ld_relaxed(&mm->lru.clock), index = 0, out = 0, drop = 0, kept = p->kept, stays = 0;
 	struct tdm_pt *pt = NULL;
 
 	tdmi_rcu_read_lock(ctx->rcu);
@@ -169,12 +232,16 @@ static u32 pack_end(struct tdm_ctx *ctx, struct packing *p, u64 handle, int r)
 			tdm_pt_unlock(pt);
 		pt = NULL;
 	}
+	if (p->pool && p->pool->coherent && !r)
+		stays = p->mask & ~(pt ? coherent_place(ctx, p, pt) : 0);
+	if (stays)
+		coherent_discard(ctx, p, stays);
 	for (u32 k = 0; !r && k < TDM_BLOCK_PAGES; k++) {
 		u32 i = p->same ? k : index;
 
 		if (!(p->mask >> k & 1))
 			continue;
-		if (!pt || tdm_pt_get(pt, p->first + k).v != p->pte[k].v) {
+		if (!pt || (stays >> k & 1) || tdm_pt_get(pt, p->first + k).v != p->pte[k].v) {
 			drop |= 1u << i;
 		} else {
 			tdmi_page_set(mm, pt, p->first + k, packed_entry(p, k, handle, i, clock));

@@ -180,11 +180,28 @@ int tdmi_pt_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, struct tdm_pt *s
 		return -ENOMEM;
 	TDM_ASSERT(tdm_pte_present(leaf) && (leaf.v & TDM_PTE_LEAF));
 	for (u32 k = 0; k < TDM_PT_ENTRIES; k++)
-		tdm_pt_set(pt, k, (struct tdm_pte){ leaf.v + ((u64)k * step << TDM_PAGE_SHIFT) });
+		tdm_pt_set(pt, k, (struct tdm_pte){ (leaf.v & ~TDM_PTE_WANTED) + ((u64)k * step << TDM_PAGE_SHIFT) });
 	plat_mutex_lock(&pt->lock);
 	tdm_pt_set(pmd, i, (struct tdm_pte){ (u64)(uintptr_t)pt | TDM_PTE_PRESENT });
 	*out = pt;
 	return 0;
+}
+
+struct tdm_pt *tdmi_pt_pmd(struct tdm_mm *mm, u64 va)
+{
+	struct tdm_pt *pt = mm->pgd;
+
+	while (pt->level > 1)
+		pt = tdm_pte_table(tdm_pt_get(pt, tdm_pt_index(pt, va)));
+	return pt;
+}
+
+void tdmi_pt_collapse(struct tdm_mm *mm, struct tdm_pt *pmd, struct tdm_pt *pt, struct tdm_pte leaf)
+{
+	pt->dead = true;
+	tdm_pt_set(pmd, tdm_pt_index(pmd, pt->base), leaf);
+	plat_mutex_unlock(&pt->lock);
+	tdmi_rcu_call(&mm->rcu, &pt->rcu, pt_free_rcu, mm);
 }
 
 void tdmi_pt_try_free(struct tdm_mm *mm, u64 va)

@@ -92,6 +92,11 @@ int tdmi_pt_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, struct tdm_pt *s
 /* A table for a split of the leaf at va, before something is done that cannot be taken back. NULL: no memory. */
 struct tdm_pt *tdmi_pt_spare(struct tdm_mm *mm, u64 va);
 void tdmi_pt_spare_free(struct tdm_mm *mm, struct tdm_pt *spare);
+/* The PMD table for va, which has a PTE table. RCU reader. */
+struct tdm_pt *tdmi_pt_pmd(struct tdm_mm *mm, u64 va);
+/* Put a leaf of 2 MiB in the place of this PTE table. Both are locked; pt is dead afterwards, and unlocked. Only where no port has a translation of anything that
+ * pt maps: all of it is on a device (mm/devmem.c). */
+void tdmi_pt_collapse(struct tdm_mm *mm, struct tdm_pt *pmd, struct tdm_pt *pt, struct tdm_pte leaf);
 /* Unlink and free the PTE table for va if it is empty. No table lock is held. RCU reader. */
 void tdmi_pt_try_free(struct tdm_mm *mm, u64 va);
 /* The first va >= `va` and below `end` whose PTE table exists or whose upper entry is a leaf, rounded to 2 MiB; `end` when there is none. */

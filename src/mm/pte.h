@@ -33,6 +33,7 @@ struct tdm_pte {
 #define TDM_PTE_GUESS ((u64)1 << 8)  /* home: it was brought to see whether it would be used. How far it was from what was: */
 #define TDM_PTE_DISTANCE_SHIFT 9     /* two bits: log2 of the pages between, at most TDM_PTE_DISTANCES - 1 */
 #define TDM_PTE_DISTANCES 4u
+#define TDM_PTE_WANTED ((u64)1 << 11) /* home, of 2 MiB: somebody needs it, or a part, while it is being copied: the copier is to give up */
 #define TDM_PTE_PFN_MASK ((((u64)1 << 40) - 1) << 12)
 
 enum tdm_pte_type {
@@ -41,6 +42,7 @@ enum tdm_pte_type {
 	TDM_PTE_T_MIGRATION, /* payload: pfn */
 	TDM_PTE_T_PRIVATE,   /* payload: pool, and frame of the pool (mm/devmem.h) */
 	TDM_PTE_T_EXCLUSIVE, /* payload: whose (8 bits), pfn (40). The bytes are home, and a device has them for itself (mm/exclusive.c) */
+	TDM_PTE_T_COHERENT,  /* payload: as PRIVATE, and whether a fork may have shared it. The port has the page, which lies there (mm/coherent.c) */
 	TDM_PTE_T_POISON,    /* the bytes are lost: an access must fail */
 	TDM_PTE_T_REMOVED,   /* marker: the program has asked for these bytes to be dropped, the kernel may not have done it yet. Reads as
 			      * zeros once it is missing; must not be taken as long as it is there. */

@@ -16,8 +16,9 @@ struct walk {
 	struct tdm_range_fault *rf;
 	struct tdm_port_mapping map; /* the one that holds `at` */
 	bool managed;
+	bool found;                  /* memory that is not managed has been looked for */
 	u64 at, stop;                /* the part of the range that is in map, and all managed or not at all */
-	u64 brought;                 /* faults that did something */
+	u64 brought;                 /* pages that were not as they were wanted, and then were */
 };
 
 static u64 *entry_of(const struct walk *w, u64 va)
@@ -58,6 +59,13 @@ static u64 state_of(const struct walk *w, u64 va, struct tdm_pte pte)
 {
 	if (tdm_pte_lent(pte))
 		return rights(w) | va >> TDM_PAGE_SHIFT;
+	if (tdm_pte_is(pte, TDM_PTE_T_COHERENT)) {
+		bool own = tdmi_pte_pool(w->ctx->mm, pte)->owner == w->rf->owner;
+
+		/* A write to what a fork has shared is a copy, and leaves it. */
+		return (rights(w) & (tdm_pte_coherent_shared(pte) ? ~TDM_RF_WRITE : ~(u64)0)) | TDM_RF_COHERENT | (own ? 0 : TDM_RF_FOREIGN) |
+		       va >> TDM_PAGE_SHIFT;
+	}
 	if (tdm_pte_is(pte, TDM_PTE_T_PRIVATE) && w->rf->owner && tdmi_pte_pool(w->ctx->mm, pte)->owner == w->rf->owner)
 		return rights(w) | TDM_RF_DEVICE | tdm_pte_private_frame(pte);
 	if (tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE) && w->rf->owner && tdmi_exclusive_owner(w->ctx->mm, pte) == w->rf->owner)
@@ -123,9 +131,44 @@ static bool look_unmanaged(struct walk *w, u64 end, int *r)
 		s |= huge ? (u64)TDM_HUGE_ORDER << TDM_RF_ORDER_SHIFT : 0;
 		if (!enough(wanted(w, w->at), s))
 			return false;
-		put(w, w->at, s);
+		if (!huge || !k || !(w->rf->flags & TDM_RF_HEADS))
+			put(w, w->at, s);
 	}
 	return !*r;
+}
+
+/* What there is at w->at, which is managed. */
+static u64 state_now(const struct walk *w)
+{
+	struct tdm_ctx *ctx = w->ctx;
+	struct tdm_pte pte;
+	struct tdm_pt *pt;
+	u64 state = 0;
+	u32 i;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	pt = tdmi_pt_walk(ctx->mm, w->at, &i, &pte);
+	if (!pt->level || (pt->level == 1 && tdm_pte_lent(pte)))
+		state = state_of(w, w->at, pte);
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return state;
+}
+
+/* The page is shared by a fork, and is to be written: so it is copied. */
+static int own_copy(struct walk *w)
+{
+	struct tdm_ctx *ctx = w->ctx;
+	struct tdm_port *port = ctx->mm->port;
+	int r;
+
+	tdmi_mm_exit(ctx);
+	r = port->ops->unshare(port, (struct tdm_va){ w->at }, 1);
+	while (!tdmi_mm_enter(ctx))
+		plat_yield();
+	if (!r)
+		tdmi_coherent_settle(ctx, w->at, w->at + TDM_PAGE_SIZE, true);
+	w->brought += !r && enough(wanted(w, w->at), state_now(w));
+	return r && r != -ENOMEM && r != -EAGAIN ? -EFAULT : 0;
 }
 
 /* The page at w->at is not as it is wanted. */
@@ -135,31 +178,28 @@ static int bring(struct walk *w)
 	struct tdm_port *port = ctx->mm->port;
 	u64 want = wanted(w, w->at);
 	bool write = want & TDM_RF_REQ_WRITE;
-	u64 state = 0;
 	int r = 0;
 
 	if (write && !w->map.writable)
 		return -EPERM;
 	if (w->managed) {
-		struct tdm_pte pte;
-		u32 i;
+		u64 state = state_now(w);
 
-		tdmi_rcu_read_lock(ctx->rcu);
-		if (!tdmi_pt_walk(ctx->mm, w->at, &i, &pte)->level)
-			state = state_of(w, w->at, pte);
-		tdmi_rcu_read_unlock(ctx->rcu);
 		if (state & TDM_RF_ERROR)
 			return -EFAULT;
+		if (state & TDM_RF_COHERENT)
+			return own_copy(w);
 		r = tdmi_fault(ctx, (struct tdm_va){ w->at }, write);
+		w->brought += !r && enough(want, state_now(w));
 	} else {
 		/* It may take as long as it likes: somebody else's userfaultfd may serve it. A fork must not wait for that. */
 		tdmi_mm_exit(ctx);
 		r = port->ops->populate(port, ctx, (struct tdm_va){ w->at }, 1, write);
 		while (!tdmi_mm_enter(ctx))
 			plat_yield();
+		w->brought += !r;
 		r = r && r != -ENOMEM && r != -EAGAIN && r != -EINTR ? -EFAULT : 0;
 	}
-	w->brought++;
 	return r;
 }
 
@@ -168,7 +208,7 @@ static bool stale(const struct tdm_range_fault *rf)
 	return rf->in && tdm_interval_check_retry(rf->in, rf->seq);
 }
 
-/* The mapping at w->at, and how far it is like this. */
+/* The mapping at w->at, and how far it is like this. Calls itself once. */
 static int next_mapping(struct walk *w)
 {
 	struct tdm_ctx *ctx = w->ctx;
@@ -192,6 +232,15 @@ static int next_mapping(struct walk *w)
 		w->stop = TDM_MIN(w->stop, vma.start);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);
+	/* Nobody would tell us when it goes. */
+	if (!w->managed && !w->found && ctx->find && w->map.readable && !w->map.shared && !w->map.file) {
+		w->found = true;
+		tdmi_mm_exit(ctx);
+		ctx->find(ctx);
+		while (!tdmi_mm_enter(ctx))
+			plat_yield();
+		return next_mapping(w);
+	}
 	return 0;
 }
 
@@ -202,14 +251,13 @@ static int walk_mapping(struct walk *w)
 	u64 at = w->at;
 	int r = 0;
 
-	if (!w->map.readable) {
-		for (u64 va = w->at; va < w->stop; va += TDM_PAGE_SIZE)
-			if (wanted(w, va) & TDM_RF_REQ_FAULT)
-				return -EFAULT;
-		put_run(w, w->at, w->stop, TDM_RF_ERROR);
-		w->at = w->stop;
-		return 0;
+	for (; !w->map.readable && w->at < w->stop; w->at += TDM_PAGE_SIZE) {
+		if (wanted(w, w->at) & TDM_RF_REQ_FAULT)
+			return -EFAULT;
+		put(w, w->at, TDM_RF_ERROR);
 	}
+	if (w->managed)
+		tdmi_coherent_settle(w->ctx, w->at, w->stop, false);
 	while (w->at < w->stop) {
 		if (w->managed ? look_managed(w, w->stop) : look_unmanaged(w, w->stop, &r))
 			continue;

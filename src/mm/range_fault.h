@@ -29,7 +29,9 @@ struct tdm_ctx;
 #define TDM_RF_REQ_WRITE ((u64)1 << 53) /* in: so that it may be written; with REQ_FAULT */
 #define TDM_RF_STICKY ((u64)127 << 48)  /* out as in: what is wanted, so that it can be tried again, and five bits that are the caller's */
 #define TDM_RF_EXCLUSIVE ((u64)1 << 47) /* out: see above */
-#define TDM_RF_PAYLOAD (((u64)1 << 47) - 1)
+#define TDM_RF_COHERENT ((u64)1 << 46)  /* out: it is the process's, and lies in coherent memory: */
+#define TDM_RF_FOREIGN ((u64)1 << 45)   /* out: but not of the owner's device */
+#define TDM_RF_PAYLOAD (((u64)1 << 45) - 1)
 
 #define TDM_RF_HEADS 1u /* flags: of what one leaf maps only the first entry in the range is written */
 

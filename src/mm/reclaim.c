@@ -14,6 +14,7 @@
 #include "mm/gup.h"
 #include "mm/mm.h"
 
+#define BATCH 8u /* blocks by one move: what each call and its TLB flush cost is shared, and no event waits for longer than some 100 us */
 #define DIRTY_SHARE 64 /* of the limit */
 #define DIRTY_MAX 2048 /* pages */
 #define RESIDENT_MIN ((u64)512) /* pages that are left alone, whatever the budget */
@@ -21,6 +22,7 @@
 /* ---- age --------------------------------------------------------------------------------------------------------- */
 
 struct home_try {
+	bool readonly; /* this is the way of mappings that may not be written */
 	u32 taken;  /* pages */
 	u32 busy;   /* mask of pages that are pinned or shared by fork */
 	u32 refused; /* mask of pages whose mapping does not allow it: read-only, mlocked */
@@ -47,8 +49,8 @@ static void home_runs(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct td
 			continue;
 		}
 		n = single ? 1 : n;
-		r = mm->port->ops->invalidate(mm->port, (struct tdm_va){ tdm_pt_va(pt, first + i) },
-					      home + ((size_t)i << TDM_PAGE_SHIFT), n, &done);
+		r = (t->readonly ? mm->port->ops->invalidate_readonly : mm->port->ops->invalidate)(
+			mm->port, (struct tdm_va){ tdm_pt_va(pt, first + i) }, home + ((size_t)i << TDM_PAGE_SHIFT), n, &done);
 		TDM_BUG_ON(done > n);
 		for (u32 k = i; k < i + done; k++)
 			tdmi_page_set(mm, pt, first + k, (struct tdm_pte){ tdm_pt_get(pt, first + k).v & ~TDM_PTE_ACCESSED });
@@ -89,6 +91,15 @@ static void home_block(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, s
 			tdmi_homes_discard(mm, folio, mask & folio->stale);
 		if (mask && !(folio->flags & TDM_FRAME_F_WRITEBACK))
 			home_runs(mm, pt, first, folio, mask, t);
+		/* What is refused may lie in a mapping that may not be written: it has another way. */
+		if ((t->refused & mask) && !t->gone && mm->port->ops->invalidate_readonly) {
+			u32 again = t->refused & mask;
+
+			t->refused &= ~again;
+			t->readonly = true;
+			home_runs(mm, pt, first, folio, again, t);
+			t->readonly = false;
+		}
 		if (mask)
 			tdmi_pins_thaw(folio);
 		t->home = !pt->level && tdmi_folio_pages(mm, pt, first, folio, false) != 0;
@@ -276,19 +287,22 @@ static u64 dirty_keep(const struct tdm_mm *mm)
 	return TDM_MIN(tdm_a64_ld_relaxed(&mm->limit_bytes) >> TDM_PAGE_SHIFT, (u64)DIRTY_MAX * DIRTY_SHARE) / DIRTY_SHARE;
 }
 
-bool tdmi_trim(struct tdm_ctx *ctx)
+u32 tdmi_trim(struct tdm_ctx *ctx)
 {
 	struct tdm_mm *mm = ctx->mm;
 	struct tdm_frame *f = tdmi_folio_take_warm(&mm->frames);
+	u32 n = f ? 1u << f->order : 0;
+	void *slot;
 
 	if (!f)
 		return tdmi_dirty_discard(mm, 0);
-	f->stale = 0xffff;
-	tdm_a64_add_relaxed(&mm->stale, TDM_BLOCK_PAGES);
-	tdmi_homes_discard(mm, f, 0xffff);
+	tdm_a64_add_relaxed(&mm->stale, n);
+	slot = tdm_frame_home(&mm->frames, f);
+	mm->port->ops->discard(mm->port, &slot, &n, 1);
+	tdm_a64_sub_relaxed(&mm->stale, n);
 	f->refcount = 0;
 	tdmi_folio_free(&mm->frames, f);
-	return true;
+	return n;
 }
 
 u64 tdmi_home_wanted(const struct tdm_mm *mm)
@@ -371,6 +385,68 @@ static u32 pages_in(const struct tdm_frame *folio, u64 start, u64 end)
 	return mask;
 }
 
+/* May this block go with others? All of its pages are lent, nobody has pinned it (from here on), and its home is the next after `last`; isolated. */
+static struct tdm_frame *batch_next(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, const struct tdm_frame *last)
+{
+	struct tdm_frame *f = tdmi_block_folio(mm, pt, first);
+
+	if (!f || (last && f != last + TDM_BLOCK_PAGES) || f->stale || (f->flags & TDM_FRAME_F_WRITEBACK) || tdmi_folio_pages(mm, pt, first, f, true) != 0xffff ||
+	    (mm->keep && tdmi_keep_mask(mm->keep, tdm_pt_va(pt, first))) || !tdmi_pins_freeze(f))
+		return NULL;
+	if (tdmi_lru_isolate(&mm->lru, f))
+		return f;
+	tdmi_pins_thaw(f);
+	return NULL;
+}
+
+/* With the table locked. Pages. */
+static u32 batch_home(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, u32 most)
+{
+	struct tdm_frame *f[BATCH];
+	u32 n = 0, done = 0;
+
+	while (n < most && (f[n] = batch_next(mm, pt, first + n * TDM_BLOCK_PAGES, n ? f[n - 1] : NULL)))
+		n++;
+	if (n > 1)
+		(void)mm->port->ops->invalidate(mm->port, (struct tdm_va){ tdm_pt_va(pt, first) }, tdm_frame_home(&mm->frames, f[0]), n * TDM_BLOCK_PAGES, &done);
+	for (u32 k = first; k < first + done; k++)
+		tdmi_page_set(mm, pt, k, (struct tdm_pte){ tdm_pt_get(pt, k).v & ~TDM_PTE_ACCESSED });
+	for (u32 i = 0; i < n; i++) {
+		tdmi_pins_thaw(f[i]);
+		(void)tdmi_folio_putback(mm, f[i], done > i * TDM_BLOCK_PAGES ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
+	}
+	return done;
+}
+
+/* Blocks from *va on by one move, if they lie side by side at both ends. What refuses goes the other way, one by one. Advances *va past those that are home. The event
+ * lock is held. */
+static u32 home_many(struct tdm_ctx *ctx, u64 *va, u64 end)
+{
+	u64 stop = TDM_MIN(TDM_MIN(end, *va + BATCH * TDM_BLOCK_SIZE), TDM_ALIGN_DOWN(*va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE);
+	struct tdm_inv_range round = TDM_INV_RANGE(*va, stop, TDM_INV_CLEAR);
+	u32 most = (u32)((stop - *va) / TDM_BLOCK_SIZE), done = 0;
+	struct tdm_mm *mm = ctx->mm;
+	bool mine = !ctx->round;
+	struct tdm_pt *pt;
+
+	if (*va >= end || most < 2)
+		return 0;
+	if (mine)
+		(void)tdmi_invalidate_start(&mm->notifiers, &round);
+	tdmi_rcu_read_lock(ctx->rcu);
+	if (!tdmi_pt_lock(mm, *va, false, &pt) && pt) {
+		if (!pt->level)
+			done = batch_home(mm, pt, tdm_pt_index(pt, *va), most);
+		tdm_pt_unlock(pt);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+	if (mine)
+		tdmi_invalidate_end(&mm->notifiers, &round);
+	tdm_count(ctx, TDM_C_HOME_PAGES, done);
+	*va += done / TDM_BLOCK_PAGES * TDM_BLOCK_SIZE;
+	return done;
+}
+
 int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 {
 	u64 va = TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE), split = ~(u64)0;
@@ -382,16 +458,21 @@ int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 
 		plat_mutex_lock(&ctx->mm->event_lock);
 		wait = !tdmi_events_settled(ctx);
+		if (!wait && va >= start)
+			*pages += home_many(ctx, &va, end);
 		folio = wait ? NULL : isolate_at(ctx, &va, end, &wait);
 		if (folio) {
 			u64 at = folio->va;
-			bool part = folio->order == TDM_HUGE_ORDER && (at < start || at + TDM_HUGE_SIZE > end);
+			bool huge = folio->order == TDM_HUGE_ORDER, part = huge && (at < start || at + TDM_HUGE_SIZE > end);
+			u32 n = home_folio(ctx, folio, pages_in(folio, start, end), part);
 
-			*pages += home_folio(ctx, folio, pages_in(folio, start, end), part);
-			/* Once more, block by block; if it could not be split it stays. */
-			if (part && split != at)
-				va = TDM_ALIGN_DOWN(TDM_MAX(at, start), TDM_BLOCK_SIZE);
-			split = part ? at : split;
+			*pages += n;
+			/* Once more, block by block, if not all of it was wanted, or one page refused; if it could not be split it stays. */
+			if (huge && n < TDM_HUGE_PAGES) {
+				if (split != at)
+					va = TDM_ALIGN_DOWN(TDM_MAX(at, start), TDM_BLOCK_SIZE);
+				split = at;
+			}
 		}
 		plat_mutex_unlock(&ctx->mm->event_lock);
 		if (wait)
@@ -416,7 +497,15 @@ int tdmi_range_pack(struct tdm_ctx *ctx, u64 start, u64 end, struct tdm_pool *po
 			continue;
 		if (folio->order == TDM_HUGE_ORDER) {
 			u64 at = TDM_MAX(folio->va, TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE));
+			bool whole = pool && !pool->coherent && folio->va >= start && folio->va + TDM_HUGE_SIZE <= end;
 
+			if (whole)
+				r = tdmi_migrate_huge(ctx, folio, pool, &whole);
+			if (whole) {
+				*pages += (u64)TDM_MAX(r, 0);
+				r = TDM_MIN(r, 0);
+				continue;
+			}
 			if (tdmi_split_home(ctx, folio))
 				va = at;
 			continue;

@@ -21,11 +21,11 @@ static void zap_page(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, enum tdm_zap h
 
 	if (tdm_pte_is(pte, TDM_PTE_T_SWAP))
 		tdmi_swap_drop(mm->swap, tdm_pte_swap_handle(pte), 1u << tdm_pte_swap_index(pte));
-	if (how == TDM_ZAP_REMOVE && (tdm_pte_lent(pte) || tdm_pte_is(pte, TDM_PTE_T_REMOVED)))
+	if (how == TDM_ZAP_REMOVE && (tdm_pte_lent(pte) || tdm_pte_is(pte, TDM_PTE_T_REMOVED) || tdm_pte_is(pte, TDM_PTE_T_COHERENT)))
 		tdmi_page_set(mm, pt, i, tdm_pte_mk_typed(TDM_PTE_T_REMOVED, 0));
 	else
 		tdmi_page_set(mm, pt, i, (struct tdm_pte){ 0 });
-	if (tdm_pte_is(pte, TDM_PTE_T_PRIVATE))
+	if (tdm_pte_device(pte))
 		tdmi_dev_put(tdmi_pte_pool(mm, pte), tdmi_dev_folio(tdmi_pte_pool(mm, pte), tdm_pte_private_frame(pte)));
 }
 
@@ -60,7 +60,10 @@ static void zap_huge(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i)
 	struct tdm_frame *folio = tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte));
 
 	tdmi_page_set(mm, pmd, i, (struct tdm_pte){ 0 });
-	if (tdm_pte_home(pte)) {
+	if (folio->flags & TDM_FRAME_F_WRITEBACK) {
+		/* As in zap_block(). */
+		tdmi_huge_stale(mm, folio);
+	} else if (tdm_pte_home(pte)) {
 		void *slot = tdm_frame_home(&mm->frames, folio);
 		u32 n = TDM_HUGE_PAGES;
 
@@ -95,6 +98,7 @@ static int zap_table(struct tdm_ctx *ctx, u64 va, u64 end, enum tdm_zap how)
 			zap_huge(mm, pt, lo);
 		} else {
 			/* Whoever has it isolated needs this lock to finish. */
+			tdmi_huge_want(mm, pt, lo);
 			if (tdmi_lru_isolate(&mm->lru, folio))
 				r = tdmi_huge_split(mm, pt, lo, 0, NULL);
 			r = r ? r : -EAGAIN;
@@ -165,6 +169,7 @@ static struct tdm_pte remap_take(struct tdm_ctx *ctx, u64 from)
 			return pte;
 		if (!pt->level)
 			break;
+		tdmi_huge_want(mm, pt, tdm_pt_index(pt, from));
 		if (tdmi_lru_isolate(&mm->lru, tdm_pfn_frame(&mm->frames, tdm_pte_pfn(tdm_pt_get(pt, tdm_pt_index(pt, from))))))
 			r = tdmi_huge_split(mm, pt, tdm_pt_index(pt, from), 0, NULL);
 		tdm_pt_unlock(pt);
@@ -293,17 +298,16 @@ void tdmi_remap(struct tdm_ctx *ctx, u64 from, u64 to, u64 len)
 void tdmi_zap_entry(struct tdm_ctx *ctx, u64 va)
 {
 	struct tdm_pte pte;
-	struct tdm_pt *pt;
-	u32 i;
+	u32 i, level;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	pt = tdmi_pt_walk(ctx->mm, va, &i, &pte);
+	level = tdmi_pt_walk(ctx->mm, va, &i, &pte)->level;
 	tdmi_rcu_read_unlock(ctx->rcu);
-	if (pt->level <= 1 && !tdm_pte_lent(pte) && !tdm_pte_none(pte)) {
+	if (level <= 1 && !tdm_pte_lent(pte) && !tdm_pte_is(pte, TDM_PTE_T_COHERENT) && !tdm_pte_none(pte)) {
 		struct tdm_inv_range round = TDM_INV_RANGE(va, va + TDM_PAGE_SIZE, TDM_INV_CLEAR);
 
 		(void)tdmi_invalidate_start(&ctx->mm->notifiers, &round);
-		zap_range(ctx, va, va + TDM_PAGE_SIZE, pt->level == 1 ? TDM_ZAP_REMOVE : TDM_ZAP_FORGET);
+		zap_range(ctx, va, va + TDM_PAGE_SIZE, level == 1 ? TDM_ZAP_REMOVE : TDM_ZAP_FORGET);
 		tdmi_invalidate_end(&ctx->mm->notifiers, &round);
 	}
 }

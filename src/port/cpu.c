@@ -288,6 +288,15 @@ static void cpu_drain(struct tdm_port *p, struct tdm_ctx *ctx)
 		c->on_drain(c->drain_arg, ctx);
 }
 
+/* A page, whatever is written there: zeros, too. */
+static void cpu_fresh_huge(struct tdm_port *p, void *slot)
+{
+	struct tdm_cpu *c = cpu_of(p);
+
+	for (u32 i = 0; i < TDM_HUGE_PAGES; i++)
+		tdm_bitmap_set(c->populated, frame_of(c, slot) + i);
+}
+
 static const struct tdm_port_ops cpu_ops = {
 	.name = "cpu",
 	.caps = { .shared_table = false, .access = TDM_AF_SOFTWARE, .page_sizes = TDM_PAGE_SIZE | TDM_HUGE_SIZE },
@@ -303,6 +312,7 @@ static const struct tdm_port_ops cpu_ops = {
 	.populate = cpu_populate,
 	.mapping = cpu_mapping,
 	.access = cpu_access,
+	.fresh_huge = cpu_fresh_huge,
 	.discard = cpu_discard,
 	.discard_many = cpu_discard,
 	.drain = cpu_drain,

@@ -13,6 +13,7 @@
 
 #define FDS_NEEDED 64u /* with so many allowed the engine has enough */
 #define DISCARD_TRIES 1000u
+#define READ_TRIES 10000u
 #define VECTOR_MAX 256u
 #define MANY 4u /* one by one, fewer cost less */
 #define TRASH_PAGES (2 * TDM_HUGE_PAGES) /* the first half for 2 MiB pages, the second for small ones */
@@ -111,6 +112,8 @@ static int open_files(struct tdm_host *h)
 	h->pid = (int)tdm_sys0(SYS_getpid);
 	h->pagemap = tdmi_linux_fd_keep(tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC, 0));
 	h->maps = tdmi_linux_fd_keep(tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/maps", O_RDONLY | O_CLOEXEC, 0));
+	/* Without it, such pages stay. */
+	h->mem = tdmi_linux_fd_keep(tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/mem", O_RDWR | O_CLOEXEC, 0));
 	h->trash_uffd = uffd_open(0);
 	h->kick_fd = tdmi_linux_fd_keep(tdm_sys2(SYS_eventfd2, 0, EFD_CLOEXEC | EFD_NONBLOCK));
 	if (h->kick_fd < 0)
@@ -276,8 +279,9 @@ static void host_wake(struct tdm_port *p, struct tdm_va va, u32 n)
 
 static int host_unshare(struct tdm_port *p, struct tdm_va va, u32 n)
 {
-	(void)p;
-	return (int)tdm_sys3(SYS_madvise, va.v, (u64)n << TDM_PAGE_SHIFT, TDM_MADV_POPULATE_WRITE);
+	int r = (int)tdm_sys3(SYS_madvise, va.v, (u64)n << TDM_PAGE_SHIFT, TDM_MADV_POPULATE_WRITE);
+
+	return r == -EFAULT ? tdmi_host_unshare_readonly(p, va, n) : r;
 }
 
 static int host_populate(struct tdm_port *p, struct tdm_ctx *ctx, struct tdm_va va, u32 n, bool write)
@@ -294,6 +298,16 @@ static int host_mapping(struct tdm_port *p, u64 va, struct tdm_port_mapping *m)
 
 	*m = (struct tdm_port_mapping){ h.start, h.end, h.readable, h.writable, h.shared, h.file };
 	return r;
+}
+
+/* Its frame number, which only the privileged get to see. */
+static u64 host_page_id(struct tdm_port *p, u64 va)
+{
+	u64 e = 0;
+
+	if (tdm_sys4(SYS_pread64, host_of(p)->pagemap, &e, sizeof(e), va >> TDM_PAGE_SHIFT << 3) != sizeof(e) || !(e >> 63))
+		return 0;
+	return e & (((u64)1 << 55) - 1);
 }
 
 /* The kernel checks what the mapping allows, and no access of ours can be the end of the process. */
@@ -401,14 +415,20 @@ void tdmi_host_fds_restore(const struct rlimit *was)
 
 int tdmi_host_read_msg(int uffd, struct uffd_msg *msg)
 {
+	u32 tries = 0;
 	long r;
 
-	/* Whoever reads sleeps when there is nothing left, and is not woken again for what there was (run/live_handlers.c). */
-	do
+	/* Whoever reads sleeps when there is nothing left, and is not woken again for what there was (run/live_handlers.c). A fork's message comes with
+	 * a descriptor, for which the kernel may have no memory; it stays where it was, and the fork waits. */
+	for (;;) {
 		r = tdm_sys3(SYS_read, uffd, msg, sizeof(*msg));
-	while (r == -EINTR);
+		if (r != -EINTR && r != -ENOMEM && r != -ENFILE)
+			break;
+		if (r != -EINTR && ++tries == READ_TRIES)
+			plat_abort("tandem: a process forks, and the kernel has neither memory nor a descriptor to tell us\n");
+		plat_yield();
+	}
 	if (r == -EMFILE) {
-		/* A fork's message comes with a descriptor. */
 		struct rlimit was;
 
 		tdmi_host_fds_raise(&was);
@@ -427,6 +447,19 @@ void tdmi_host_kick(struct tdm_host *h)
 	u64 one = 1;
 
 	tdm_sys3(SYS_write, h->kick_fd, &one, sizeof(one));
+}
+
+/* The arena is in small pages: what is written to one home must not be memory in others. So a page of 2 MiB is made elsewhere, and moved there. Where the kernel has none it is
+ * made of small ones in the arena, by whoever writes. */
+static void host_fresh_huge(struct tdm_port *p, void *slot)
+{
+	struct tdm_host *h = host_of(p);
+	u32 done;
+
+	plat_mutex_lock(&h->trash_lock);
+	*(volatile u8 *)h->stage = 0;
+	(void)do_move(h->uffd, (u64)(uintptr_t)slot, (u64)(uintptr_t)h->stage, TDM_HUGE_PAGES, TDM_UFFDIO_MOVE_ALLOW_SRC_HOLES | TDM_UFFDIO_MOVE_DONTWAKE, &done);
+	plat_mutex_unlock(&h->trash_lock);
 }
 
 /* ---- giving back --------------------------------------------------------------------------------------------------- */
@@ -548,6 +581,7 @@ static const struct tdm_port_ops host_ops = {
 	.fill_zero = host_fill_zero,
 	.fill_poison = host_fill_poison,
 	.invalidate = host_invalidate,
+	.invalidate_readonly = tdmi_host_invalidate_readonly,
 	.wake = host_wake,
 	.present = host_present,
 	.holds = host_holds,
@@ -555,7 +589,9 @@ static const struct tdm_port_ops host_ops = {
 	.unshare = host_unshare,
 	.populate = host_populate,
 	.mapping = host_mapping,
+	.page_id = host_page_id,
 	.access = host_access,
+	.fresh_huge = host_fresh_huge,
 	.discard = host_discard,
 	.discard_many = host_discard_many,
 	.drain = tdmi_host_drain,
@@ -573,13 +609,15 @@ static bool kernel_has_poison(void)
 
 static void close_files(struct tdm_host *h)
 {
-	const int fds[] = { h->trash_uffd, h->pagemap, h->maps, h->kick_fd };
+	const int fds[] = { h->trash_uffd, h->pagemap, h->maps, h->kick_fd, h->mem };
 
 	tdmi_linux_mem_fill_by(-1);
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(fds); i++)
 		if (fds[i] >= 0)
 			tdm_sys1(SYS_close, fds[i]);
 	plat_unmap(h->trash, TRASH_PAGES * TDM_PAGE_SIZE);
+	tdm_sys3(SYS_madvise, (u64)(uintptr_t)h->stage, TDM_HUGE_SIZE, MADV_NOHUGEPAGE);
+	plat_unmap(h->stage, TDM_HUGE_SIZE);
 }
 
 int tdmi_host_init(struct tdm_host *h, int uffd, void *arena, u64 arena_len)
@@ -595,8 +633,13 @@ int tdmi_host_init(struct tdm_host *h, int uffd, void *arena, u64 arena_len)
 	h->has_poison = kernel_has_poison();
 	h->trash = plat_map(TRASH_PAGES * TDM_PAGE_SIZE);
 	h->beacon = (u64)(uintptr_t)arena + arena_len - TDM_PAGE_SIZE;
-	if (!h->trash)
+	h->stage = plat_map(TDM_HUGE_SIZE);
+	if (!h->trash || !h->stage) {
+		plat_unmap(h->trash, TRASH_PAGES * TDM_PAGE_SIZE);
+		plat_unmap(h->stage, TDM_HUGE_SIZE);
 		return -ENOMEM;
+	}
+	tdm_sys3(SYS_madvise, (u64)(uintptr_t)h->stage, TDM_HUGE_SIZE, MADV_HUGEPAGE);
 	r = open_files(h);
 	if (!r)
 		r = tdmi_host_register_events(h, (u64)(uintptr_t)arena, (u64)(uintptr_t)arena + arena_len);

@@ -17,6 +17,7 @@
 #include <linux/userfaultfd.h>
 #include <sys/resource.h>
 #include "mm/mm.h"
+#include "port/maps_gate.h"
 #include "port/port.h"
 
 struct tdm_host_fault {
@@ -34,12 +35,14 @@ struct tdm_host {
 	int trash_uffd; /* the trash; without */
 	int pagemap;    /* /proc/self/pagemap */
 	int maps;       /* /proc/self/maps */
+	int mem;        /* /proc/self/mem, or -errno: for host_readonly.c */
 	int pid;        /* of this process */
 	bool has_query; /* PROCMAP_QUERY works */
 	bool has_poison;
 	u8 *arena;
 	u64 arena_len;
 	u8 *trash;
+	u8 *stage;      /* 2 MiB of memory that may be one page: see host_fresh_huge(); trash_lock */
 	u64 beacon;     /* the last page of the arena, of which nobody uses the memory: what is done to it is a message (run/live_fork.c) */
 	struct plat_mutex trash_lock;
 	u32 trash_used; /* pages; trash_lock */
@@ -51,6 +54,7 @@ struct tdm_host {
 	/* A fork that nobody announced: called with the event lock held, and nothing can be filled. The descriptor is the callee's. */
 	void (*forked)(void *arg, struct tdm_ctx *ctx, int child_uffd);
 	void *forked_arg;
+	struct tdm_maps_gate *gate; /* or NULL: nobody tells when the program changes its mappings */
 };
 
 /* Open a userfaultfd that serves kernel accesses too and has the features that we need. Its number or -errno; err: one line for the user. */
@@ -128,12 +132,15 @@ bool tdmi_host_underway_done(struct tdm_host *h, struct tdm_underway *u);
 void tdmi_host_let_queue(struct tdm_host *h);
 
 /* See struct tdm_port_ops. */
+int tdmi_host_unshare_readonly(struct tdm_port *p, struct tdm_va va, u32 n);
+int tdmi_host_invalidate_readonly(struct tdm_port *p, struct tdm_va va, void *slot, u32 n, u32 *done);
 void tdmi_host_refused(struct tdm_port *p, struct tdm_ctx *ctx, struct tdm_va va);
 
 /* A mapping of the process. */
 struct tdm_mapping {
 	u64 start, end;
-	bool readable, writable, shared, file; /* file: has an inode */
+	u64 page_size; /* 0: the kernel does not say */
+	bool readable, writable, executable, shared, file; /* file: has an inode */
 	char name[32];                         /* "[heap]", "[stack]", "" ... */
 };
 /* The mapping that holds addr, or the next one. 0, -ENOENT past the last. */

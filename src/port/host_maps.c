@@ -24,8 +24,10 @@ static int query(struct tdm_host *h, u64 addr, struct tdm_mapping *m)
 		return (int)r;
 	m->start = q.vma_start;
 	m->end = q.vma_end;
+	m->page_size = q.vma_page_size;
 	m->readable = q.vma_flags & TDM_PROCMAP_READABLE;
 	m->writable = q.vma_flags & TDM_PROCMAP_WRITABLE;
+	m->executable = q.vma_flags & TDM_PROCMAP_EXECUTABLE;
 	m->shared = q.vma_flags & TDM_PROCMAP_SHARED;
 	m->file = q.inode != 0;
 	return 0;
@@ -57,6 +59,7 @@ static void parse(const char *s, struct tdm_mapping *m)
 	s++;
 	m->readable = s[0] == 'r';
 	m->writable = s[1] == 'w';
+	m->executable = s[2] == 'x';
 	m->shared = s[3] == 's';
 	for (u32 field = 0; field < 3 && *s; s++)
 		field += *s == ' ';

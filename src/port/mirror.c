@@ -329,6 +329,38 @@ static int install(struct tdm_mirror *m, u64 va, const u64 *entry, u32 n)
 	return 0;
 }
 
+int tdmi_mirror_map_own(struct tdm_mirror_reader *r, u64 start, u64 end)
+{
+	struct tdm_mirror *m = r->m;
+	int ret = 0;
+
+	for (u64 va = start, stop; va < end && !ret; va = stop) {
+		struct tdm_range_fault rf = { .start = va, .entry = r->entry, .flags_mask = TDM_RF_STICKY, .owner = m->owner, .in = &m->in };
+		bool again = true;
+		u32 n;
+
+		stop = TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE);
+		rf.end = stop;
+		n = (u32)((stop - va) >> TDM_PAGE_SHIFT);
+		while (again && !ret) {
+			memset(r->entry, 0, n * sizeof(*r->entry));
+			ret = tdmi_range_fault_unlocked(r->ctx, &rf, 0);
+			for (u32 k = 0; k < n; k++) {
+				u64 e = r->entry[k];
+
+				if (!(e & (TDM_RF_DEVICE | TDM_RF_EXCLUSIVE)) && (e & (TDM_RF_COHERENT | TDM_RF_FOREIGN)) != TDM_RF_COHERENT)
+					r->entry[k] = 0;
+			}
+			plat_mutex_lock(&m->lock);
+			again = tdm_interval_read_retry(&m->in, rf.seq);
+			if (!again && !ret)
+				ret = install(m, va, r->entry, n);
+			plat_mutex_unlock(&m->lock);
+		}
+	}
+	return ret;
+}
+
 int tdmi_mirror_fault(struct tdm_mirror_reader *r, u64 start, u64 end, bool write, u64 around, u64 timeout_ns)
 {
 	struct tdm_mirror *m = r->m;
@@ -423,11 +455,9 @@ static int fault(struct tdm_mirror_reader *r, u64 va, size_t len, bool write, u6
 	return ret;
 }
 
-int tdmi_mirror_copy(struct tdm_mirror_reader *r, u64 va, void *buf, size_t len, bool write, size_t *done, u64 *faults)
+int tdmi_mirror_copy_mapped(struct tdm_mirror_reader *r, u64 va, void *buf, size_t len, bool write, size_t *done)
 {
 	struct tdm_port *port = r->m->mm->port;
-	u64 count = 0;
-	u32 tries = 0;
 	int ret = 0;
 
 	for (*done = 0; *done < len && !ret;) {
@@ -441,17 +471,36 @@ int tdmi_mirror_copy(struct tdm_mirror_reader *r, u64 va, void *buf, size_t len,
 		if (write)
 			memcpy(r->bounce, b, n);
 		found = copy_part(r, at, &n, write);
-		if (found == FOUND_NOTHING) {
-			ret = ++tries > TRIES_MAX ? -EBUSY : fault(r, at, len - *done, write, &count);
-			continue;
-		}
+		if (found == FOUND_NOTHING)
+			return -ENOENT;
 		got = n;
 		if (found == FOUND_PROCESS)
 			ret = port->ops->access(port, r->ctx, at, r->bounce, n, write, &got);
 		if (!write)
 			memcpy(b, r->bounce, got);
 		*done += got;
-		tries = 0;
+	}
+	return ret;
+}
+
+int tdmi_mirror_copy(struct tdm_mirror_reader *r, u64 va, void *buf, size_t len, bool write, size_t *done, u64 *faults)
+{
+	u64 count = 0;
+	u32 tries = 0;
+	int ret;
+
+	*done = 0;
+	for (;;) {
+		size_t got;
+
+		ret = tdmi_mirror_copy_mapped(r, va + *done, (u8 *)buf + *done, len - *done, write, &got);
+		*done += got;
+		if (ret != -ENOENT)
+			break;
+		tries = got ? 1 : tries + 1;
+		ret = tries > TRIES_MAX ? -EBUSY : fault(r, va + *done, len - *done, write, &count);
+		if (ret)
+			break;
 	}
 	if (faults)
 		*faults += count;

@@ -103,6 +103,11 @@ void *tdmi_mirror_memory(struct tdm_mirror *m, u64 entry);
  * for. 0, or what the fault said; -EFAULT: an address that is gone. buf may be anywhere. The caller is not in the mm, nor in a section.
  */
 int tdmi_mirror_copy(struct tdm_mirror_reader *r, u64 va, void *buf, size_t len, bool write, size_t *done, u64 *faults);
+/* The same of what is in the table, up to what is not: -ENOENT. */
+int tdmi_mirror_copy_mapped(struct tdm_mirror_reader *r, u64 va, void *buf, size_t len, bool write, size_t *done);
+/* Put what the device has of [start, end) into its table: in its memory, coherent or not, or exclusively. Nothing is brought. 0 or -ENOMEM. The caller is in the mm;
+ * no section. */
+int tdmi_mirror_map_own(struct tdm_mirror_reader *r, u64 start, u64 end);
 /*
  * fn(p, arg) with the address of len bytes within one page that nobody else can be changing except through this device: in its memory, or exclusively its. The page
  * is made so if it is neither. fn runs in a section. 0, the errors of tdmi_make_exclusive(); -EINVAL: not within a page; -EBUSY: it cannot be had (pinned).

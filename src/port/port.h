@@ -50,6 +50,8 @@ struct tdm_port_ops {
 	/* Unmap: no access through the port after this; the bytes are at slot. Holes in the range stay holes and count as done. The caller
 	 * holds the event lock (mm/mm.h): no event may be taken in meanwhile. */
 	int (*invalidate)(struct tdm_port *p, struct tdm_va va, void *slot, u32 n, u32 *done);
+	/* The same of a mapping that may be read, and not written: -EINVAL: it is not of that kind; -EBUSY: not now, either. May be NULL. */
+	int (*invalidate_readonly)(struct tdm_port *p, struct tdm_va va, void *slot, u32 n, u32 *done);
 	/* Let accesses that wait for the range try again. */
 	void (*wake)(struct tdm_port *p, struct tdm_va va, u32 n);
 	/* Which pages are mapped: bit i of present[] for page i; *huge: all by one leaf. */
@@ -65,9 +67,13 @@ struct tdm_port_ops {
 	int (*populate)(struct tdm_port *p, struct tdm_ctx *ctx, struct tdm_va va, u32 n, bool write);
 	/* The mapping that holds va, or the next one. -ENOENT: there is none. */
 	int (*mapping)(struct tdm_port *p, u64 va, struct tdm_port_mapping *m);
+	/* What tells the page that is mapped at va from any other; 0: it cannot be told, or there is none. May be NULL. */
+	u64 (*page_id)(struct tdm_port *p, u64 va);
 	/* Copy at most len bytes to the program's memory at va (write), or from there, as an access by the program would. *done: bytes. -EFAULT: the next one
 	 * cannot be had. As populate. */
 	int (*access)(struct tdm_port *p, struct tdm_ctx *ctx, u64 va, void *buf, size_t len, bool write, size_t *done);
+	/* 2 MiB of empty slots are about to be written by the engine: have a page of that size there, if that is easily done. No table lock is needed. May be NULL. */
+	void (*fresh_huge)(struct tdm_port *p, void *slot);
 	/* Empty slots: give their physical pages back. n ranges of {slot, pages}. */
 	void (*discard)(struct tdm_port *p, void *const *slot, const u32 *pages, u32 n);
 	/* The same for many ranges of one 2 MiB of slots, at a cost that hardly depends on how many. The event lock is held, no table lock is. */

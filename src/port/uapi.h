@@ -38,8 +38,13 @@ struct tdm_pm_scan {
 	u64 category_inverted, category_mask, category_anyof_mask, return_mask;
 };
 #define TDM_PAGEMAP_SCAN _IOWR('f', 16, struct tdm_pm_scan)
+#define TDM_PAGE_IS_FILE    ((u64)1 << 2)
 #define TDM_PAGE_IS_PRESENT ((u64)1 << 3)
-#define TDM_PAGE_IS_HUGE ((u64)1 << 6)
+#define TDM_PAGE_IS_PFNZERO ((u64)1 << 5)
+#define TDM_PAGE_IS_HUGE    ((u64)1 << 6)
+
+/* An entry of /proc/self/pagemap: nobody else has the page mapped. */
+#define TDM_PAGEMAP_EXCLUSIVE ((u64)1 << 56)
 
 /* ioctl on /proc/self/maps. Linux 6.11; before that the text is read. */
 struct tdm_procmap_query {
@@ -51,6 +56,7 @@ struct tdm_procmap_query {
 #define TDM_PROCMAP_QUERY _IOWR('f', 17, struct tdm_procmap_query)
 #define TDM_PROCMAP_READABLE ((u64)0x01)
 #define TDM_PROCMAP_WRITABLE ((u64)0x02)
+#define TDM_PROCMAP_EXECUTABLE ((u64)0x04)
 #define TDM_PROCMAP_SHARED ((u64)0x08)
 #define TDM_PROCMAP_COVERING_OR_NEXT ((u64)0x10)
 

@@ -199,51 +199,6 @@ int tdmi_device_job_exclusive(struct tdm_device_worker *w, struct tdm_device_job
 	return r;
 }
 
-/* ---- coming and going: the program's side ------------------------------------------------------------------------------------------ */
-
-int tdmi_device_attach(struct tdm_live *l, const struct tdm_device_config *c, struct tdm_device **out)
-{
-	u64 d = 0;
-	int r;
-
-	*out = NULL;
-	if (!c->nworkers || c->nworkers > TDM_DEVICE_WORKERS || c->nframes % TDM_HUGE_PAGES || !c->nframes != !c->pool_ops)
-		return -EINVAL;
-	r = tdmi_live_request(l, TDM_OP_DEVICE_ATTACH, (u64)(uintptr_t)c, 0, &d);
-	if (!r)
-		*out = (struct tdm_device *)(uintptr_t)d;
-	return r;
-}
-
-static bool idle(struct tdm_device *d)
-{
-	for (u32 i = 0; i < TDM_DEVICE_JOBS; i++)
-		if (tdm_a32_ld_acquire(&d->job[i].state) != TDM_JOB_FREE)
-			return false;
-	return true;
-}
-
-int tdmi_device_detach(struct tdm_device *d)
-{
-	if (!d->live)
-		return -EINVAL;
-	if (!d->gone && !idle(d))
-		return -EBUSY;
-	return tdmi_live_request(d->live, TDM_OP_DEVICE_DETACH, (u64)(uintptr_t)d, 0, NULL);
-}
-
-int tdmi_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot)
-{
-	u64 signals;
-	int r;
-
-	tdmi_live_request_begin(l, &signals);
-	l->req.prot = prot;
-	r = tdmi_live_request_locked(l, TDM_OP_PROTECT, start, end, NULL);
-	tdmi_live_request_end(l, &signals);
-	return r;
-}
-
 /* ---- coming and going: the engine's side ------------------------------------------------------------------------------------------- */
 
 static void workers_end(struct tdm_device *d)
@@ -265,6 +220,13 @@ static void workers_end(struct tdm_device *d)
 	d->nworkers = 0;
 }
 
+static void find(struct tdm_ctx *ctx)
+{
+	struct tdm_live *l = tdm_container_of(ctx->mm, struct tdm_live, mm);
+
+	(void)tdmi_live_request(l, TDM_OP_FIND, 0, 0, NULL);
+}
+
 static int workers_start(struct tdm_live *l, struct tdm_device *d)
 {
 	char name[16];
@@ -278,6 +240,7 @@ static int workers_start(struct tdm_live *l, struct tdm_device *d)
 		if (!w->ctx)
 			return -ENOMEM;
 		w->ctx->may_wait = true;
+		w->ctx->find = find;
 		r = tdmi_mirror_reader_init(&w->reader, &d->mirror, w->ctx);
 		r = r ? r : plat_thread_start(&w->thread, worker_main, w, name);
 	}
@@ -300,7 +263,12 @@ static int place(struct tdm_live *l, struct tdm_device **out)
 	return -ENOSPC;
 }
 
-int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *c, u64 *out)
+struct attaching {
+	const struct tdm_device_config *config;
+	struct tdm_device *dev;
+};
+
+int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *c, struct tdm_device **out)
 {
 	struct tdm_device *d;
 	int r;
@@ -316,7 +284,7 @@ int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *
 	plat_mutex_init(&d->lock, TDM_RANK_LIVE);
 	d->head = d->tail = NO_JOB;
 	if (c->nframes)
-		r = tdmi_pool_init(&d->pool, c->pool_ops, c->arg, d, c->nframes);
+		r = (c->coherent ? tdmi_pool_init_coherent : tdmi_pool_init)(&d->pool, c->pool_ops, c->arg, d, c->nframes);
 	if (r)
 		goto out_watch;
 	/* Nobody is in a round, or looks for a pool. */
@@ -335,8 +303,9 @@ int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *
 	if (!r) {
 		tdmi_live_watch_lock(l);
 		d->live = l;
+		tdm_a32_add_acqrel(&l->ndevices, 1);
 		tdmi_live_watch_unlock(l);
-		*out = (u64)(uintptr_t)d;
+		*out = d;
 		return 0;
 	}
 	workers_end(d);
@@ -374,6 +343,7 @@ int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *d)
 	if (r)
 		return r;
 	if (!d->gone) {
+		tdm_a32_sub_acqrel(&l->ndevices, 1);
 		workers_end(d);
 		tdmi_mirror_destroy(&d->mirror);
 	}
@@ -391,15 +361,21 @@ int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *d)
 	return 0;
 }
 
-int tdmi_live_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot)
+struct protecting {
+	u64 start, end;
+	int prot;
+};
+
+static int protect(struct tdm_live *l, void *arg)
 {
-	struct tdm_inv_range round = TDM_INV_RANGE(start, end, TDM_INV_PROTECTION_VMA);
-	bool engaged = tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED && start < end && tdmi_mm_enter(l->ctx);
+	const struct protecting *p = arg;
+	struct tdm_inv_range round = TDM_INV_RANGE(p->start, p->end, TDM_INV_PROTECTION_VMA);
+	bool engaged = tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED && p->start < p->end && tdmi_mm_enter(l->ctx);
 	int r;
 
 	if (engaged)
 		(void)tdmi_invalidate_start(&l->mm.notifiers, &round);
-	r = (int)tdm_sys3(SYS_mprotect, start, end - start, prot);
+	r = (int)tdm_sys3(SYS_mprotect, p->start, p->end - p->start, p->prot);
 	if (engaged) {
 		tdmi_invalidate_end(&l->mm.notifiers, &round);
 		tdmi_mm_exit(l->ctx);
@@ -407,18 +383,84 @@ int tdmi_live_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot)
 	return r;
 }
 
-bool tdmi_live_devices(const struct tdm_live *l)
+static int attach(struct tdm_live *l, void *arg)
 {
-	for (u32 i = 0; i < TDM_DEVICES_MAX; i++)
-		if (l->device[i] && l->device[i]->live && !l->device[i]->gone)
-			return true;
-	return false;
+	struct attaching *a = arg;
+
+	return tdmi_live_device_attach(l, a->config, &a->dev);
 }
+
+static int detach(struct tdm_live *l, void *arg)
+{
+	return tdmi_live_device_detach(l, arg);
+}
+
+/* ---- coming and going: the program's side ------------------------------------------------------------------------------------------ */
+
+int tdmi_device_attach(struct tdm_live *l, const struct tdm_device_config *c, struct tdm_device **out)
+{
+	struct attaching a = { .config = c };
+	int r;
+
+	*out = NULL;
+	if (!c->nworkers || c->nworkers > TDM_DEVICE_WORKERS || c->nframes % TDM_HUGE_PAGES || !c->nframes != !c->pool_ops)
+		return -EINVAL;
+	r = tdmi_live_call(l, attach, &a);
+	if (!r)
+		*out = a.dev;
+	return r;
+}
+
+static bool idle(struct tdm_device *d)
+{
+	for (u32 i = 0; i < TDM_DEVICE_JOBS; i++)
+		if (tdm_a32_ld_acquire(&d->job[i].state) != TDM_JOB_FREE)
+			return false;
+	return true;
+}
+
+int tdmi_device_detach(struct tdm_device *d)
+{
+	if (!d->live)
+		return -EINVAL;
+	if (!d->gone && !idle(d))
+		return -EBUSY;
+	return tdmi_live_call(d->live, detach, d);
+}
+
+int tdmi_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot)
+{
+	struct protecting p = { start, end, prot };
+
+	return tdmi_live_call(l, protect, &p);
+}
+
+static int unmapped(struct tdm_live *l, void *arg)
+{
+	const struct protecting *p = arg;
+	struct tdm_inv_range round = TDM_INV_RANGE(p->start, p->end, TDM_INV_UNMAP);
+
+	if (tdm_a32_ld_acquire(&l->state) != TDM_LIVE_ENGAGED || p->start >= p->end || !tdmi_mm_enter(l->ctx))
+		return 0;
+	(void)tdmi_invalidate_start(&l->mm.notifiers, &round);
+	tdmi_invalidate_end(&l->mm.notifiers, &round);
+	tdmi_mm_exit(l->ctx);
+	return 0;
+}
+
+void tdmi_device_unmapped(struct tdm_live *l, u64 start, u64 end)
+{
+	struct protecting p = { start, end, 0 };
+
+	(void)tdmi_live_call(l, unmapped, &p);
+}
+
+/* ---- forks ---------------------------------------------------------------------------------------------------- */
 
 /* What the child will not inherit. */
 static bool left_behind(const struct tdm_device *d)
 {
-	return d && d->live && !d->gone && !d->config.inherited && d->config.nframes && tdm_a64_ld_relaxed(&d->pool.pages);
+	return d && d->live && !d->gone && !d->config.inherited && !d->config.coherent && d->config.nframes && tdm_a64_ld_relaxed(&d->pool.pages);
 }
 
 void tdmi_live_devices_before_fork(struct tdm_live *l)
@@ -442,7 +484,7 @@ void tdmi_live_devices_at_fork(struct tdm_live *l)
 {
 	struct tdm_inv_range round = TDM_INV_RANGE(0, (u64)1 << 47, TDM_INV_PROTECTION_PAGE);
 
-	if (!tdmi_live_devices(l))
+	if (!tdm_a32_ld_relaxed(&l->ndevices))
 		return;
 	(void)tdmi_invalidate_start(&l->mm.notifiers, &round);
 	tdmi_invalidate_end(&l->mm.notifiers, &round);
@@ -468,6 +510,7 @@ void tdmi_live_devices_in_child(struct tdm_live *l)
 		if (!d || !d->live || d->gone)
 			continue;
 		d->gone = true;
+		tdm_a32_st_relaxed(&l->ndevices, 0);
 		if (!d->config.inherited)
 			d->pool.ops = &lost_ops;
 		plat_mutex_reset(&d->lock);
@@ -500,4 +543,19 @@ void tdmi_live_devices_end(struct tdm_live *l)
 		plat_unmap(d, TDM_ALIGN_UP(sizeof(*d), TDM_PAGE_SIZE));
 		l->device[i] = NULL;
 	}
+}
+
+u64 tdmi_live_device_frames(const struct tdm_live *l, u64 *moved)
+{
+	u64 frames = 0;
+
+	*moved = 0;
+	for (u32 i = 0; i < TDM_DEVICES_MAX; i++)
+		if (l->device[i] && l->device[i]->live && l->device[i]->config.nframes) {
+			const struct tdm_pool *p = &l->device[i]->pool;
+
+			frames += l->device[i]->config.nframes;
+			*moved += tdm_a64_ld_relaxed(&p->moved_in) + tdm_a64_ld_relaxed(&p->moved_out);
+		}
+	return frames;
 }

@@ -54,6 +54,7 @@ struct tdm_device_config {
 	u64 page_sizes;                          /* TDM_MIRROR_* */
 	u32 nworkers;
 	u64 resident_bytes;                      /* of this process's memory: the device's, and not counted against the budget */
+	bool coherent;                           /* the CPU can map its memory: the pool's copies are not called */
 	bool inherited;                          /* its memory is private memory of this process, all of which a child inherits */
 	bool write_ahead;                        /* see mirror.h */
 	u64 stuck_ns;                            /* a callback that takes longer is told of */
@@ -109,12 +110,14 @@ static inline void tdm_device_enter_mm(struct tdm_device_worker *w)
 /* mprotect(2), as devices should hear of it: within a round. Called on a thread of the program. 0 or -errno. */
 int tdmi_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot);
 
-/* ---- between this and live.c: on the engine's main thread */
-int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *config, u64 *out);
+/* [start, end) has been unmapped, or has something else: devices are to forget it. Called on a thread of the program. */
+void tdmi_device_unmapped(struct tdm_live *l, u64 start, u64 end);
+
+/* The same on the engine's main thread (tdmi_live_call()). */
+int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *config, struct tdm_device **out);
 int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *dev);
-int tdmi_live_device_mprotect(struct tdm_live *l, u64 start, u64 end, int prot);
-/* Is one attached that is here? */
-bool tdmi_live_devices(const struct tdm_live *l);
+
+/* ---- between this and live.c: on the engine's main thread */
 /* Around a fork: before the engine stands still; is there nothing that the child would miss; when it stands still; and in the child. */
 void tdmi_live_devices_before_fork(struct tdm_live *l);
 bool tdmi_live_devices_ready_to_fork(const struct tdm_live *l);
@@ -130,6 +133,8 @@ void tdmi_live_watch_lock(struct tdm_live *l);
 void tdmi_live_watch_unlock(struct tdm_live *l);
 /* The engine ends: none is attached, but for those that a child has inherited. */
 void tdmi_live_devices_end(struct tdm_live *l);
+/* Pages of memory that devices have; *moved: that have gone there, or come back, ever. */
+u64 tdmi_live_device_frames(const struct tdm_live *l, u64 *moved);
 /* Bytes of this process that are devices' memory. */
 u64 tdmi_live_device_bytes(const struct tdm_live *l);
 

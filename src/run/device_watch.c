@@ -93,7 +93,7 @@ int tdmi_live_watch_start(struct tdm_live *l)
 
 void tdmi_live_watch_stop(struct tdm_live *l)
 {
-	if (!l->watch.thread || tdmi_live_devices(l))
+	if (!l->watch.thread || tdm_a32_ld_relaxed(&l->ndevices))
 		return;
 	tdm_a32_st_release(&l->watch.stop, 1);
 	plat_wake(&l->watch.stop, 1);

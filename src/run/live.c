@@ -19,6 +19,7 @@
 #define KEPT_SHARE 8 /* of the budget, for blobs of pages that are in memory: what a third of it packs to */
 #define SLEEP_MIN (NS_PER_MS / 4)
 #define SLEEP_MAX (100 * NS_PER_MS)
+#define RECYCLE_NS (100 * NS_PER_MS)
 
 struct tdm_live *tdmi_live;
 
@@ -37,12 +38,51 @@ static u64 reserve(u64 limit)
 	return TDM_MIN(TDM_MAX(limit / 50, (u64)1 << 20), (u64)16 << 20);
 }
 
-/* Folios that may be kept for reuse: enough for what is brought and taken between two looks. */
-static u32 warm_folios(const struct tdm_live *l)
+/* Blocks that may be kept for reuse: enough for what is brought and taken between two looks. */
+static u32 warm_base(const struct tdm_live *l)
 {
 	u64 n = TDM_MIN(l->limit / 64 / TDM_BLOCK_SIZE, (u64)128);
 
 	return l->no_recycle ? 0 : (u32)TDM_MAX(n, (u64)4);
+}
+
+/* And for what comes back from devices: if there is room that nobody else has a use for. */
+static u32 warm_blocks(const struct tdm_live *l)
+{
+	u64 high = l->limit - reserve(l->limit), room = l->limit == ~(u64)0 ? l->limit : high - TDM_MIN(high, l->usage);
+	u32 base = warm_base(l);
+
+	return base ? (u32)TDM_MAX(base, TDM_MIN(room / TDM_BLOCK_SIZE + tdmi_frames_warm(&l->mm.frames), l->recycle)) : 0;
+}
+
+/* Give back what is kept beyond `most` blocks, at most so many bytes of it. */
+static void keep_less(struct tdm_live *l, u32 most, u64 bytes)
+{
+	if (tdmi_frames_warm(&l->mm.frames) <= most || !tdmi_mm_enter(l->ctx))
+		return;
+	for (u64 freed = 0; freed < bytes && tdmi_frames_warm(&l->mm.frames) > most && tdm_a32_ld_relaxed(&l->req.state) != 1;)
+		freed += (u64)tdmi_trim(l->ctx) << TDM_PAGE_SHIFT;
+	tdmi_mm_exit(l->ctx);
+}
+
+/*
+ * What goes to a device leaves its physical pages behind, and mostly comes back soon: kept, they save the kernel the work of taking pages back and giving
+ * them out again, which is as much as that of copying. As long as pages come and go there may be as many as devices hold; from then on it gets less.
+ */
+static void recycle(struct tdm_live *l)
+{
+	u64 moved, frames, now = plat_now_ns();
+
+	if (now < l->recycle_next_ns)
+		return;
+	l->recycle_next_ns = now + RECYCLE_NS;
+	frames = tdmi_live_device_frames(l, &moved);
+	if (moved != l->migrated)
+		l->recycle = frames / TDM_BLOCK_PAGES;
+	else
+		l->recycle -= TDM_MIN(l->recycle, l->recycle / 8 + 1);
+	l->migrated = moved;
+	keep_less(l, warm_blocks(l) + warm_base(l), ~(u64)0);
 }
 
 /* Measure; tell the engine what it cannot know itself. */
@@ -57,11 +97,12 @@ static void measure(struct tdm_live *l)
 	if (tdm_a32_ld_relaxed(&l->state) == TDM_LIVE_ENGAGED) {
 		u64 tracked = tdmi_mm_tracked(&l->mm);
 
-		tdmi_frames_warm_limit(&l->mm.frames, warm_folios(l));
+		tdmi_frames_warm_limit(&l->mm.frames, warm_blocks(l));
 		tdmi_swap_keep_limit(l->swap, l->limit == ~(u64)0 ? 0 : l->limit / KEPT_SHARE);
 		tdm_a64_st_relaxed(&l->mm.other_bytes, l->usage > tracked ? l->usage - tracked : 0);
 		tdm_a64_st_relaxed(&l->mm.limit_bytes, l->limit);
 		tdm_a64_st_relaxed(&l->mm.high_bytes, l->limit == ~(u64)0 ? l->limit : l->limit - reserve(l->limit));
+		tdmi_live_look_by(l, 0);
 	}
 }
 
@@ -126,6 +167,11 @@ static void make_room(struct tdm_live *l)
 
 	if (l->usage <= l->limit)
 		l->over_since_ns = 0;
+	/* What is only kept goes first. */
+	if (l->usage > high && tdmi_frames_warm(&l->mm.frames) > 2 * warm_base(l)) {
+		keep_less(l, warm_base(l), l->usage - high);
+		measure(l);
+	}
 	while (l->usage > high && tdm_a32_ld_relaxed(&l->req.state) != 1 && rounds++ < 64) {
 		u64 freed;
 
@@ -134,8 +180,8 @@ static void make_room(struct tdm_live *l)
 		demote(l);
 		tdmi_swap_tidy(l->swap, l->ctx->ws, (u64)1 << 20);
 		/* Those who serve faults go on as long as there is a warm folio. */
-		for (u64 over = l->usage; over > l->limit && tdmi_frames_warm(&l->mm.frames); over -= TDM_MIN(over, TDM_BLOCK_SIZE))
-			(void)tdmi_trim(l->ctx);
+		for (u64 over = l->usage; over > l->limit && tdmi_frames_warm(&l->mm.frames);)
+			over -= TDM_MIN(over, (u64)tdmi_trim(l->ctx) << TDM_PAGE_SHIFT);
 		freed = tdmi_reclaim(l->ctx, target, 256);
 		if (!freed)
 			(void)tdmi_trim(l->ctx);
@@ -204,6 +250,7 @@ static u64 tick(struct tdm_live *l)
 			find(l);
 		l->other_seen = TDM_MIN(l->other_seen, tdm_a64_ld_relaxed(&l->mm.other_bytes));
 		tdmi_live_note_threads(l);
+		recycle(l);
 		make_room(l);
 		tdmi_rcu_poll(&l->mm.rcu);
 	}
@@ -216,7 +263,10 @@ static u64 tick(struct tdm_live *l)
 	l->quiet = l->usage == before ? l->quiet + 1 : 0;
 	/* Nothing has moved for a while: look less often, up to 4 ms. */
 	ns = TDM_MAX(ns, SLEEP_MIN << TDM_MIN(l->quiet / 4, (u64)4));
-	return TDM_MIN(ns, SLEEP_MAX);
+	ns = TDM_MIN(ns, SLEEP_MAX);
+	if (state == TDM_LIVE_ENGAGED)
+		tdmi_live_look_by(l, ns);
+	return ns;
 }
 
 /* ---- requests ------------------------------------------------------------------------------------------------------ */
@@ -272,7 +322,7 @@ static void serve_request(struct tdm_live *l)
 		measure(l);
 		break;
 	case TDM_OP_STOP:
-		q->result = tdmi_live_devices(l) ? -EBUSY :
+		q->result = tdm_a32_ld_relaxed(&l->ndevices) ? -EBUSY :
 			    tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED ? tdmi_live_disengage(l) : 0;
 		stop = q->result == 0;
 		break;
@@ -300,18 +350,12 @@ static void serve_request(struct tdm_live *l)
 		if (tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
 			settle(l, q->a, q->b);
 		break;
+	case TDM_OP_CALL:
+		q->result = ((tdm_live_call *)(uintptr_t)q->a)(l, (void *)(uintptr_t)q->b);
+		break;
 	case TDM_OP_PUBLISH:
 		measure(l);
 		tdmi_live_publish(l);
-		break;
-	case TDM_OP_DEVICE_ATTACH:
-		q->result = tdmi_live_device_attach(l, (const struct tdm_device_config *)(uintptr_t)q->a, &q->out);
-		break;
-	case TDM_OP_DEVICE_DETACH:
-		q->result = tdmi_live_device_detach(l, (struct tdm_device *)(uintptr_t)q->a);
-		break;
-	case TDM_OP_PROTECT:
-		q->result = tdmi_live_device_mprotect(l, q->a, q->b, q->prot);
 		break;
 	case TDM_OP_FORK_PREPARE:
 		tdmi_live_fork_serve(l); /* answers the request itself, twice */
@@ -405,6 +449,11 @@ int tdmi_live_request(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64
 	return r;
 }
 
+int tdmi_live_call(struct tdm_live *l, tdm_live_call *fn, void *arg)
+{
+	return tdmi_live_request(l, TDM_OP_CALL, (u64)(uintptr_t)fn, (u64)(uintptr_t)arg, NULL);
+}
+
 static void live_free(struct tdm_live *l)
 {
 	tdmi_live = NULL;
@@ -423,6 +472,7 @@ int tdmi_live_start(const struct tdm_live_config *c, char *err, size_t errlen)
 	}
 	l->budget = c->budget;
 	l->strict = c->strict;
+	l->interposed = c->interposed;
 	l->ntiers = c->ntiers;
 	for (u32 i = 0; i < c->ntiers; i++)
 		strncpy(l->tier[i], c->tier[i], sizeof(l->tier[i]) - 1);

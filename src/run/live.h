@@ -50,23 +50,25 @@ enum tdm_live_op {
 	TDM_OP_SETTLE,
 	TDM_OP_LOCK_ALL,
 	TDM_OP_NO_RECYCLE,
-	TDM_OP_DEVICE_ATTACH,
-	TDM_OP_DEVICE_DETACH,
-	TDM_OP_PROTECT,
+	TDM_OP_CALL,
 	TDM_OP_FORK_PREPARE,
 	TDM_OP_FORK_PARENT,
 };
 
+struct tdm_live;
+
 struct tdm_request {
 	enum tdm_live_op op;
 	u64 a, b;      /* arguments */
-	int prot;      /* likewise */
 	u64 out;       /* a number back */
 	int result;
 	tdm_a32 state; /* 0 free, 1 posted, 2 done */
 	char err[240];
 	struct tdm_stats stats;
 };
+
+/* What TDM_OP_CALL has main do: a is the function, b its argument, the result the request's. What it starts has main's descriptors. */
+typedef int tdm_live_call(struct tdm_live *l, void *arg);
 
 struct tdm_range {
 	u64 start, end;
@@ -154,22 +156,29 @@ struct tdm_live {
 	u32 leader;                  /* of the handlers, who is woken first */
 	u32 nactive;
 
+	bool interposed;             /* constant: the gate is used */
+	struct tdm_maps_gate gate;   /* the program's threads, and whoever holds the event lock */
 	struct tdm_keep keep;        /* any thread: mm/keep.h */
 	u64 threads_next_ns;         /* main's: when to look for threads */
 
 	/* measuring; main's */
 	int statm;
 	u64 usage, peak, limit;
-	u64 shared, pss_next_ns;     /* of the resident set: others' part of it, as last measured */
+	tdm_a64 shared;              /* of the resident set: others' part of it, as last measured */
+	u64 pss_next_ns;
+	tdm_a64 look_by_ns;          /* main means to have looked by then; any thread. 0: it has not looked yet */
 	u64 over_since_ns;           /* above the limit with nothing left to move since then; 0: no */
 	u64 other_seen;              /* unmanaged bytes when memory was last looked for */
 	u64 published_ns;
 	u64 quiet;                   /* ticks in a row in which nothing happened */
+	u64 migrated, recycle_next_ns; /* pages that had gone to devices, or come from there, when that was last looked at; when to look again */
+	u64 recycle;                 /* blocks that may be kept for those that come back from devices */
 	bool warned_full, warned_over;
-	bool no_recycle;             /* the program lends its pages to the kernel: see preload.c */
+	bool no_recycle;             /* the program lends its pages to the kernel: see interpose.c */
 
 	/* Main's. A slot is never given back, so that a device's address says whose exclusive pages these are; see device.h. */
 	struct tdm_device *device[TDM_DEVICES_MAX];
+	tdm_a32 ndevices;            /* that are attached, and here; main's, read by the program's threads */
 	struct {
 		struct plat_thread *thread;
 		tdm_a32 stop;
@@ -200,6 +209,7 @@ struct tdm_live_config {
 	const char *const *tier;
 	struct tdm_control *control; /* or NULL */
 	bool eager;                  /* engage at once */
+	bool interposed;             /* interpose.c sees what the program does to its mappings */
 };
 
 /* Start in this process. Called on a program's thread. 0 or -errno, err: one line. */
@@ -213,6 +223,8 @@ int tdmi_live_request(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64
 void tdmi_live_request_begin(struct tdm_live *l, u64 *signals);
 void tdmi_live_request_end(struct tdm_live *l, const u64 *signals);
 int tdmi_live_request_locked(struct tdm_live *l, enum tdm_live_op op, u64 a, u64 b, u64 *out);
+/* TDM_OP_CALL. */
+int tdmi_live_call(struct tdm_live *l, tdm_live_call *fn, void *arg);
 /* Bring everything back, end the threads. */
 int tdmi_live_stop(struct tdm_live *l, char *err, size_t errlen);
 
@@ -261,6 +273,10 @@ void tdmi_frozen_take(struct tdm_live *l, const struct tdm_frozen_event *event, 
 void tdmi_live_raw_fork(void *arg, struct tdm_ctx *ctx, int child_uffd);
 /* live_stats.c */
 u64 tdmi_live_rss(struct tdm_live *l);
+/* Main looks at the latest `ns` from now. */
+void tdmi_live_look_by(struct tdm_live *l, u64 ns);
+/* A handler, inside the mm: if main is late, look in its place. */
+void tdmi_live_look_late(struct tdm_live *l, u64 now);
 void tdmi_live_publish(struct tdm_live *l);
 void tdmi_live_stats(struct tdm_live *l, struct tdm_stats *s);
 

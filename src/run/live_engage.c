@@ -57,6 +57,7 @@ int tdmi_live_engage(struct tdm_live *l, char *err, size_t errlen)
 	if (r)
 		goto out_host;
 	l->host.mm = &l->mm;
+	l->host.gate = l->interposed ? &l->gate : NULL;
 	l->mm.keep = &l->keep;
 	l->threads_next_ns = 0;
 	tdmi_live_note_threads(l);

@@ -154,6 +154,7 @@ void tdmi_live_fork_child(void)
 	l->pid = (u32)tdm_sys0(SYS_getpid);
 	l->published_ns = 0;
 	l->pss_next_ns = 0;
+	tdm_a64_st_relaxed(&l->look_by_ns, 0);
 	l->over_since_ns = 0;
 	if (l->control) {
 		tdm_sys5(SYS_prctl, 16 /* PR_GET_NAME */, comm, 0, 0, 0);
@@ -415,6 +416,7 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 		tdmi_live_devices_before_fork(l);
 		freeze_settled(l);
 	}
+	tdmi_coherent_before_fork(l->ctx);
 	tdmi_live_devices_at_fork(l);
 	tdmi_frozen_begin(l);
 	answer(l, 0);
@@ -504,6 +506,9 @@ static int take_over(struct tdm_live *l, int sock)
 	if (!l->ctx)
 		return -ENOMEM;
 	l->ctx->may_wait = true;
+	/* Other threads' calls are not being made here. */
+	tdm_a32_st_relaxed(&l->gate.changers, 0);
+	tdm_a32_st_relaxed(&l->gate.taking, 0);
 	tdmi_live_devices_in_child(l);
 	l->threads_next_ns = 0;
 	tdmi_live_note_threads(l);

@@ -212,6 +212,7 @@ static bool serve_one(struct tdm_live *l, struct tdm_handler *h, struct tdm_ctx 
 		note_backlog(l, h, *tid != f.tid);
 	*tid = f.tid;
 	ctx->tid = f.tid;
+	tdmi_live_look_late(l, start);
 	tdmi_fault(ctx, (struct tdm_va){ f.va }, f.write);
 	count_latency(ctx, plat_now_ns() - start);
 	if (l->nhandlers > 1)

@@ -5,6 +5,8 @@
 #include "plat/linux/sys.h"
 #include "run/live.h"
 
+#define LATE_NS ((u64)2000000)
+
 /* Field n (from 0) of a line of numbers. */
 static u64 number(const char *s, u32 n)
 {
@@ -49,28 +51,55 @@ static u64 shared_elsewhere(struct tdm_live *l, u64 rss)
 
 	if (now >= l->pss_next_ns) {
 		pss = read_pss();
-		l->shared = pss && rss > pss ? rss - pss : 0;
+		tdm_a64_st_relaxed(&l->shared, pss && rss > pss ? rss - pss : 0);
 		l->pss_next_ns = plat_now_ns() + TDM_MAX((plat_now_ns() - now) * 100, (u64)300000000);
 	}
-	return TDM_MIN(l->shared, rss);
+	return TDM_MIN(tdm_a64_ld_relaxed(&l->shared), rss);
+}
+
+/* 0: not to be had. */
+static u64 read_rss(struct tdm_live *l)
+{
+	char buf[128];
+	long n = tdm_sys4(SYS_pread64, l->statm, buf, sizeof(buf) - 1, 0);
+
+	if (n <= 0)
+		return 0;
+	buf[n] = 0;
+	return number(buf, 1) << TDM_PAGE_SHIFT;
 }
 
 u64 tdmi_live_rss(struct tdm_live *l)
 {
 	u64 rss;
 
-	char buf[128];
-	long n;
-
 	if (l->statm < 0)
 		l->statm = tdmi_linux_fd_keep(tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/statm", O_RDONLY | O_CLOEXEC, 0));
-	n = tdm_sys4(SYS_pread64, l->statm, buf, sizeof(buf) - 1, 0);
-	if (n <= 0)
+	rss = read_rss(l);
+	if (!rss)
 		return l->usage;
-	buf[n] = 0;
-	rss = number(buf, 1) << TDM_PAGE_SHIFT;
 	/* Far from the limit nobody needs to know. */
 	return rss > l->limit / 2 ? rss - shared_elsewhere(l, rss) : rss;
+}
+
+void tdmi_live_look_by(struct tdm_live *l, u64 ns)
+{
+	tdm_a64_st_release(&l->look_by_ns, plat_now_ns() + ns + LATE_NS);
+}
+
+/* Main may be kept off the CPU for many milliseconds on a busy machine. What the program maps meanwhile nobody knows of and nobody waits for: so whoever waits for
+ * a page makes room for it (mm/fault.c). */
+void tdmi_live_look_late(struct tdm_live *l, u64 now)
+{
+	u64 by = tdm_a64_ld_acquire(&l->look_by_ns), usage, tracked;
+
+	if (!by || now < by || !tdm_a64_cas_acqrel(&l->look_by_ns, &by, now + LATE_NS))
+		return;
+	usage = read_rss(l);
+	usage -= TDM_MIN(tdm_a64_ld_relaxed(&l->shared), usage);
+	tracked = tdmi_mm_tracked(&l->mm);
+	if (usage)
+		tdm_a64_st_relaxed(&l->mm.other_bytes, usage > tracked ? usage - tracked : 0);
 }
 
 /* The counters of the engine that have a place in the control segment. */

@@ -3,7 +3,7 @@
  * live_threads.c - which pages the kernel needs when a thread ends (mm/keep.h).
  *
  * The word that it clears (set_tid_address(2)) cannot be asked for, the thread's list of robust mutexes can, and glibc has the two side by side in
- * its struct pthread. A thread that libc starts says so itself (preload.c); the others are found by looking, once a second.
+ * its struct pthread. A thread that libc starts says so itself (interpose.c); the others are found by looking, once a second.
  */
 #include "base/check.h"
 #include "plat/linux/linux.h"

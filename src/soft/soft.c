@@ -14,7 +14,8 @@
 struct tdm_soft {
 	struct tdm *engine;
 	struct tdm_device *dev;
-	uint8_t *memory;
+	void *map;
+	uint8_t *memory; /* within it, 2 MiB-aligned */
 	size_t len;
 	unsigned threads;
 	uint64_t bus_bytes;
@@ -81,13 +82,17 @@ static int make(struct tdm_soft *s, struct tdm *t, const struct tdm_soft_options
 	s->engine = t;
 	s->len = o->memory_bytes;
 	s->bus_bytes = o->bus_bytes;
-	s->memory = mmap(NULL, s->len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-	if (s->memory == MAP_FAILED)
+	s->map = mmap(NULL, s->len + TDM_HUGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (s->map == MAP_FAILED)
 		return -ENOMEM;
+	/* In large pages, if there are any, as an accelerator's is. */
+	s->memory = (uint8_t *)TDM_ALIGN_UP((uintptr_t)s->map, TDM_HUGE_SIZE);
+	madvise(s->memory, s->len, MADV_HUGEPAGE);
 	r = tdm_exclude(t, s->memory, s->len);
+	memset(s->memory, 0, s->len);
 	r = r ? r : tdm_device_attach(t, &ops, &options, &s->dev);
 	if (r)
-		munmap(s->memory, s->len);
+		munmap(s->map, s->len + TDM_HUGE_SIZE);
 	return r;
 }
 
@@ -118,7 +123,7 @@ int tdm_soft_destroy(struct tdm_soft *s)
 
 	if (r)
 		return r;
-	munmap(s->memory, s->len);
+	munmap(s->map, s->len + TDM_HUGE_SIZE);
 	munmap(s, TDM_PAGE_SIZE);
 	return 0;
 }

@@ -42,7 +42,7 @@ def check(x, what):
 
 def environment(**more):
     env = dict(os.environ, TANDEM_PRELOAD=STUB, LC_ALL="C")
-    for k in ("LD_PRELOAD", "TANDEM_CONTROL", "TANDEM_VERIFY", "TMPDIR"):
+    for k in ("LD_PRELOAD", "TANDEM_CONTROL", "TANDEM_VERIFY", "TANDEM_DMIRROR_PRELOAD", "TANDEM_DMIRROR_QUIET", "TMPDIR"):
         env.pop(k, None)
     env.update({k: v for k, v in more.items() if v is not None})
     return env
@@ -124,8 +124,8 @@ def version_and_help():
     check(r.returncode == 0 and re.fullmatch(rb"tandem \d+\.\d+\.\d+\n", r.stdout), r)
     for args in (["--help"], ["help"], ["-h"]):
         r = tandem(*args)
-        check(r.returncode == 0 and b"run " in r.stdout and b"stat " in r.stdout and not r.stderr, r)
-    for c in ("run", "stat"):
+        check(r.returncode == 0 and all(c in r.stdout for c in (b"run ", b"stat ", b"dmirror ")) and not r.stderr, r)
+    for c in ("run", "stat", "dmirror"):
         a, b = tandem("help", c), tandem(c, "--help")
         check(a.returncode == b.returncode == 0 and a.stdout == b.stdout and a.stdout.startswith(b"usage: tandem " + c.encode()), a)
 
@@ -462,6 +462,60 @@ def preload_library_missing():
         lib = os.path.join(d, "lib.so")
         shutil.copy(STUB, lib)
         refused(2, "LD_PRELOAD takes no path", "run", *TOUCH, env={"TANDEM_PRELOAD": lib})
+
+
+# ---- dmirror ----------------------------------------------------------------------------------------------------------------
+
+
+@test
+def dmirror_with_wrong_options():
+    refused(2, "unknown option '--rma'", "dmirror", "--rma", *TOUCH)
+    refused(2, "unknown option '-x'", "dmirror", "-x", *TOUCH)
+    refused(2, "unknown option '--quiet=1'", "dmirror", "--quiet=1", *TOUCH)
+    refused(2, "no program", "dmirror")
+    refused(2, "no program", "dmirror", "--quiet", "--")
+    refused(2, "did you mean 'dmirror'", "dmiror", *TOUCH)
+
+
+@test
+def dmirror_of_programs_that_cannot():
+    refused(127, "no such program in PATH", "dmirror", "no-such-program-here")
+    refused(127, "No such file", "dmirror", "/no/such/program")
+    with tempfile.TemporaryDirectory() as d:
+        refused(126, "directory", "dmirror", d)
+        refused(2, "statically linked", "dmirror", compiled(d, "static", "int main(void){return 0;}", "-static"))
+
+
+@test
+def dmirror_where_it_cannot():
+    refused(2, "TANDEM_DMIRROR_PRELOAD", "dmirror", *TOUCH, env={"TANDEM_DMIRROR_PRELOAD": "/no/such/lib.so"})
+    refused(2, "tandem run", "dmirror", *TOUCH, env={"TANDEM_CONTROL": "/proc/1/fd/3"})
+    if not SANITIZED:
+        r = tandem("run", "--quiet", TANDEM, "dmirror", "true")
+        check(r.returncode == 2 and b"managed already" in r.stderr, r)
+    if not ROOT or not shutil.which("setpriv"):
+        raise Skip("not root")
+    with open("/proc/sys/vm/unprivileged_userfaultfd") as f:
+        if f.read().strip() != "0":
+            raise Skip("vm.unprivileged_userfaultfd is set")
+    r = subprocess.run(["setpriv", "--reuid=65534", "--clear-groups", TANDEM, "dmirror", "true"], env=environment(), stdout=subprocess.PIPE,
+                       stderr=subprocess.PIPE, check=False)
+    check(r.returncode == 2 and r.stderr.count(b"\n") == 1 and b"CAP_SYS_PTRACE" in r.stderr, r)
+
+
+@test
+def dmirror_becomes_the_program():
+    if SANITIZED:
+        raise Skip("sanitized")
+    p = start("dmirror", "--", "sh", "-c", "echo $$ $1; exit 7", "sh", "--quiet")
+    out, err = p.communicate(timeout=30)
+    check(p.returncode == 7 and out.decode() == f"{p.pid} --quiet\n" and not err, (p.returncode, out, err))
+    check(tandem("dmirror", "sh", "-c", "kill -TERM $$").returncode == -signal.SIGTERM, "a signal")
+    for args, quiet in ((["--quiet"], "1"), ([], None)):
+        r = tandem("dmirror", *args, "env", env={"LD_PRELOAD": "libc.so.6"})
+        env = dict(l.split("=", 1) for l in r.stdout.decode().splitlines() if "=" in l)
+        check(env.get("TANDEM_DMIRROR_QUIET") == quiet, env)
+        check(re.fullmatch(r"\S+/libtandem-dmirror\.so:libc\.so\.6", env["LD_PRELOAD"]), env)
 
 
 # ---- as if it were not there ------------------------------------------------------------------------------------------------

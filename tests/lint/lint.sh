@@ -70,13 +70,13 @@ rules()
 
 	grep -nE '[[:blank:]]+$' /dev/null $(sources src include tests examples | grep '\.[ch]$') | verdict 'no trailing blanks in C files'
 
-	# The public symbols are those of the header, no more and no less.
+	# The public symbols are those of the headers, no more and no less.
 	{
-		grep -oE '\btdm_[a-z_]+\(' include/tandem/tandem.h | tr -d '(' | sort -u >/tmp/lint-header.$$
+		grep -hE '^TDM_API' include/tandem/*.h | grep -oE '\btdm_[a-z_]+\(' | tr -d '(' | sort -u >/tmp/lint-header.$$
 		grep -oE '\btdm_[a-z_]+;' src/tandem.map | tr -d ';' | sort -u >/tmp/lint-map.$$
 		diff /tmp/lint-header.$$ /tmp/lint-map.$$
 		rm -f /tmp/lint-header.$$ /tmp/lint-map.$$
-	} | verdict 'tandem.map lists the functions of tandem.h'
+	} | verdict 'tandem.map lists the functions of the public headers'
 
 	if command -v shellcheck >/dev/null 2>&1; then
 		for f in $(sources .ci scripts tests bench | grep -vE '\.(c|h|py|build|md)$'); do

@@ -43,7 +43,7 @@ static const struct {
 	{ "eventfd", SYS_eventfd2, 0 },
 	{ "fcntl", SYS_fcntl, 0 },
 	{ "random", SYS_getrandom, 0 },
-	{ "poll", SYS_poll, 0 },
+	{ "poll", SYS_ppoll, 0 },
 	{ "read", SYS_read, 0 },
 	{ "write", SYS_write, 0 },
 	{ "wait", SYS_futex, FUTEX_WAIT_PRIVATE },

@@ -36,7 +36,8 @@ CALLS = {
     "fcntl": ["EMFILE", "EMFILE+"],
     "random": ["EINTR"],
     "poll": ["EINTR", "ENOMEM+20"],
-    "read": ["EINTR", "EAGAIN", "EINTR+20"],
+    # Never EAGAIN: the kernel says so only when there is nothing to read, and whoever is told so when there is something waits for what never comes.
+    "read": ["EINTR", "ENOMEM", "EINTR+20", "ENOMEM+20"],
     "wait": ["EINTR", "EAGAIN+20"],
     "populate": ["ENOMEM", "EFAULT+20"],
     "socketpair": ["EMFILE"],

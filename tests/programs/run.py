@@ -132,7 +132,7 @@ class Redis:
 
     def call(self, *words, limit=60):
         s = socket.socket(socket.AF_UNIX)
-        s.settimeout(limit)
+        s.settimeout(limit * h.slow())
         with s:
             s.connect(self.path)
             s.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in (str(x).encode() for x in words)))
@@ -151,7 +151,7 @@ class Redis:
         return len(head) + 2 + (n + 2 if n >= 0 else 0)
 
     def until(self, what, limit=60):
-        end = time.monotonic() + limit
+        end = time.monotonic() + limit * h.slow()
         while True:
             try:
                 if what():
@@ -182,7 +182,7 @@ def redis(hs):
         r.call("BGSAVE")
         # Load while the child of BGSAVE writes; keys of redis-benchmark have names of their own, and are removed again.
         subprocess.run([bench, "-s", d + "/s", "-n", "40000", "-r", "20000", "-d", "300", "-c", "16", "-t", "set,get,incr", "-q", "--threads", "2"],
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=200, check=True)
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=200 * h.slow(), check=True)
         r.until(lambda: "rdb_bgsave_in_progress:0" in r.call("INFO", "persistence"), 120)
         if "rdb_last_bgsave_status:ok" not in r.call("INFO", "persistence"):
             raise h.Failed("redis: BGSAVE failed")

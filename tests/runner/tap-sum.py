@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""tap-sum.py [--add PASSED FAILED] BUILDDIR... - sum the last "meson test" of each build directory into one line:
+"""tap-sum.py [--add PASSED FAILED SKIPPED] BUILDDIR... - sum the last "meson test" of each build directory into one line:
 N passed, N failed, N skipped.
 
 Every point of a TAP test counts as one; so does a test that speaks no TAP. A TAP test that ends before its plan, or fails although all
@@ -47,8 +47,8 @@ def failures(test):
 def main(dirs):
     total = [0, 0, 0]
     if dirs[:1] == ["--add"]:
-        total = [int(dirs[1]), int(dirs[2]), 0]
-        dirs = dirs[3:]
+        total = [int(n) for n in dirs[1:4]]
+        dirs = dirs[4:]
     for build in dirs:
         try:
             with open(f"{build}/meson-logs/testlog.json", encoding="utf-8") as log:

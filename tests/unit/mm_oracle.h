@@ -4,6 +4,7 @@
 #define TDM_TESTS_MM_ORACLE_H
 
 #include <string.h>
+#include "mm/gup.h"
 #include "mm/mm.h"
 #include "pool/codec.h"
 #include "port/cpu.h"
@@ -20,13 +21,13 @@ static struct tdm_ctx *ctx;
 static bool unadopted;
 
 struct tally {
-	u64 lent, home, out, frames, stale;
+	u64 lent, home, exclusive, out, frames, stale;
 };
 
 static void check_block(struct tdm_pt *pt, u32 first, struct tally *t)
 {
 	struct tdm_frame *folio = NULL;
-	u32 present = 0, home = 0;
+	u32 present = 0, home = 0, exclusive = 0;
 
 	for (u32 k = first; k < first + TDM_BLOCK_PAGES; k++) {
 		struct tdm_pte pte = tdm_pt_get(pt, k);
@@ -35,16 +36,18 @@ static void check_block(struct tdm_pt *pt, u32 first, struct tally *t)
 		t->out += tdm_pte_is(pte, TDM_PTE_T_SWAP);
 		if (!tdm_pte_lent(pte) && !tdm_pte_is(pte, TDM_PTE_T_REMOVED) && !(unadopted && tdm_pte_none(pte)))
 			CHECK(!(flags & TDM_CPU_PRESENT));
-		if (!tdm_pte_present(pte))
+		if (!tdm_pte_in_ram(pte))
 			continue;
-		CHECK(!folio || folio == tdm_pfn_block(&mm.frames, tdm_pte_pfn(pte)));
-		CHECK_EQ(tdm_pte_pfn(pte).v % TDM_BLOCK_PAGES, k % TDM_BLOCK_PAGES);
-		folio = tdm_pfn_block(&mm.frames, tdm_pte_pfn(pte));
+		CHECK(!folio || folio == tdm_pfn_block(&mm.frames, tdm_pte_ram_pfn(pte)));
+		CHECK_EQ(tdm_pte_ram_pfn(pte).v % TDM_BLOCK_PAGES, k % TDM_BLOCK_PAGES);
+		folio = tdm_pfn_block(&mm.frames, tdm_pte_ram_pfn(pte));
 		present++;
 		home += tdm_pte_home(pte);
+		exclusive += tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE);
 	}
 	t->home += home;
 	t->lent += present - home;
+	t->exclusive += exclusive;
 	if (!folio)
 		return;
 	CHECK_EQ(folio->order, TDM_BLOCK_ORDER);
@@ -58,6 +61,23 @@ static void check_block(struct tdm_pt *pt, u32 first, struct tally *t)
 	CHECK(!home || folio->state != TDM_FRAME_LENT);
 	t->frames += TDM_BLOCK_PAGES;
 	t->stale += (u64)__builtin_popcount(folio->stale);
+}
+
+/* Blocks that were freed while somebody had pinned them, and wait for that to end; and every count is at rest. */
+static void check_pins(struct tally *t)
+{
+	for (u32 f = 0; f < mm.frames.fresh; f += TDM_BLOCK_PAGES) {
+		struct tdm_frame *block = &mm.frames.desc[f];
+		u32 pins = tdm_a16_ld_relaxed(&block->pins);
+
+		CHECK(!(pins & TDM_PINS_FROZEN));
+		if (pins & TDM_PINS_ORPHAN) {
+			CHECK((pins & TDM_PINS_MASK) != 0);
+			CHECK_EQ(block->mapcount, 0);
+			t->frames += TDM_BLOCK_PAGES;
+			t->stale += (u64)__builtin_popcount(block->stale);
+		}
+	}
 }
 
 static void check_counters(void)
@@ -92,6 +112,7 @@ static void check_counters(void)
 			check_block(pt, k, &t);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);
+	check_pins(&t);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.lent), t.lent);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.home), t.home);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.out), t.out);
@@ -100,7 +121,7 @@ static void check_counters(void)
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.frames.used), t.frames);
 	CHECK(tdmi_frames_valid(&mm.frames));
 	/* No home holds a page that nobody counts. */
-	CHECK(tdmi_cpu_populated(&cpu) <= t.home + t.stale + (u64)tdmi_frames_warm(&mm.frames) * TDM_BLOCK_PAGES);
+	CHECK(tdmi_cpu_populated(&cpu) <= t.home + t.exclusive + t.stale + (u64)tdmi_frames_warm(&mm.frames) * TDM_BLOCK_PAGES);
 	CHECK_EQ(cpu.misplaced, 0);
 }
 

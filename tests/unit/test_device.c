@@ -252,6 +252,247 @@ TEST(a_folio_that_is_being_evicted_comes_back)
 	end();
 }
 
+/* ---- folios of 2 MiB ------------------------------------------------------------------------------------------------------- */
+
+/* 2 MiB at page a, in one leaf. */
+static void put_huge(u32 a, u64 add)
+{
+	tdmi_cpu_preset(&cpu, BASE + P(a), TDM_HUGE_PAGES, 0, true);
+	adopt(BASE + P(a), BASE + P(a) + H);
+	put_range(a, a + TDM_HUGE_PAGES, add);
+}
+
+static bool is_leaf(u32 a)
+{
+	u32 level;
+
+	(void)entry(BASE + P(a), &level);
+	return level == 1;
+}
+
+static bool is_whole_on_device(u32 a)
+{
+	u32 level;
+	struct tdm_pte pte = entry(BASE + P(a), &level);
+
+	return on_device(a, a + TDM_HUGE_PAGES) == TDM_HUGE_PAGES && tdmi_dev_whole(&mm, pte);
+}
+
+TEST(two_mib_go_and_come_as_one)
+{
+	u64 fills, n;
+
+	begin(1024);
+	tdmi_frames_warm_limit(&mm.frames, 64);
+	put_huge(512, 1);
+	for (u32 i = 0; i < 4; i++) {
+		CHECK(is_leaf(512));
+		CHECK_EQ(to_device(512, 1024), 512);
+		CHECK(is_whole_on_device(512));
+		CHECK_EQ(tdmi_frames_warm(&mm.frames), 32);
+		CHECK_EQ(tdm_a64_ld_relaxed(&mm.home), 0);
+		fills = cpu.fills;
+		/* One touch brings all of it; or it is evicted, and is home; or somebody asks. */
+		if (i == 1) {
+			CHECK_EQ(tdmi_pool_evict(ctx, &dev.pool, 1, &n), 0);
+			CHECK_EQ(n, 512);
+			CHECK_EQ(cpu.fills, fills);
+			CHECK_EQ(tdm_a64_ld_relaxed(&mm.home), 512);
+		} else if (i == 2) {
+			CHECK_EQ(tdmi_bring(ctx, BASE + P(700), BASE + P(701)), 0);
+		} else {
+			CHECK_EQ(get(BASE + P(700) + 8 * 188), 701);
+		}
+		CHECK_EQ(dev.freed, 512 * (i + 1));
+		CHECK(is_leaf(512));
+		CHECK_EQ(tdmi_frames_warm(&mm.frames), 0);
+		device_check();
+		check_counters();
+		get_range(512, 1024, 1);
+		CHECK_EQ(cpu.fills, fills + 512);
+	}
+	/* Unmapped, and dropped, as one. */
+	CHECK_EQ(to_device(512, 1024), 512);
+	tdmi_cpu_munmap(&cpu, ctx, BASE + P(512), BASE + P(1024));
+	CHECK_EQ(dev.freed, 512 * 5);
+	check_counters();
+	end();
+}
+
+/* Without room in one piece at either end they go, and come, by blocks. */
+TEST(two_mib_without_a_place_in_one_piece)
+{
+	begin(1024);
+	put_range(0, 16, 1);
+	put_range(1040, 1050, 1);
+	CHECK_EQ(to_device(0, 16), 16);
+	put_huge(512, 1);
+	put_huge(1536, 1);
+	CHECK_EQ(to_device(512, 1024), 512);
+	CHECK(is_whole_on_device(512));
+	get_range(0, 16, 1);
+	CHECK_EQ(to_device(1040, 1050), 10);
+	CHECK_EQ(to_device(1536, 2000), 464);
+	CHECK(!is_leaf(1536));
+	CHECK(!is_whole_on_device(1536));
+	get_range(1536, 2048, 1);
+	get_range(512, 1024, 1);
+	get_range(1040, 1050, 1);
+	end();
+}
+
+/* A part leaves, by whatever way: the rest is there still, and comes by blocks. */
+TEST(parts_of_two_mib_leave)
+{
+	u64 n;
+
+	for (u32 way = 0; way < 5; way++) {
+		begin(1024);
+		put_huge(512, 1);
+		CHECK_EQ(to_device(512, 1024), 512);
+		if (way == 0)
+			tdmi_cpu_munmap(&cpu, ctx, BASE + P(600), BASE + P(620));
+		else if (way == 1)
+			tdmi_cpu_dontneed(&cpu, ctx, BASE + P(600), BASE + P(620));
+		else if (way == 2)
+			tdmi_cpu_mremap(&cpu, ctx, BASE + P(600), BASE + P(2000), P(20));
+		else if (way == 3)
+			tdmi_cpu_mremap(&cpu, ctx, BASE + P(512), BASE + P(2048), H);
+		if (way < 3) {
+			CHECK_EQ(on_device(512, 1024), 492);
+			device_check();
+			check_counters();
+		} else if (way == 4) {
+			/* A copy fails: by blocks, of which one fails. */
+			dev.fail = 1;
+			CHECK_EQ(tdmi_pool_evict(ctx, &dev.pool, 512, &n), 0);
+			CHECK_EQ(n, 512);
+			dev.fail = 0;
+			CHECK(!is_leaf(512));
+		}
+		if (way == 3)
+			for (u32 i = 0; i < 512; i++)
+				CHECK_EQ(get(BASE + P(2048 + i) + 8 * i), 513 + i);
+		else
+			get_range(512, 600, 1);
+		if (way != 3)
+			get_range(620, 1024, 1);
+		if (way == 2)
+			for (u32 i = 600; i < 620; i++)
+				CHECK_EQ(get(BASE + P(i + 1400) + 8 * (i % 512)), i + 1);
+		device_check();
+		check_counters();
+		end();
+	}
+}
+
+/* Copies there fail, at each block: it stays. */
+TEST(two_mib_of_which_a_copy_fails)
+{
+	u64 n;
+
+	begin(1024);
+	put_huge(512, 1);
+	for (u32 k = 1; k <= 32; k += 5) {
+		dev.fail = k;
+		CHECK_EQ(tdmi_migrate_to_device(ctx, &dev.pool, BASE + P(512), BASE + P(1024), &n), -EIO);
+		CHECK_EQ(n, 0);
+		CHECK(is_leaf(512));
+		device_check();
+		check_counters();
+		CHECK_EQ(get(BASE + P(512 + k) + 8 * k), 513 + k);
+	}
+	dev.fail = 0;
+	CHECK_EQ(to_device(512, 1024), 512);
+	get_range(512, 1024, 1);
+	end();
+}
+
+static struct tdm_ctx *second;
+static struct plat_thread *thread;
+static u32 copies;
+
+static void toucher(void *arg)
+{
+	u64 x = 4711;
+
+	(void)arg;
+	CHECK_EQ(tdmi_fault(second, (struct tdm_va){ BASE + P(700) }, true), 0);
+	CHECK(*tdm_cpu_flags(&cpu, BASE + P(700)) & TDM_CPU_PRESENT);
+	CHECK_EQ(tdmi_cpu_write(&cpu, second, BASE + P(700) + 8, &x, 8), 0);
+}
+
+static void unmapper(void *arg)
+{
+	tdmi_cpu_munmap(&cpu, second, BASE + P(512), BASE + P(1024));
+}
+
+static void dropper(void *arg)
+{
+	tdmi_cpu_dontneed(&cpu, second, BASE + P(600), BASE + P(620));
+}
+
+static bool wanted_or_gone(void)
+{
+	u32 level;
+	struct tdm_pte pte = entry(BASE + P(512), &level);
+
+	return !tdm_pte_home(pte) || level != 1 || (pte.v & TDM_PTE_WANTED);
+}
+
+/* With the third block. */
+static void while_copying(void *arg)
+{
+	static void (*const ways[])(void *) = { toucher, unmapper, dropper };
+
+	if (++copies != 3)
+		return;
+	CHECK_EQ(plat_thread_start(&thread, ways[*(u32 *)arg], NULL, "other"), 0);
+	while (!wanted_or_gone())
+		plat_yield();
+}
+
+/* Somebody touches, unmaps, or drops a part of it while it is being copied: the copy is given up, soon. */
+TEST(two_mib_are_needed_meanwhile)
+{
+	for (u32 way = 0; way < 3; way++) {
+		begin(1024);
+		put_huge(512, 1);
+		second = tdmi_ctx_create(&mm);
+		CHECK(second != NULL);
+		copies = 0;
+		dev.on_copy = while_copying;
+		dev.on_copy_arg = &way;
+		CHECK_EQ(tdmi_mm_count(&mm, TDM_C_LOST), 0);
+		/* The simulated CPU is one thread's at a time: while the copier looks at the table only. */
+		{
+			u64 n;
+
+			CHECK_EQ(tdmi_migrate_to_device(ctx, &dev.pool, BASE + P(512), BASE + P(1024), &n), 0);
+			CHECK_EQ(n, 0);
+		}
+		dev.on_copy = NULL;
+		CHECK_EQ(copies, 3);
+		plat_thread_join(thread);
+		device_check();
+		check_counters();
+		CHECK_EQ(tdm_a64_ld_relaxed(&dev.pool.pages), 0);
+		if (way == 0) {
+			CHECK_EQ(get(BASE + P(700) + 8), 4711);
+			CHECK(is_leaf(512));
+		}
+		if (way == 2)
+			CHECK_EQ(get(BASE + P(610) + 8 * 98), 0);
+		if (way != 1)
+			get_range(512, 600, 1);
+		/* It goes the next time. */
+		if (way != 1)
+			CHECK_EQ(to_device(512, 600), 88);
+		tdmi_ctx_destroy(second);
+		end();
+	}
+}
+
 TEST(frozen_pages_can_be_read)
 {
 	const void *bytes;
@@ -288,5 +529,37 @@ TEST(attach_and_detach)
 		tdmi_pool_destroy(&other[i]);
 	}
 	CHECK_EQ(tdmi_pool_evict(ctx, &dev.pool, 4, &n), 0);
+	end();
+}
+
+/* A block is touched while eviction has its memory in hand, but has not come to it yet: it is freed once, by who has it in hand. */
+TEST(a_folio_comes_back_while_it_is_isolated)
+{
+	struct tdm_frame *folio;
+
+	begin(512);
+	put_range(0, 16, 1);
+	CHECK_EQ(to_device(0, 16), 16);
+	folio = tdmi_lru_isolate_lent(&dev.pool.lru, false);
+	CHECK(folio && folio->order == TDM_BLOCK_ORDER);
+	CHECK_EQ(tdmi_bring(ctx, BASE, BASE + P(16)), 0);
+	CHECK_EQ(dev.freed, 0);
+	CHECK_EQ(folio->state, TDM_FRAME_ISOLATED);
+	CHECK_EQ(folio->refcount, 1);
+	CHECK(tdmi_lru_putback(&dev.pool.lru, folio, TDM_LRU_TO_YOUNG));
+	tdmi_folio_free(&dev.pool.frames, folio);
+	get_range(0, 16, 1);
+	end();
+}
+
+/* What is at the frames of a block that comes back must not be looked at any more once it is free: it may be another's. */
+TEST(nothing_is_left_of_a_folio_that_comes_back)
+{
+	begin(512);
+	put_range(0, 16, 1);
+	CHECK_EQ(to_device(0, 16), 16);
+	get_range(0, 16, 1);
+	for (u32 i = 0; i < 512; i++)
+		CHECK(dev.pool.frames.desc[i].refcount <= 1);
 	end();
 }

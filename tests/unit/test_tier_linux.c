@@ -2,6 +2,7 @@
 /* The file tier over real files: direct I/O, io_uring, and a real fork. */
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "plat/linux/linux.h"
@@ -48,6 +49,26 @@ TEST(in_memory, .seconds = 60)
 	if (access("/dev/shm", W_OK))
 		SKIP("no /dev/shm");
 	churn_in("/dev/shm");
+}
+
+/* The few numbers that a low limit leaves are for what comes and goes: a child of fork() that had three rings could not fork itself. */
+TEST(a_ring_takes_no_low_descriptor)
+{
+	struct rlimit was, low;
+	struct plat_ioq *q;
+	int before = dup(0), after;
+
+	CHECK(before >= 0 && before < TDM_FD_HIGH);
+	close(before);
+	CHECK_EQ(getrlimit(RLIMIT_NOFILE, &was), 0);
+	low = (struct rlimit){ TDM_MIN(was.rlim_cur, TDM_FD_HIGH), was.rlim_max };
+	CHECK_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+	CHECK_EQ(plat_ioq_create(&q, 2), 0);
+	after = dup(0);
+	CHECK_EQ(after, before);
+	close(after);
+	plat_ioq_destroy(q);
+	CHECK_EQ(setrlimit(RLIMIT_NOFILE, &was), 0);
 }
 
 TEST(no_such_place)

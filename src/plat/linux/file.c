@@ -158,7 +158,13 @@ static int ring_setup(struct plat_ioq *q, u32 depth)
 	array = (u32 *)(void *)(rings + p.sq_off.array);
 	for (u32 i = 0; i < p.sq_entries; i++)
 		array[i] = i;
-	return tdmi_linux_fd_keep(fd);
+	fd = tdmi_linux_fd_keep(fd);
+	/* There is no high number: the limit is low, and a process that forks needs the few that there are. A plain call does as well. */
+	if (fd < TDM_FD_HIGH) {
+		plat_file_close((int)fd);
+		return -EMFILE;
+	}
+	return (int)fd;
 }
 
 int plat_ioq_create(struct plat_ioq **out, u32 depth)

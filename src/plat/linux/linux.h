@@ -41,6 +41,7 @@ void tdmi_linux_thread_forget(struct plat_thread *t);
 /* fd (or -errno, which is passed through) will be open for long: move it to a high number. The low ones stay free for what comes and goes: a program
  * may limit itself to a handful, and the limit is on numbers, in our table too. */
 int tdmi_linux_fd_keep(long fd);
+#define TDM_FD_HIGH 64 /* the first of the high ones */
 /* The kernel's id of the calling thread. */
 int tdmi_linux_gettid(void);
 

@@ -7,8 +7,6 @@
 #include "plat/linux/linux.h"
 #include "plat/linux/sys.h"
 
-#define FD_HIGH 64
-
 static void (*log_sink)(const char *line); /* written once, before engine threads run */
 
 u64 plat_now_ns(void)
@@ -21,7 +19,7 @@ u64 plat_now_ns(void)
 
 int tdmi_linux_fd_keep(long fd)
 {
-	long high = fd < 0 || fd >= FD_HIGH ? -1 : tdm_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, FD_HIGH);
+	long high = fd < 0 || fd >= TDM_FD_HIGH ? -1 : tdm_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, TDM_FD_HIGH);
 
 	if (high < 0)
 		return (int)fd;

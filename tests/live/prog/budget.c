@@ -114,6 +114,34 @@ static void part_threads(void)
 	opt.hard = was;
 }
 
+/* New memory comes in small pieces, and old memory is used meanwhile. */
+static void part_grow(void)
+{
+	enum { EACH = 16 };
+	size_t len = opt.mb * MiB * 5 / 8, n = len / PAGE, pieces = opt.mb * MiB / 2 / (EACH * PAGE);
+	char *p = anon(len), **q = calloc(pieces, sizeof(*q));
+	struct rng r = { opt.seed };
+
+	fill(p, len, 9 << 20, 0);
+	sleep_ms(400); /* for the driver, who may now keep the engine from looking */
+	for (size_t i = 0; i < pieces; i++) {
+		q[i] = anon(EACH * PAGE);
+		fill(q[i], EACH * PAGE, (10 << 20) + i * EACH, 0);
+		for (unsigned k = 0; k < 8; k++) {
+			size_t at = below(&r, n);
+
+			page_check(p + at * PAGE, (9 << 20) + at, 0, "old memory");
+		}
+	}
+	check(p, len, 9 << 20, 0, "old memory");
+	for (size_t i = 0; i < pieces; i++) {
+		check(q[i], EACH * PAGE, (10 << 20) + i * EACH, 0, "new memory");
+		munmap(q[i], EACH * PAGE);
+	}
+	free(q);
+	munmap(p, len);
+}
+
 /* Four processes, one budget. The inherited memory is shared until they write. */
 static void part_processes(void)
 {
@@ -155,6 +183,7 @@ int main(int argc, char **argv)
 	static const struct part parts[] = {
 		{ "memset", part_memset }, { "soft", part_soft }, { "hard", part_hard }, { "many", part_many }, { "brk", part_brk },
 		{ "malloc", part_malloc }, { "threads", part_threads }, { "processes", part_processes }, { "huge", part_huge },
+		{ "grow", part_grow },
 	};
 
 	parse(argc, argv);

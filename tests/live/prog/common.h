@@ -108,6 +108,15 @@ static inline uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+/* A limit in seconds; longer on a slow or busy machine (TANDEM_TEST_SLOW). */
+static inline unsigned slow_s(unsigned seconds)
+{
+	const char *slow = getenv("TANDEM_TEST_SLOW");
+	double by = slow ? atof(slow) : 1;
+
+	return by > 1 ? (unsigned)(seconds * by) : seconds;
+}
+
 static inline void sleep_ms(unsigned ms)
 {
 	struct timespec ts = { ms / 1000, (long)(ms % 1000) * 1000000 };

@@ -44,7 +44,7 @@ static pid_t do_fork(void)
 /* Wait until n children have reported; they need not be ours. */
 static void await(unsigned n, const char *what)
 {
-	for (uint64_t end = now_ns() + 60000000000u; atomic_load(&com->done) < n; sleep_ms(1)) {
+	for (uint64_t end = now_ns() + slow_s(60) * 1000000000ull; atomic_load(&com->done) < n; sleep_ms(1)) {
 		if (atomic_load(&com->failed))
 			_exit(1);
 		CHECK(now_ns() < end, "%s: only %u of %u children have reported", what, atomic_load(&com->done), n);
@@ -213,7 +213,7 @@ static void part_killed(void)
 		usleep((useconds_t)below(&r, 30000));
 		kill(middle[round % 2], SIGKILL);
 		waitpid(top, NULL, 0);
-		for (uint64_t end = now_ns() + 30000000000u; atomic_load(ok) == 0; sleep_ms(1)) {
+		for (uint64_t end = now_ns() + slow_s(30) * 1000000000ull; atomic_load(ok) == 0; sleep_ms(1)) {
 			/* With the upper one killed, the lower one must finish; with the lower one killed, the upper one. */
 			if (atomic_load(&com->failed))
 				_exit(1);
@@ -422,15 +422,19 @@ static long by_clone3(void)
 static void *raw_forker(void *arg)
 {
 	for (unsigned i = (unsigned)(uintptr_t)arg; !atomic_load(&com->stop); i++) {
+		uint64_t start = now_ns(), took;
 		long pid = by_fork();
 
+		took = now_ns() - start;
 		CHECK(pid >= 0, "fork by syscall(): %s", strerror(errno));
 		if (pid == 0) {
 			inspect(i, 64, 0, "child of a bare fork among others");
 			_exit(4);
 		}
 		reap((pid_t)pid, 4, "child of a bare fork among others");
-		sleep_ms(30); /* each is given all that is out */
+		/* Each is given all that is out, and nobody else is served meanwhile: with no pause in between the others would not get on, least of all with a slow
+		 * disk below. */
+		sleep_ms(30 + (unsigned)(took / 500000));
 	}
 	return NULL;
 }

@@ -710,7 +710,7 @@ static void part_pages(void)
 	for (unsigned i = 0; i < WORKERS; i++)
 		pthread_join(th[i], NULL);
 	check_all("at the end", &r, 1);
-	for (uint64_t end = now_ns() + 60000000000u; atomic_load(&com->done) != atomic_load(&com->forked);) {
+	for (uint64_t end = now_ns() + slow_s(60) * 1000000000ull; atomic_load(&com->done) != atomic_load(&com->forked);) {
 		if (atomic_load(&com->failed))
 			_exit(1);
 		CHECK(now_ns() < end, "%" PRIu64 " of %" PRIu64 " descendants never finished", com->forked - com->done, com->forked);

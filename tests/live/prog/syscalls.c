@@ -231,7 +231,7 @@ static void part_futex(void)
 		need_out(a, BUF, "futex with waiters");
 		atomic_store(w, 8);
 		may_be_in(a, PAGE, "futex before the wake");
-		for (uint64_t end = now_ns() + 10000000000u, woken = 0; woken < 3; sleep_ms(1)) {
+		for (uint64_t end = now_ns() + slow_s(10) * 1000000000ull, woken = 0; woken < 3; sleep_ms(1)) {
 			long n = futex((void *)w, FUTEX_WAKE, 10, NULL);
 
 			CHECK(n >= 0, "FUTEX_WAKE: %s", strerror(errno));
@@ -700,7 +700,7 @@ static void part_signal_stack(void)
 		sleep_ms(5);
 		may_be_in(deep_stack + MiB - 256 * KiB, 128 * KiB, "the stack of a waiting thread");
 		pthread_kill(th, SIGUSR2);
-		for (uint64_t end = now_ns() + 10000000000u; hits <= i;) {
+		for (uint64_t end = now_ns() + slow_s(10) * 1000000000ull; hits <= i;) {
 			CHECK(now_ns() < end, "a signal to a thread with an evicted stack was not delivered");
 			sleep_ms(1);
 		}

@@ -101,7 +101,7 @@ static void part_detached(void)
 		if (i % 40 == 0)
 			press_some(press_mem.pages / 8);
 	}
-	for (uint64_t end = now_ns() + 30000000000u; atomic_load(&ran) != before + 200; sleep_ms(2))
+	for (uint64_t end = now_ns() + slow_s(30) * 1000000000ull; atomic_load(&ran) != before + 200; sleep_ms(2))
 		CHECK(now_ns() < end, "only %u of 200 detached threads have run", ran - before);
 }
 
@@ -472,7 +472,7 @@ static void part_main_exits(void)
 		if (pid == 0) {
 			pthread_t th;
 
-			alarm(40);
+			alarm(slow_s(40));
 			if (how == 0)
 				end_result = 1;
 			CHECK(pthread_create(&th, NULL, how == 0 ? after_main : outlived, NULL) == 0, "pthread_create");
@@ -487,7 +487,7 @@ static void part_main_exits(void)
 		if (pid == 0) {
 			pthread_t th;
 
-			alarm(60);
+			alarm(slow_s(60));
 			press();
 			fill(mem, npages * PAGE, NAME, 9);
 			press();
@@ -516,7 +516,7 @@ static void part_sudden_end(void)
 		if (pid == 0) {
 			pthread_t th;
 
-			alarm(40);
+			alarm(slow_s(40));
 			press_some(press_mem.pages / 4);
 			for (uintptr_t i = 0; i < 6; i++)
 				CHECK(pthread_create(&th, NULL, toucher, (void *)(i * 1000)) == 0, "pthread_create");

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+/* migrate.c - pages to the device's memory and back, and pages for the device alone. */
+#include <sys/mman.h>
+#include "dmirror/device.h"
+#include "plat/linux/sys.h"
+#include "port/uapi.h"
+
+#define CHUNK 512u
+
+/* A hole, or what may not be read, is a mistake of the caller's. */
+static int check(struct tdm_dmirror *d, u64 start, u64 end)
+{
+	struct tdm_mapping m;
+
+	for (u64 at = start; at < end; at = m.end) {
+		int r = tdmi_host_mapping(&d->live->host, at, &m);
+
+		if (r || m.start > at || !m.readable)
+			return r && r != -ENOENT ? r : -EINVAL;
+	}
+	return 0;
+}
+
+/* Has every page of the range been written, so that it is the process's and no page of the file? */
+static bool all_copied(struct tdm_dmirror *d, u64 start, u64 end)
+{
+	struct tdm_page_region vec[2];
+	struct tdm_pm_scan s = { .size = sizeof(s), .start = start, .end = end, .vec = (u64)(uintptr_t)vec, .vec_len = TDM_ARRAY_SIZE(vec),
+				 .category_inverted = TDM_PAGE_IS_FILE, .category_mask = TDM_PAGE_IS_PRESENT | TDM_PAGE_IS_FILE,
+				 .return_mask = TDM_PAGE_IS_PRESENT };
+
+	return tdm_sys3(SYS_ioctl, d->live->host.pagemap, TDM_PAGEMAP_SCAN, &s) == 1 && vec[0].start == start && vec[0].end == end;
+}
+
+/*
+ * A private mapping of a file of which no page is the file's any more is anonymous memory with a name; but the kernel lets no userfaultfd serve it. So anonymous memory
+ * with the same bytes takes its place. What a thread of the program stores there while it is copied is lost: this is for a test that has no such thread,
+ * and nothing but these devices does it. libc's calls that change mappings are kept out.
+ */
+static void make_anonymous(struct tdm_dmirror *d, u64 start, u64 end)
+{
+	struct tdm_live *l = d->live;
+	long tmp = tdm_sys6(SYS_mmap, 0, (long)(end - start), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (tmp < 0 && tmp > -4096)
+		return;
+	if (tdm_maps_take_begin(&l->gate)) {
+		if (all_copied(d, start, end) && !tdmi_dmirror_store(d, (u64)tmp, (const void *)(uintptr_t)start, end - start) &&
+		    tdm_sys5(SYS_mremap, tmp, end - start, end - start, MREMAP_MAYMOVE | MREMAP_FIXED, start) == (long)start)
+			tmp = 0;
+		tdm_maps_take_end(&l->gate);
+	}
+	if (tmp)
+		tdm_sys2(SYS_munmap, tmp, end - start);
+}
+
+static void make_all_anonymous(struct tdm_dmirror *d, u64 start, u64 end)
+{
+	struct tdm_mapping m;
+
+	for (u64 at = start; at < end && !tdmi_host_mapping(&d->live->host, at, &m); at = m.end)
+		if (m.file && !m.shared && m.writable && !m.executable && m.start < end)
+			make_anonymous(d, TDM_MAX(m.start, start), TDM_MIN(m.end, end));
+}
+
+/* Is the page at va in no memory: never touched, or in a tier? */
+static bool is_away(struct tdm_ctx *ctx, u64 va)
+{
+	struct tdm_pte pte;
+	struct tdm_vma v;
+	struct tdm_pt *pt;
+	bool away;
+	u32 i;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	pt = tdmi_pt_walk(ctx->mm, va, &i, &pte);
+	away = tdm_pte_none(pte) || (!pt->level && (tdm_pte_is(pte, TDM_PTE_T_SWAP) || tdm_pte_is(pte, TDM_PTE_T_REMOVED)));
+	away = away && tdmi_vma_find(ctx->mm, va, &v) && !(v.flags & TDM_VMA_EXCLUDED);
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return away;
+}
+
+/* It is brought, so that it can go. What another device has stays there. */
+static void bring(struct tdm_dmirror *d, u64 start, u64 end)
+{
+	struct tdm_ctx *ctx = d->w->ctx;
+
+	for (u64 va = start; va < end; va += TDM_PAGE_SIZE) {
+		tdm_device_enter_mm(d->w);
+		if (is_away(ctx, va))
+			(void)tdmi_fault(ctx, (struct tdm_va){ va }, false);
+		tdmi_mm_exit(ctx);
+	}
+}
+
+int tdmi_dmirror_migrate_to_dev(struct tdm_dmirror *d, struct tdm_dmirror_cmd *c)
+{
+	u64 end = c->addr + (c->npages << TDM_PAGE_SHIFT), n;
+	int r = check(d, c->addr, end);
+
+	if (r)
+		return r;
+	make_all_anonymous(d, c->addr, end);
+	(void)tdmi_live_request(d->live, TDM_OP_FIND, 0, 0, NULL);
+	bring(d, c->addr, end);
+	tdm_device_enter_mm(d->w);
+	/* What finds no room, or cannot go, is not in the table, and that is what counts. */
+	(void)tdmi_migrate_to_device(d->w->ctx, &d->dev->pool, c->addr, end, &n);
+	r = tdmi_mirror_map_own(&d->w->reader, c->addr, end);
+	tdmi_mm_exit(d->w->ctx);
+	return r ? r : tdmi_dmirror_read_mapped(d, c);
+}
+
+int tdmi_dmirror_migrate_to_sys(struct tdm_dmirror *d, struct tdm_dmirror_cmd *c)
+{
+	u64 end = c->addr + (c->npages << TDM_PAGE_SHIFT);
+	int r;
+
+	tdm_device_enter_mm(d->w);
+	r = tdmi_pool_evict_range(d->w->ctx, &d->dev->pool, c->addr, end, &c->cpages);
+	r = r ? r : tdmi_bring(d->w->ctx, c->addr, end);
+	tdmi_mm_exit(d->w->ctx);
+	return r;
+}
+
+int tdmi_dmirror_release(struct tdm_dmirror *d, struct tdm_dmirror_cmd *c)
+{
+	u64 n;
+	int r;
+
+	(void)c;
+	tdm_device_enter_mm(d->w);
+	r = tdmi_pool_evict(d->w->ctx, &d->dev->pool, ~(u64)0, &n);
+	tdmi_mm_exit(d->w->ctx);
+	return r;
+}
+
+/* Pages of the range that are the device's alone, by its table. */
+static u64 count_exclusive(struct tdm_dmirror *d, u64 start, u64 end)
+{
+	u64 n = 0;
+
+	tdm_mirror_enter(&d->w->reader);
+	for (u64 va = start; va < end; va += TDM_PAGE_SIZE)
+		n += (tdmi_mirror_lookup(&d->dev->mirror, va) & TDM_RF_EXCLUSIVE) != 0;
+	tdm_mirror_exit(&d->w->reader);
+	return n;
+}
+
+int tdmi_dmirror_exclusive(struct tdm_dmirror *d, struct tdm_dmirror_cmd *c)
+{
+	u64 end = c->addr + (c->npages << TDM_PAGE_SHIFT), n;
+	void *home[CHUNK];
+	int r = 0;
+
+	(void)tdmi_live_request(d->live, TDM_OP_FIND, 0, 0, NULL);
+	tdm_device_enter_mm(d->w);
+	for (u64 at = c->addr, stop; !r && at < end; at = stop) {
+		stop = TDM_MIN(end, at + ((u64)CHUNK << TDM_PAGE_SHIFT));
+		r = tdmi_make_exclusive(d->w->ctx, at, stop, d->dev, home, &n);
+		r = r ? r : tdmi_mirror_map_own(&d->w->reader, at, stop);
+	}
+	tdmi_mm_exit(d->w->ctx);
+	if (!r && count_exclusive(d, c->addr, end) != c->npages)
+		r = -EBUSY;
+	return r ? r : tdmi_dmirror_read_mapped(d, c);
+}
+
+int tdmi_dmirror_check_exclusive(struct tdm_dmirror *d, struct tdm_dmirror_cmd *c)
+{
+	return count_exclusive(d, c->addr, c->addr + (c->npages << TDM_PAGE_SHIFT)) ? -EPERM : 0;
+}

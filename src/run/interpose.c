@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * interpose.c - the few calls of libc that must be seen before the kernel sees them. Part of every library that is preloaded with an engine in it;
+ * while there is none (tdmi_live is NULL) they do what libc does.
+ *
+ * Calls that change mappings are seen for two reasons: the engine may be changing a mapping itself for a moment (port/maps_gate.h), and devices must hear of a
+ * change of protection, of which the kernel tells nobody (run/device.h). Bare system calls are not seen.
+ */
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include "plat/linux/sys.h"
+#include "run/interpose.h"
+#include "run/live.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+static struct tdm_maps_gate *gate(void)
+{
+	struct tdm_live *l = tdmi_live;
+
+	return l && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED ? &l->gate : NULL;
+}
+
+static long result(long r)
+{
+	if (r < 0 && r > -4096) {
+		errno = (int)-r;
+		return -1;
+	}
+	return r;
+}
+
+/* What was there is not: devices may know it still, if it was memory of which the kernel tells us nothing. */
+static void gone(long r, void *addr, size_t len)
+{
+	struct tdm_live *l = tdmi_live;
+	u64 start = (u64)(uintptr_t)addr;
+
+	if ((r >= 0 || r <= -4096) && l && tdm_a32_ld_acquire(&l->ndevices))
+		tdmi_device_unmapped(l, start, start + TDM_ALIGN_UP(len, TDM_PAGE_SIZE));
+}
+
+static long raw_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *to)
+{
+	struct tdm_maps_gate *g = gate();
+	long r;
+
+	if (g)
+		tdm_maps_change_begin(g);
+	r = tdm_sys5(SYS_mremap, addr, old_len, new_len, flags, to);
+	if (g)
+		tdm_maps_change_end(g);
+	gone(r, addr, old_len);
+	return r;
+}
+
+EXPORT int munmap(void *addr, size_t len)
+{
+	struct tdm_maps_gate *g = gate();
+	long r;
+
+	if (g)
+		tdm_maps_change_begin(g);
+	r = tdm_sys2(SYS_munmap, addr, len);
+	if (g)
+		tdm_maps_change_end(g);
+	gone(r, addr, len);
+	return (int)result(r);
+}
+
+/* Only what takes the place of something else matters. */
+void *tdmi_interpose_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
+{
+	struct tdm_maps_gate *g = flags & MAP_FIXED ? gate() : NULL;
+	long r;
+
+	if (g)
+		tdm_maps_change_begin(g);
+	r = tdm_sys6(SYS_mmap, (long)addr, (long)len, prot, flags, fd, off);
+	if (g)
+		tdm_maps_change_end(g);
+	if (flags & MAP_FIXED)
+		gone(r, addr, len);
+	return (void *)result(r);
+}
+
+static long change_protection(void *addr, size_t len, int prot, int pkey)
+{
+	struct tdm_live *l = tdmi_live;
+	struct tdm_maps_gate *g = gate();
+	u64 start = (u64)(uintptr_t)addr;
+	long r;
+
+	if (g && tdm_a32_ld_acquire(&l->ndevices) && pkey < 0 && start % TDM_PAGE_SIZE == 0 && len)
+		return tdmi_device_mprotect(l, start, TDM_ALIGN_UP(start + len, TDM_PAGE_SIZE), prot);
+	if (g)
+		tdm_maps_change_begin(g);
+	r = pkey < 0 ? tdm_sys3(SYS_mprotect, addr, len, prot) : tdm_sys4(SYS_pkey_mprotect, addr, len, prot, pkey);
+	if (g)
+		tdm_maps_change_end(g);
+	return r;
+}
+
+EXPORT int mprotect(void *addr, size_t len, int prot)
+{
+	return (int)result(change_protection(addr, len, prot, -1));
+}
+
+EXPORT int pkey_mprotect(void *addr, size_t len, int prot, int pkey)
+{
+	return (int)result(change_protection(addr, len, prot, pkey));
+}
+
+/*
+ * MADV_FREE lets the kernel drop the pages when it is short of memory: which it is not, while we may be. Dropping them at once is one of the things that
+ * it allows. WIPEONFORK memory reads as zeros in a child, whatever we hold of it: it is left alone.
+ */
+EXPORT int madvise(void *addr, size_t len, int advice)
+{
+	struct tdm_live *l = tdmi_live;
+	u64 start = (u64)(uintptr_t)addr;
+	long r;
+
+	if (l && advice == MADV_FREE && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
+		advice = MADV_DONTNEED;
+	if (l && advice == MADV_WIPEONFORK && start % TDM_PAGE_SIZE == 0 && len)
+		(void)tdmi_live_request(l, TDM_OP_EXCLUDE, start, TDM_ALIGN_UP(start + len, TDM_PAGE_SIZE), NULL);
+	r = tdm_sys3(SYS_madvise, addr, len, advice);
+	if (r < 0) {
+		errno = (int)-r;
+		return -1;
+	}
+	return 0;
+}
+
+/*
+ * MREMAP_DONTUNMAP is announced by one event, and whoever has called it goes on as soon as that is read: he could move on what he has moved before somebody
+ * has said that he has left that place, and be taken for him (port/host_event.c). So he waits until that is known. libc itself never asks for it. A fork
+ * cannot tell whether it happened before (run/live_frozen.c): it does not happen during one.
+ */
+static long mremap_keep(struct tdm_live *l, void *addr, size_t old_len, size_t new_len, int flags, void *to)
+{
+	u64 signals;
+	long r;
+
+	tdmi_live_request_begin(l, &signals);
+	r = raw_mremap(addr, old_len, new_len, flags, to);
+	if ((r >= 0 || r <= -4096) && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
+		(void)tdmi_live_request_locked(l, TDM_OP_SETTLE, (u64)r, (u64)r + TDM_ALIGN_UP(new_len, TDM_PAGE_SIZE), NULL);
+	tdmi_live_request_end(l, &signals);
+	return r;
+}
+
+static long do_mremap(struct tdm_live *l, void *addr, size_t old_len, size_t new_len, int flags, void *to)
+{
+	if (l && (flags & MREMAP_DONTUNMAP) && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
+		return mremap_keep(l, addr, old_len, new_len, flags, to);
+	return raw_mremap(addr, old_len, new_len, flags, to);
+}
+
+/*
+ * A mapping that grows, or comes while it is being looked for, is registered in parts for a moment, which mremap() refuses: to the program it is one
+ * mapping. glibc's own realloc() does not come here; it copies if it is refused.
+ */
+EXPORT void *mremap(void *addr, size_t old_len, size_t new_len, int flags, ...)
+{
+	struct tdm_live *l = tdmi_live;
+	va_list ap;
+	void *to;
+	long r;
+
+	va_start(ap, flags);
+	to = flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) ? va_arg(ap, void *) : NULL; /* NOLINT(clang-analyzer-valist.Uninitialized) */
+	va_end(ap);
+	r = do_mremap(l, addr, old_len, new_len, flags, to);
+	for (u32 i = 0; r == -EFAULT && l && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED && i < 3; i++) {
+		(void)tdmi_live_request(l, TDM_OP_FIND, 0, 0, NULL);
+		r = do_mremap(l, addr, old_len, new_len, flags, to);
+	}
+	if (r < 0 && r > -4096) {
+		errno = (int)-r;
+		return MAP_FAILED;
+	}
+	return (void *)r;
+}
+
+/* Locking "everything" would populate the engine's reservation as well, which is nearly all of it address space that nobody uses. */
+EXPORT int mlockall(int flags)
+{
+	struct tdm_live *l = tdmi_live;
+	long r = 0;
+
+	if (l && (flags & MCL_CURRENT)) {
+		r = tdmi_live_request(l, TDM_OP_LOCK_ALL, flags & MCL_ONFAULT ? MLOCK_ONFAULT : 0, 0, NULL);
+		flags &= ~MCL_CURRENT;
+		if (!(flags & MCL_FUTURE))
+			flags = 0;
+	}
+	if (!r && flags)
+		r = tdm_sys1(SYS_mlockall, flags);
+	if (r < 0) {
+		errno = (int)-r;
+		return -1;
+	}
+	return 0;
+}
+
+struct beginning {
+	void *(*fn)(void *);
+	void *arg;
+};
+
+static void *begin(void *p)
+{
+	struct beginning b = *(struct beginning *)p;
+
+	free(p);
+	if (tdmi_live)
+		tdmi_live_note_thread(tdmi_live);
+	return b.fn(b.arg);
+}
+
+/* A thread says where the kernel will write when it ends: see live_threads.c. */
+EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg)
+{
+	struct beginning *b = malloc(sizeof(*b));
+	int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+	int r;
+
+	*(void **)&real = dlsym(RTLD_NEXT, "pthread_create");
+	if (!b || !real) {
+		free(b);
+		return EAGAIN;
+	}
+	*b = (struct beginning){ fn, arg };
+	r = real(thread, attr, begin, b);
+	if (r)
+		free(b);
+	return r;
+}
+
+/*
+ * The physical page of an evicted page is used again for the next one. vmsplice(2) and MSG_ZEROCOPY let the kernel hold on to a page without a pin, which
+ * nobody tells us of: from the first such call on pages are freed instead, and the kernel keeps what it holds.
+ */
+static void no_recycle(void)
+{
+	static tdm_a32 told;
+	struct tdm_live *l = tdmi_live;
+
+	if (l && !tdm_a32_xchg_acqrel(&told, 1))
+		(void)tdmi_live_request(l, TDM_OP_NO_RECYCLE, 0, 0, NULL);
+}
+
+EXPORT ssize_t vmsplice(int fd, const struct iovec *iov, size_t n, unsigned flags)
+{
+	long r;
+
+	no_recycle();
+	r = tdm_sys4(SYS_vmsplice, fd, iov, n, flags);
+	if (r < 0) {
+		errno = (int)-r;
+		return -1;
+	}
+	return r;
+}
+
+EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
+{
+	long r;
+
+	if (level == SOL_SOCKET && name == SO_ZEROCOPY)
+		no_recycle();
+	r = tdm_sys5(SYS_setsockopt, fd, level, name, value, len);
+	if (r < 0) {
+		errno = (int)-r;
+		return -1;
+	}
+	return 0;
+}

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+/* Pages in device memory that the CPU can map: they stay mapped, can always be evicted, and a write after a fork takes them to ram. */
+#include "mm/gup.h"
+#include "mm/range_fault.h"
+#include "mm_world.h"
+
+static struct tdm_pool pool;
+static u64 freed;
+
+static void page_free(struct tdm_pool *p, u32 frame, u32 order)
+{
+	CHECK(p == &pool && frame + (1u << order) <= 1024);
+	freed += 1u << order;
+}
+
+static const struct tdm_pool_ops ops = { .name = "coherent", .page_free = page_free };
+
+static void begin(void)
+{
+	start_with(0, PAGES, 2 * FRAMES);
+	freed = 0;
+	CHECK_EQ(tdmi_pool_init_coherent(&pool, &ops, NULL, &pool, 1024), 0);
+	CHECK_EQ(tdmi_pool_attach(&mm, &pool), 0);
+	map(BASE, BASE + P(PAGES));
+}
+
+static void end(void)
+{
+	u64 n;
+
+	CHECK_EQ(tdmi_pool_evict(ctx, &pool, ~(u64)0, &n), 0);
+	CHECK_EQ(tdm_a64_ld_relaxed(&pool.pages), 0);
+	CHECK_EQ(tdm_a64_ld_relaxed(&pool.frames.used), 0);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.coherent), 0);
+	CHECK(tdmi_frames_valid(&pool.frames));
+	CHECK_EQ(tdmi_pool_detach(&pool), 0);
+	tdmi_pool_destroy(&pool);
+	finish();
+}
+
+static u64 to_device(u32 a, u32 b)
+{
+	u64 n;
+
+	CHECK_EQ(tdmi_migrate_to_device(ctx, &pool, BASE + P(a), BASE + P(b), &n), 0);
+	return n;
+}
+
+static u64 to_ram(u32 a, u32 b)
+{
+	u64 n;
+
+	CHECK_EQ(tdmi_coherent_home(ctx, BASE + P(a), BASE + P(b), &n), 0);
+	return n;
+}
+
+static u32 there(u32 a, u32 b)
+{
+	u32 n = 0, level;
+
+	for (u32 i = a; i < b; i++)
+		n += tdm_pte_is(entry(BASE + P(i), &level), TDM_PTE_T_COHERENT);
+	return n;
+}
+
+static u64 snapshot(u32 i)
+{
+	u64 e = 0;
+	struct tdm_range_fault rf = { .start = BASE + P(i), .end = BASE + P(i + 1), .entry = &e, .owner = &pool };
+
+	CHECK_EQ(tdmi_range_fault(ctx, &rf), 0);
+	return e;
+}
+
+TEST(there_and_back)
+{
+	begin();
+	put_range(0, 100, 7);
+	CHECK_EQ(to_device(0, 100), 100);
+	CHECK_EQ(there(0, 100), 100);
+	/* Mapped all the time, and written where they are. */
+	for (u32 i = 0; i < 100; i++)
+		CHECK(*tdm_cpu_flags(&cpu, BASE + P(i)) & TDM_CPU_PRESENT);
+	get_range(0, 100, 7);
+	put_range(0, 100, 9);
+	CHECK_EQ(there(0, 100), 100);
+	CHECK_EQ(snapshot(3) & (TDM_RF_VALID | TDM_RF_WRITE | TDM_RF_COHERENT | TDM_RF_FOREIGN), TDM_RF_VALID | TDM_RF_WRITE | TDM_RF_COHERENT);
+	/* Reclaim does not see them. */
+	CHECK_EQ(out_pages(BASE, BASE + P(100)), 0);
+	CHECK_EQ(to_ram(10, 20), 10);
+	CHECK_EQ(there(0, 100), 90);
+	get_range(0, 100, 9);
+	CHECK_EQ(out_pages(BASE + P(10), BASE + P(20)), 10);
+	get_range(0, 100, 9);
+	end();
+	CHECK_EQ(freed, 100);
+}
+
+TEST(what_the_program_does_to_them)
+{
+	begin();
+	put_range(0, 64, 1);
+	CHECK_EQ(to_device(0, 64), 64);
+	tdmi_cpu_munmap(&cpu, ctx, BASE, BASE + P(16));
+	CHECK_EQ(there(0, 64), 48);
+	CHECK_EQ(freed, 16);
+	map(BASE, BASE + P(16));
+	CHECK_EQ(get(BASE + 8), 0);
+	tdmi_cpu_dontneed(&cpu, ctx, BASE + P(16), BASE + P(20));
+	CHECK_EQ(get(BASE + P(17) + 8 * 17), 0);
+	CHECK_EQ(there(0, 64), 44);
+	/* Moved, they are the process's, as anything that is found mapped. */
+	tdmi_cpu_mremap(&cpu, ctx, BASE + P(32), BASE + P(1000), P(8));
+	for (u32 i = 0; i < 8; i++)
+		CHECK_EQ(get(BASE + P(1000 + i) + 8 * (32 + i)), 33 + i);
+	get_range(40, 64, 1);
+	end();
+}
+
+TEST(pins)
+{
+	struct tdm_pfn page[20];
+	u32 done;
+
+	begin();
+	put_range(0, 32, 5);
+	CHECK_EQ(to_device(0, 32), 32);
+	/* For short, in place: then it is not evicted meanwhile. */
+	CHECK_EQ(tdmi_pin(ctx, BASE + P(2), 4, TDM_GUP_WRITE, page, &done), 0);
+	CHECK_EQ(done, 4);
+	CHECK_EQ(there(0, 32), 32);
+	CHECK_EQ(to_ram(0, 32), 16);
+	CHECK_EQ(there(0, 16), 16);
+	tdmi_unpin(ctx, page, 4);
+	/* For long, in ram. */
+	CHECK_EQ(tdmi_pin(ctx, BASE + P(2), 4, TDM_GUP_WRITE | TDM_GUP_LONGTERM, page, &done), 0);
+	CHECK_EQ(done, 4);
+	CHECK_EQ(there(2, 6), 0);
+	CHECK_EQ(to_device(0, 16), 0);
+	tdmi_unpin(ctx, page, 4);
+	get_range(0, 32, 5);
+	/* Unmapped while it is pinned: freed by who unpins. */
+	(void)to_device(0, 32);
+	CHECK_EQ(there(0, 32), 32);
+	freed = 0;
+	CHECK_EQ(tdmi_pin(ctx, BASE + P(20), 2, 0, page, &done), 0);
+	tdmi_cpu_munmap(&cpu, ctx, BASE, BASE + P(32));
+	CHECK(freed < 32);
+	tdmi_unpin(ctx, page, 2);
+	/* Two folios of 16, of which one had lost four pages, and those. */
+	CHECK_EQ(freed, 36);
+	end();
+}
+
+/* The kernel copies what is written. */
+TEST(forks)
+{
+	begin();
+	put_range(0, 16, 2);
+	CHECK_EQ(to_device(0, 16), 16);
+	tdmi_coherent_before_fork(ctx);
+	for (u32 i = 0; i < 16; i++)
+		*tdm_cpu_flags(&cpu, BASE + P(i)) |= TDM_CPU_SHARED;
+	/* Who only reads takes nothing away. */
+	CHECK_EQ(snapshot(1) & (TDM_RF_VALID | TDM_RF_WRITE | TDM_RF_COHERENT), TDM_RF_VALID | TDM_RF_COHERENT);
+	CHECK_EQ(there(0, 16), 16);
+	CHECK_EQ(tdm_a64_ld_relaxed(&pool.copied), 0);
+	/* Who writes does. */
+	u64 e = TDM_RF_REQ_FAULT | TDM_RF_REQ_WRITE;
+	struct tdm_range_fault rf = { .start = BASE + P(1), .end = BASE + P(2), .entry = &e, .owner = &pool, .flags_mask = TDM_RF_STICKY };
+	CHECK_EQ(tdmi_range_fault(ctx, &rf), 0);
+	CHECK(e & TDM_RF_WRITE);
+	CHECK(!(e & TDM_RF_COHERENT));
+	CHECK_EQ(there(0, 16), 15);
+	CHECK_EQ(tdm_a64_ld_relaxed(&pool.copied), 1);
+	/* So does eviction, which finds them shared. */
+	CHECK_EQ(to_ram(0, 16), 0);
+	CHECK_EQ(there(0, 16), 0);
+	get_range(0, 16, 2);
+	end();
+}
+
+TEST(full)
+{
+	u64 n;
+
+	begin();
+	put_range(0, 1200, 3);
+	CHECK_EQ(tdmi_migrate_to_device(ctx, &pool, BASE, BASE + P(1200), &n), -ENOSPC);
+	CHECK_EQ(n, 1024);
+	CHECK_EQ(there(0, 1200), 1024);
+	get_range(0, 1200, 3);
+	end();
+}
