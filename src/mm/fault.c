@@ -714,9 +714,13 @@ static void count_lost(struct block *b, u32 i, struct tdm_pte pte)
 	if (!zeros) {
 		struct tdm_frame *folio = tdm_pfn_block(&b->mm->frames, tdm_pte_pfn(pte));
 		char line[200];
+		u32 state;
 
+		plat_mutex_lock(&b->mm->lru.lock);
+		state = folio->state;
+		plat_mutex_unlock(&b->mm->lru.lock);
 		tdmi_fmt(line, sizeof(line), "page %lx was lost: entry %lx, folio in state %u, flags %u, %u pages, stale %x", (unsigned long)tdm_pt_va(b->pt, i),
-			 (unsigned long)pte.v, folio->state, folio->flags, folio->mapcount, folio->stale);
+			 (unsigned long)pte.v, state, folio->flags, folio->mapcount, folio->stale);
 		plat_log(line);
 	}
 #endif

@@ -463,10 +463,21 @@ static bool left_behind(const struct tdm_device *d)
 	return d && d->live && !d->gone && !d->config.inherited && !d->config.coherent && d->config.nframes && tdm_a64_ld_relaxed(&d->pool.pages);
 }
 
+/* Somebody else may be bringing some of it, and have it isolated. */
+static bool emptied(struct tdm_live *l, struct tdm_device *d)
+{
+	for (u32 tries = 0; empty(l, d) == -EBUSY; tries++) {
+		if (tries == 1000)
+			return false;
+		plat_yield();
+	}
+	return !left_behind(d);
+}
+
 void tdmi_live_devices_before_fork(struct tdm_live *l)
 {
 	for (u32 i = 0; i < TDM_DEVICES_MAX; i++)
-		if (left_behind(l->device[i]) && empty(l, l->device[i]) && !l->device[i]->warned_fork) {
+		if (left_behind(l->device[i]) && !l->device[i]->warned_fork && !emptied(l, l->device[i])) {
 			l->device[i]->warned_fork = true;
 			plat_log("a device's memory could not be emptied before a fork: its pages are lost to the child");
 		}

@@ -82,14 +82,15 @@ static int make(struct tdm_soft *s, struct tdm *t, const struct tdm_soft_options
 	s->engine = t;
 	s->len = o->memory_bytes;
 	s->bus_bytes = o->bus_bytes;
-	s->map = mmap(NULL, s->len + TDM_HUGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	s->map = mmap(NULL, s->len + TDM_HUGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (s->map == MAP_FAILED)
 		return -ENOMEM;
 	/* In large pages, if there are any, as an accelerator's is. */
 	s->memory = (uint8_t *)TDM_ALIGN_UP((uintptr_t)s->map, TDM_HUGE_SIZE);
 	madvise(s->memory, s->len, MADV_HUGEPAGE);
 	r = tdm_exclude(t, s->memory, s->len);
-	memset(s->memory, 0, s->len);
+	if (!r)
+		memset(s->memory, 0, s->len);
 	r = r ? r : tdm_device_attach(t, &ops, &options, &s->dev);
 	if (r)
 		munmap(s->map, s->len + TDM_HUGE_SIZE);

@@ -419,7 +419,7 @@ TEST(calls)
 		{ READONLY,  { 0,       -EPERM,  -EPERM,       0,        -EPERM,      0,            -EFAULT,      -EINVAL } },
 		{ NO_RIGHTS, { -EFAULT, -EFAULT, -EFAULT,      -EFAULT,  -EFAULT,     -EFAULT,      -EFAULT,      -EINVAL } },
 		{ HOLE,      { -EFAULT, -EFAULT, -EFAULT,      -EFAULT,  -EFAULT,     -EFAULT,      -EFAULT,      -EINVAL } },
-		{ KERNEL,    { -EFAULT, -EFAULT, -EINVAL,      1,        1,           -EFAULT,      -EFAULT,      -EINVAL } },
+		{ KERNEL,    { -EFAULT, -EFAULT, -EINVAL,      1,        1,           -EINVAL,      -EINVAL,      -EINVAL } },
 		{ EDGE,      { -EFAULT, -EFAULT, 1,            -EFAULT,  -EFAULT,     -EFAULT,      -EFAULT,      -EINVAL } },
 		{ SHARED,    { 0,       0,       -EOPNOTSUPP,  0,        0,           -EOPNOTSUPP,  -EOPNOTSUPP,  -EINVAL } },
 		{ NULLP,     { -EFAULT, -EFAULT, -EFAULT,      -EFAULT,  -EFAULT,     -EFAULT,      -EFAULT,      -EINVAL } },
