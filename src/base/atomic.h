@@ -68,6 +68,10 @@ typedef struct {
 	{                                                                                                               \
 		return atomic_fetch_add_explicit(&a->v, x, memory_order_relaxed);                                       \
 	}                                                                                                               \
+	static inline T tdm_##sfx##_add_seqcst(A *a, T x)                                                               \
+	{                                                                                                               \
+		return atomic_fetch_add_explicit(&a->v, x, memory_order_seq_cst);                                       \
+	}                                                                                                               \
 	static inline T tdm_##sfx##_sub_relaxed(A *a, T x)                                                              \
 	{                                                                                                               \
 		return atomic_fetch_sub_explicit(&a->v, x, memory_order_relaxed);                                       \

@@ -8,7 +8,7 @@
  *   the program   counts itself, then looks whether the engine is at it; if so it takes itself back, and waits
  *   the engine    says that it is, then looks whether anybody has counted himself; if so it takes that back, and gives up
  *
- * Both write before they look, with a fence between, so one of the two sees the other.
+ * Both write before they look (seq_cst), so one of the two sees the other.
  */
 #ifndef TDM_PORT_MAPS_GATE_H
 #define TDM_PORT_MAPS_GATE_H
@@ -24,8 +24,7 @@ struct tdm_maps_gate {
 static inline void tdm_maps_change_begin(struct tdm_maps_gate *g)
 {
 	for (;;) {
-		tdm_a32_add_acqrel(&g->changers, 1);
-		tdm_fence_seqcst();
+		tdm_a32_add_seqcst(&g->changers, 1);
 		if (tdm_likely(!tdm_a32_ld_seqcst(&g->taking)))
 			return;
 		tdm_a32_sub_acqrel(&g->changers, 1);
@@ -45,7 +44,7 @@ static inline bool tdm_maps_take_begin(struct tdm_maps_gate *g)
 
 	if (!tdm_a32_cas_acqrel(&g->taking, &nobody, 1))
 		return false;
-	tdm_fence_seqcst();
+	tdm_a32_st_seqcst(&g->taking, 1);
 	if (!tdm_a32_ld_seqcst(&g->changers))
 		return true;
 	tdm_a32_st_release(&g->taking, 0);
