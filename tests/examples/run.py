@@ -78,8 +78,45 @@ def kvm_bad_input(hs):
     return None
 
 
+def graph_exe(hs):
+    exe = os.path.join(hs.args.build, "examples", "graph")
+    if not os.access(exe, os.X_OK):
+        raise h.Skip("examples/graph is not built")
+    return exe
+
+
+def graph(args, budget=False):
+    """The ranks are the same to the last bit; the device's half went to it and some of it came back; with a budget a tier took part."""
+    def run(hs):
+        r = hs.run([graph_exe(hs), *args], limit=240)
+        if r.rc == CANNOT:
+            raise h.Skip(r.err.strip())
+        if r.rc != 0 or not r.out.endswith("identical: yes\n"):
+            raise h.Failed("\n".join([f"ended with {r.rc}"] + h.tail(r)))
+        still, moving = [[int(n) for n in m] for m in re.findall(r"s   (\d+) pages to the device, (\d+) back; (\d+) faults", r.out)]
+        if still[:2] != [0, 0] or moving[0] < 200 or moving[1] < 20 or min(still[2], moving[2]) < 100:
+            raise h.Failed("\n".join(["too little has moved for this to have shown anything"] + h.tail(r)))
+        if budget:
+            allowed, peak, out, back = map(float, re.search(r"^budget +([0-9.]+) MiB +peak ([0-9.]+) MiB; (\d+) .* (\d+) came", r.out, re.M).groups())
+            if peak > allowed * 1.02 + 4 or out < 1000 or back < 1000:
+                raise h.Failed("\n".join(["the budget was exceeded, or no tier took part"] + h.tail(r)))
+        return h.note(r)
+    return run
+
+
+def graph_bad_input(hs):
+    for args in (["--nodes"], ["--nodes", "9"], ["--nodes", "x"], ["--rounds", "0"], ["--degree", "-1"], ["--bus", "1"], ["--ram", "1M"], ["--ram", "9X"], ["file"]):
+        r = hs.run([graph_exe(hs), *args], limit=10)
+        if r.rc != 2 or r.out or len(r.err.splitlines()) != 1 or not r.err.startswith("graph: "):
+            raise h.Failed("\n".join([f"{args}: ended with {r.rc}"] + h.tail(r)))
+    return None
+
+
 def tests():
     t = h.Tests()
+    t.add("graph", graph(["--nodes", "20000", "--degree", "8", "--rounds", "2"]))
+    t.add("graph-budget", graph(["--nodes", "90000", "--degree", "4", "--rounds", "1", "--ram", "11M"], budget=True))
+    t.add("graph-bad-input", graph_bad_input)
     t.add("kvm-guest-one-vcpu", kvm(["--ram", "48M", "--passes", "2"]))
     t.add("kvm-guest-two-vcpus", kvm(["--ram", "48M", "--passes", "2", "--vcpus", "2"]))
     t.add("kvm-guest-interrupted", kvm(["--ram", "64M", "--passes", "1", "--vcpus", "2"], act=interrupt))

@@ -31,7 +31,7 @@ static void *cpu_adder(void *arg)
 	struct rng r = { (uintptr_t)arg };
 	uint64_t i = 0;
 
-	for (uint64_t by = now_ns() + 1500000000u; i < cpu_adds || now_ns() < by;) {
+	for (uint64_t by = now_ns() + (quick() ? 1500000000u : opt.seconds * 1000000000u); i < cpu_adds || now_ns() < by;) {
 		uint64_t *page = words + below(&r, PAGES) * STRIDE, n = 1 + below(&r, 3000);
 
 		for (uint64_t k = 0; k < n; k++)
