@@ -96,7 +96,7 @@ void tdmi_live_look_late(struct tdm_live *l, u64 now)
 	if (!by || now < by || !tdm_a64_cas_acqrel(&l->look_by_ns, &by, now + LATE_NS))
 		return;
 	usage = read_rss(l);
-	usage -= TDM_MIN(tdm_a64_ld_relaxed(&l->shared), usage);
+	usage -= TDM_MIN(tdm_a64_ld_relaxed(&l->shared) + tdmi_live_device_bytes(l), usage);
 	tracked = tdmi_mm_tracked(&l->mm);
 	if (usage)
 		tdm_a64_st_relaxed(&l->mm.other_bytes, usage > tracked ? usage - tracked : 0);
