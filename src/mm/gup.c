@@ -259,8 +259,10 @@ int tdmi_pin(struct tdm_ctx *ctx, u64 va, u32 n, u32 flags, struct tdm_pfn *page
 		u64 stop;
 		int r = check_mapping(ctx, va, flags, &stop);
 
+		if (r)
+			return r;
 		stop = TDM_MIN(stop, flags & TDM_GUP_WRITE ? TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE) : end);
-		r = r ? r : pin_mapping(ctx, va, stop, flags, page + *done, done);
+		r = pin_mapping(ctx, va, stop, flags, page + *done, done);
 		if (r)
 			return r;
 		va = stop;
