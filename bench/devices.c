@@ -462,13 +462,13 @@ static bool never(struct tdm_interval_notifier *in, const struct tdm_inv_range *
 	abort();
 }
 
-static double rounds_ns(struct tdm_notifiers *nots, size_t places, size_t n)
+/* Rounds at `off` from the begin of a subscription, at any of them, or at so many places that come again. */
+static double rounds_ns(struct tdm_notifiers *nots, uint64_t off, size_t places, size_t n)
 {
 	uint64_t rng = 7, *at = malloc(n * sizeof(*at)), t0;
 
-	/* Between two subscriptions, anywhere, or at so many places that come again. */
 	for (size_t i = 0; i < n; i++)
-		at[i] = i < places || !places ? ((rand64(&rng) % intervals) * 2 + 1) << 21 : at[i % places];
+		at[i] = i < places || !places ? (rand64(&rng) % intervals << 22) + off : at[i % places];
 	t0 = now_ns();
 	for (size_t i = 0; i < n; i++) {
 		struct tdm_inv_range r = TDM_INV_RANGE(at[i], at[i] + BLOCK, TDM_INV_CLEAR);
@@ -495,13 +495,15 @@ static void run_invalidate(void)
 	tdmi_notifiers_init(&nots, &alloc, &rcu);
 	for (size_t i = 0; i < intervals; i++) {
 		in[o[i]].ops = &ops;
-		if (tdmi_interval_notifier_insert(&nots, &in[o[i]], (uint64_t)o[i] << 22, ((uint64_t)o[i] << 22) + HUGE))
+		if (tdmi_interval_notifier_insert(&nots, &in[o[i]], (uint64_t)o[i] << 22, ((uint64_t)o[i] << 22) + HUGE / 2))
 			fail("tdmi_interval_notifier_insert", (long)i);
 		tdmi_rcu_poll(&rcu);
 	}
 	for (size_t r = 0; r < rounds; r++) {
-		note("ns_near", rounds_ns(&nots, 64, 1000000));
-		note("ns_anywhere", rounds_ns(&nots, 0, 1000000));
+		note("ns_near", rounds_ns(&nots, HUGE, 64, 1000000));
+		note("ns_anywhere", rounds_ns(&nots, HUGE, 0, 1000000));
+		/* In the same 2 MiB as a subscriber: the tree has to be asked. */
+		note("ns_beside", rounds_ns(&nots, HUGE / 2, 0, 1000000));
 	}
 }
 
