@@ -520,8 +520,7 @@ static u32 place_many(struct block *b, struct tdm_frame *folio, u32 n, const str
 
 		one.first += i * TDM_BLOCK_PAGES;
 		set_lent_mask(&one, f, mask, 0);
-		for (u32 k = 0; k < got; k++)
-			tdmi_dev_left(mm, pte[i * TDM_BLOCK_PAGES + k]);
+		tdmi_dev_left_all(mm, pte + i * TDM_BLOCK_PAGES, mask);
 		tdmi_homes_stale(mm, f, 0xffff & ~mask);
 		if (f->mapcount)
 			tdmi_folio_touched(mm, b->pt, one.first, f, TDM_LRU_FAULTED);
