@@ -398,7 +398,7 @@ static struct gup {
 	uint8_t *p;
 	size_t len;
 	struct tdm_pfn *page[MAX_THREADS];
-	double pin_ns[MAX_THREADS], unpin_ns[MAX_THREADS];
+	double pin_ns[MAX_THREADS];
 	size_t active;
 	tdm_a64 ready;
 } gup;
@@ -408,7 +408,7 @@ static void gup_thread(struct tdm_device_thread *t, void *arg, size_t i)
 {
 	struct tdm_device_worker *w = (struct tdm_device_worker *)t;
 	size_t n = gup.len / threads / PAGE, passes = 20;
-	uint64_t from = (uintptr_t)gup.p + i * n * PAGE, pin = 0, unpin = 0, t0;
+	uint64_t from = (uintptr_t)gup.p + i * n * PAGE, pin = 0, t0;
 
 	(void)arg;
 	if (i >= gup.active)
@@ -428,14 +428,11 @@ static void gup_thread(struct tdm_device_thread *t, void *arg, size_t i)
 				fail("tdmi_gup_fast", got);
 		}
 		pin += now_ns() - t0;
-		t0 = now_ns();
 		tdm_device_enter_mm(w);
 		tdmi_unpin(w->ctx, gup.page[i], (uint32_t)n);
 		tdmi_mm_exit(w->ctx);
-		unpin += now_ns() - t0;
 	}
 	gup.pin_ns[i] = (double)pin / (double)(n * passes);
-	gup.unpin_ns[i] = (double)unpin / (double)(n * passes);
 }
 
 /* Adopt what has been mapped since. */
@@ -444,21 +441,27 @@ static void find(void)
 	(void)tdmi_live_request(tdmi_live, TDM_OP_FIND, 0, 0, NULL);
 }
 
+/* Rates add up. */
+static double together(const double *ns, size_t n)
+{
+	double rate = 0;
+
+	for (size_t i = 0; i < n; i++)
+		rate += 1 / ns[i];
+	return 1 / rate;
+}
+
 /* ns a page, of n threads together. */
 static double gup_run(size_t n, const char *name)
 {
-	double pin = 0, unpin = 0;
+	double ns;
 
 	gup.active = n;
 	tdm_a64_st_relaxed(&gup.ready, 0);
 	on_device(gup_thread, NULL);
-	for (size_t i = 0; i < n; i++) {
-		pin = gup.pin_ns[i] > pin ? gup.pin_ns[i] : pin;
-		unpin = gup.unpin_ns[i] > unpin ? gup.unpin_ns[i] : unpin;
-	}
-	note(name, pin / (double)n);
-	note("unpin_ns_page", unpin / (double)n);
-	return pin / (double)n;
+	ns = together(gup.pin_ns, n);
+	note(name, ns);
+	return ns;
 }
 
 /* Loads and locked additions to memory of the thread's own: what the machine makes of two threads that share nothing (its CPUs may be halves of one). */
@@ -487,7 +490,6 @@ static void *bare_thread(void *arg)
 static double bare_run(size_t n)
 {
 	pthread_t t[MAX_THREADS];
-	double ns = 0;
 
 	gup.active = n;
 	tdm_a64_st_relaxed(&gup.ready, 0);
@@ -497,9 +499,7 @@ static double bare_run(size_t n)
 	bare_thread(NULL);
 	for (size_t i = 1; i < n; i++)
 		pthread_join(t[i], NULL);
-	for (size_t i = 0; i < n; i++)
-		ns = gup.pin_ns[i] > ns ? gup.pin_ns[i] : ns;
-	return ns / (double)n;
+	return together(gup.pin_ns, n);
 }
 
 static double bare_one(void)
