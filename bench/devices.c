@@ -2,19 +2,22 @@
 /*
  * devices - what devices cost, in a live process, and the least that could do the same.
  *
- *     devices migrate|memcpy [thp] [MIB=256] [THREADS=1] [ROUNDS=5]    to a soft device and back, in folios of 64 KiB or 2 MiB
- *     devices migrate4k|bare4k [EVERY=16] [MIB=256] [ROUNDS=5]         there, of each EVERY pages one; bare: MOVE, memcpy, MADV_DONTNEED
- *     devices gup [THREADS=1] [BATCH=512]                              tdmi_gup_fast() of resident memory
- *     devices range [thp] [MIB=1024]                                   tdmi_range_fault() of all of it, as a snapshot
- *     devices invalidate [INTERVALS=1]                                 a round that overlaps none of so many subscribers
- *     devices fault [home]                                             tdm_device_prefault() of pages that are in ram, at random
- *     devices touch [home] [PAGES=1|16]                                the CPU touches what is on a device, or at home, at random
+ *     devices migrate [thp] [MIB=256] [THREADS=1]    to a soft device and back, in folios of 64 KiB or 2 MiB; memcpy of the same bytes
+ *     devices migrate4k [EVERY=16] [MIB=256]         there, of each EVERY pages one; MOVE, memcpy, MADV_DONTNEED of the same
+ *     devices gup [THREADS=2] [BATCH=512]            tdmi_gup_fast() of resident memory, by one thread, and by all; the ratio of the first to the second
+ *     devices range [thp] [MIB=1024]                 tdmi_range_fault() of all of it, as a snapshot
+ *     devices invalidate [INTERVALS=1]               a round that overlaps none of so many subscribers
+ *     devices fault [home]                           tdm_device_prefault() of pages that are in ram, mapped or at home; soft faults of the same
+ *     devices touch [PAGES=1|16]                     the CPU touches what is on a device; what is at home, and a copy
  *
- * One line of JSON. Medians of the rounds, of which the first is not counted. Built with the engine inside, for the rows that have no public function.
+ * ROUNDS=9. Where there are two sides both are measured in each round, the order changing from one to the next, since what else the machine does changes, too:
+ * "ratio" is the median of the rounds' ratios, ours to the other; else medians of the rounds, of which the first is not counted. One line of JSON. Built with the engine
+ * inside, for what has no public function.
  */
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -39,9 +42,9 @@ struct uffdio_move {
 #define BLOCK (64ul << 10)
 #define MAX_ROUNDS 64
 #define MAX_THREADS 8
-#define MAX_FIGURES 8
+#define MAX_FIGURES 12
 
-static size_t mib, threads = 1, rounds = 5, every = 16, batch = 512, intervals = 1, per_fault = 1;
+static size_t mib, threads = 1, rounds = 9, every = 16, batch = 512, intervals = 1, per_fault = 1;
 static bool thp, home;
 static struct tdm *engine;
 static struct tdm_soft *soft;
@@ -50,7 +53,7 @@ static struct tdm_soft *soft;
 
 static struct figure {
 	const char *name;
-	double round[MAX_ROUNDS];
+	double round[4 * MAX_ROUNDS];
 	size_t n;
 } figures[MAX_FIGURES];
 
@@ -100,6 +103,16 @@ static uint8_t *map(size_t size, bool huge)
 	p = (uint8_t *)(((uintptr_t)p + HUGE - 1) & ~(HUGE - 1));
 	madvise(p, size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	return p;
+}
+
+static void pin(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		die("devices: sched_setaffinity");
 }
 
 /* A word of each page says which it is. */
@@ -246,87 +259,136 @@ static double share_huge(const uint8_t *p, size_t len)
 	return (double)(sum << 10) / (double)len;
 }
 
-static void run_migrate(bool bare)
+/* In each round both, in this order or the other one. */
+static void both(size_t round, double (*ours)(void), double (*theirs)(void), double *x, double *y)
 {
-	size_t len = mib << 20;
-	uint8_t *p, *q = NULL;
+	if (round % 2)
+		*y = theirs();
+	*x = ours();
+	if (!(round % 2))
+		*y = theirs();
+}
 
-	if (!bare)
-		start(len);
-	p = map(len, thp);
-	stamp(p, len, PAGE);
-	if (bare) {
-		q = map(len, true);
-		memset(q, 1, len);
-	}
+static struct {
+	size_t len;
+	uint8_t *p;           /* migrates */
+	uint8_t *from, *to;   /* are copied */
+} mig;
+
+static double ours_migrate(void)
+{
+	double in = timed(there, mig.p, NULL, mig.len), out = timed(back, mig.p, NULL, mig.len);
+
+	note("there_gbs", (double)mig.len / in);
+	note("back_gbs", (double)mig.len / out);
+	check(mig.p, mig.len, PAGE);
+	return in + out;
+}
+
+static double theirs_migrate(void)
+{
+	double in = timed(copy_there, mig.from, mig.to, mig.len), out = timed(copy_back, mig.from, mig.to, mig.len);
+
+	note("memcpy_there_gbs", (double)mig.len / in);
+	note("memcpy_back_gbs", (double)mig.len / out);
+	return in + out;
+}
+
+static void run_migrate(void)
+{
+	mig.len = mib << 20;
+	/* What was there before the engine is none of its business. */
+	mig.from = map(mig.len, thp);
+	mig.to = map(mig.len, true);
+	memset(mig.from, 1, mig.len);
+	memset(mig.to, 1, mig.len);
+	start(mig.len);
+	mig.p = map(mig.len, thp);
+	stamp(mig.p, mig.len, PAGE);
 	for (size_t r = 0; r < rounds; r++) {
-		double huge = thp ? share_huge(p, len) : 0, in = timed(bare ? copy_there : there, p, q, len), out = timed(bare ? copy_back : back, p, q, len);
+		double x, y;
 
-		note("there_gbs", (double)len / in);
-		note("back_gbs", (double)len / out);
-		note("gbs", 2 * (double)len / (in + out));
-		note("huge", huge);
-		check(p, len, PAGE);
+		if (thp)
+			note("huge", share_huge(mig.p, mig.len));
+		both(r, ours_migrate, theirs_migrate, &x, &y);
+		note("gbs", 2 * (double)mig.len / x);
+		note("memcpy_gbs", 2 * (double)mig.len / y);
+		note("ratio", y / x);
 	}
 }
 
 /* ---- single pages ------------------------------------------------------------------------------------------------------------- */
 
+static struct {
+	size_t len, step;
+	uint8_t *p;
+	uint8_t *from, *to, *homes;
+	int fd;
+} single;
+
+static double ours_4k(void)
+{
+	uint64_t t0 = now_ns();
+	size_t n;
+	int e = tdm_device_migrate(tdm_soft_device(soft), single.p, single.len, &n);
+	double ns = (double)(now_ns() - t0);
+
+	if (e || n < single.len / single.step / 100 * 99)
+		fail("tdm_device_migrate", e ? e : (long)n);
+	check(single.p, single.len, single.step);
+	return ns / (double)n;
+}
+
+static double theirs_4k(void)
+{
+	uint64_t t0 = now_ns();
+	double ns;
+
+	for (size_t at = 0; at < single.len; at += single.step) {
+		struct uffdio_move move = { .dst = (uintptr_t)single.homes + at, .src = (uintptr_t)single.from + at, .len = PAGE };
+
+		if (ioctl(single.fd, UFFDIO_MOVE, &move))
+			die("devices: UFFDIO_MOVE");
+		memcpy(single.to + at, single.homes + at, PAGE);
+		madvise(single.homes + at, PAGE, MADV_DONTNEED);
+	}
+	ns = (double)(now_ns() - t0);
+	for (size_t at = 0; at < single.len; at += single.step)
+		memcpy(single.from + at, single.to + at, PAGE);
+	check(single.from, single.len, single.step);
+	return ns / (double)(single.len / single.step);
+}
+
+static void bare_open(void)
+{
+	struct uffdio_register reg = { .range = { (uintptr_t)single.homes, single.len }, .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_MOVE };
+
+	single.fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (single.fd < 0 || ioctl(single.fd, UFFDIO_API, &api) || ioctl(single.fd, UFFDIO_REGISTER, &reg))
+		die("devices: userfaultfd with MOVE");
+}
+
 static void run_migrate4k(void)
 {
-	size_t len = mib << 20, n, step = every * PAGE;
-	uint8_t *p;
-
-	start(len);
-	p = map(len, false);
-	stamp(p, len, step);
+	single.len = mib << 20;
+	single.step = every * PAGE;
+	single.from = map(single.len, false);
+	single.to = map(single.len, true);
+	single.homes = map(single.len, false);
+	memset(single.to, 1, single.len);
+	stamp(single.from, single.len, single.step);
+	bare_open();
+	start(single.len);
+	single.p = map(single.len, false);
+	stamp(single.p, single.len, single.step);
 	for (size_t r = 0; r < rounds; r++) {
-		double t0 = (double)now_ns();
-		int e = tdm_device_migrate(tdm_soft_device(soft), p, len, &n);
+		double x, y;
 
-		t0 = (double)now_ns() - t0;
-		if (e || n < len / step / 100 * 99)
-			fail("tdm_device_migrate", e ? e : (long)n);
-		note("ns_page", t0 / (double)n);
-		check(p, len, step);
-	}
-}
-
-static void bare_register(int fd, uint8_t *p, size_t len)
-{
-	struct uffdio_register reg = { .range = { (uintptr_t)p, len }, .mode = UFFDIO_REGISTER_MODE_MISSING };
-
-	if (ioctl(fd, UFFDIO_REGISTER, &reg))
-		die("devices: UFFDIO_REGISTER");
-}
-
-static void run_bare4k(void)
-{
-	size_t len = mib << 20, step = every * PAGE;
-	uint8_t *p = map(len, false), *q = map(len, true), *homes = map(len, false);
-	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_MOVE };
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
-
-	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
-		die("devices: userfaultfd with MOVE");
-	memset(q, 1, len);
-	stamp(p, len, step);
-	bare_register(fd, homes, len);
-	for (size_t r = 0; r < rounds; r++) {
-		uint64_t t0 = now_ns();
-
-		for (size_t at = 0; at < len; at += step) {
-			struct uffdio_move move = { .dst = (uintptr_t)homes + at, .src = (uintptr_t)p + at, .len = PAGE };
-
-			if (ioctl(fd, UFFDIO_MOVE, &move))
-				die("devices: UFFDIO_MOVE");
-			memcpy(q + at, homes + at, PAGE);
-			madvise(homes + at, PAGE, MADV_DONTNEED);
-		}
-		note("ns_page", (double)(now_ns() - t0) / (double)(len / step));
-		for (size_t at = 0; at < len; at += step)
-			memcpy(p + at, q + at, PAGE);
-		check(p, len, step);
+		both(r, ours_4k, theirs_4k, &x, &y);
+		note("ns_page", x);
+		note("bare_ns_page", y);
+		note("ratio", x / y);
 	}
 }
 
@@ -336,7 +398,8 @@ static struct gup {
 	uint8_t *p;
 	size_t len;
 	struct tdm_pfn *page[MAX_THREADS];
-	double pin_ns[MAX_THREADS], unpin_ns[MAX_THREADS];
+	double pin_ns[MAX_THREADS];
+	size_t active;
 	tdm_a64 ready;
 } gup;
 
@@ -345,11 +408,13 @@ static void gup_thread(struct tdm_device_thread *t, void *arg, size_t i)
 {
 	struct tdm_device_worker *w = (struct tdm_device_worker *)t;
 	size_t n = gup.len / threads / PAGE, passes = 20;
-	uint64_t from = (uintptr_t)gup.p + i * n * PAGE, pin = 0, unpin = 0, t0;
+	uint64_t from = (uintptr_t)gup.p + i * n * PAGE, pin = 0, t0;
 
 	(void)arg;
+	if (i >= gup.active)
+		return;
 	tdm_a64_add_acqrel(&gup.ready, 1);
-	while (tdm_a64_ld_acquire(&gup.ready) < threads)
+	while (tdm_a64_ld_acquire(&gup.ready) < gup.active)
 		;
 	for (size_t pass = 0; pass < passes; pass++) {
 		t0 = now_ns();
@@ -363,20 +428,98 @@ static void gup_thread(struct tdm_device_thread *t, void *arg, size_t i)
 				fail("tdmi_gup_fast", got);
 		}
 		pin += now_ns() - t0;
-		t0 = now_ns();
 		tdm_device_enter_mm(w);
 		tdmi_unpin(w->ctx, gup.page[i], (uint32_t)n);
 		tdmi_mm_exit(w->ctx);
-		unpin += now_ns() - t0;
 	}
 	gup.pin_ns[i] = (double)pin / (double)(n * passes);
-	gup.unpin_ns[i] = (double)unpin / (double)(n * passes);
 }
 
 /* Adopt what has been mapped since. */
 static void find(void)
 {
 	(void)tdmi_live_request(tdmi_live, TDM_OP_FIND, 0, 0, NULL);
+}
+
+/* Rates add up. */
+static double together(const double *ns, size_t n)
+{
+	double rate = 0;
+
+	for (size_t i = 0; i < n; i++)
+		rate += 1 / ns[i];
+	return 1 / rate;
+}
+
+/* ns a page, of n threads together. */
+static double gup_run(size_t n, const char *name)
+{
+	double ns;
+
+	gup.active = n;
+	tdm_a64_st_relaxed(&gup.ready, 0);
+	on_device(gup_thread, NULL);
+	ns = together(gup.pin_ns, n);
+	note(name, ns);
+	return ns;
+}
+
+/* Loads and locked additions to memory of the thread's own: what the machine makes of two threads that share nothing (its CPUs may be halves of one). */
+static void *bare_thread(void *arg)
+{
+	static uint8_t memory[MAX_THREADS][512 << 10] __attribute__((aligned(4096)));
+	size_t i = (size_t)(uintptr_t)arg;
+	uint64_t sum = 0, t0;
+
+	tdm_a64_add_acqrel(&gup.ready, 1);
+	while (tdm_a64_ld_acquire(&gup.ready) < gup.active)
+		;
+	t0 = now_ns();
+	for (size_t pass = 0; pass < 100; pass++)
+		for (size_t k = 0; k < sizeof(memory[0]); k += 128) {
+			uint64_t *word = (uint64_t *)(void *)&memory[i][k];
+
+			for (size_t j = 0; j < 16; j++)
+				sum += word[j];
+			__atomic_fetch_add(word, sum, __ATOMIC_ACQ_REL);
+		}
+	gup.pin_ns[i] = (double)(now_ns() - t0);
+	return NULL;
+}
+
+static double bare_run(size_t n)
+{
+	pthread_t t[MAX_THREADS];
+
+	gup.active = n;
+	tdm_a64_st_relaxed(&gup.ready, 0);
+	for (size_t i = 1; i < n; i++)
+		if (pthread_create(&t[i], NULL, bare_thread, (void *)i))
+			die("devices: pthread_create");
+	bare_thread(NULL);
+	for (size_t i = 1; i < n; i++)
+		pthread_join(t[i], NULL);
+	return together(gup.pin_ns, n);
+}
+
+static double bare_one(void)
+{
+	return bare_run(1);
+}
+
+static double bare_all(void)
+{
+	return bare_run(threads);
+}
+
+static double gup_one(void)
+{
+	return gup_run(1, "ns_page");
+}
+
+static double gup_all(void)
+{
+	return gup_run(threads, "all_ns_page");
 }
 
 static void run_gup(void)
@@ -390,16 +533,12 @@ static void run_gup(void)
 		gup.page[i] = calloc(gup.len / PAGE, sizeof(struct tdm_pfn));
 	find();
 	for (size_t r = 0; r < rounds; r++) {
-		double pin = 0, unpin = 0;
+		double one, all;
 
-		tdm_a64_st_relaxed(&gup.ready, 0);
-		on_device(gup_thread, NULL);
-		for (size_t i = 0; i < threads; i++) {
-			pin = gup.pin_ns[i] > pin ? gup.pin_ns[i] : pin;
-			unpin = gup.unpin_ns[i] > unpin ? gup.unpin_ns[i] : unpin;
-		}
-		note("ns_page", pin / (double)threads);
-		note("unpin_ns_page", unpin / (double)threads);
+		both(r, gup_one, gup_all, &one, &all);
+		note("ratio", one / all);
+		both(r, bare_one, bare_all, &one, &all);
+		note("bare_ratio", one / all);
 	}
 }
 
@@ -462,13 +601,13 @@ static bool never(struct tdm_interval_notifier *in, const struct tdm_inv_range *
 	abort();
 }
 
-static double rounds_ns(struct tdm_notifiers *nots, size_t places, size_t n)
+/* Rounds at `off` from the begin of a subscription, at any of them, or at so many places that come again. */
+static double rounds_ns(struct tdm_notifiers *nots, uint64_t off, size_t places, size_t n)
 {
 	uint64_t rng = 7, *at = malloc(n * sizeof(*at)), t0;
 
-	/* Between two subscriptions, anywhere, or at so many places that come again. */
 	for (size_t i = 0; i < n; i++)
-		at[i] = i < places || !places ? ((rand64(&rng) % intervals) * 2 + 1) << 21 : at[i % places];
+		at[i] = i < places || !places ? (rand64(&rng) % intervals << 22) + off : at[i % places];
 	t0 = now_ns();
 	for (size_t i = 0; i < n; i++) {
 		struct tdm_inv_range r = TDM_INV_RANGE(at[i], at[i] + BLOCK, TDM_INV_CLEAR);
@@ -495,25 +634,74 @@ static void run_invalidate(void)
 	tdmi_notifiers_init(&nots, &alloc, &rcu);
 	for (size_t i = 0; i < intervals; i++) {
 		in[o[i]].ops = &ops;
-		if (tdmi_interval_notifier_insert(&nots, &in[o[i]], (uint64_t)o[i] << 22, ((uint64_t)o[i] << 22) + HUGE))
+		if (tdmi_interval_notifier_insert(&nots, &in[o[i]], (uint64_t)o[i] << 22, ((uint64_t)o[i] << 22) + HUGE / 2))
 			fail("tdmi_interval_notifier_insert", (long)i);
 		tdmi_rcu_poll(&rcu);
 	}
 	for (size_t r = 0; r < rounds; r++) {
-		note("ns_near", rounds_ns(&nots, 64, 1000000));
-		note("ns_anywhere", rounds_ns(&nots, 0, 1000000));
+		note("ns_near", rounds_ns(&nots, HUGE, 64, 1000000));
+		note("ns_anywhere", rounds_ns(&nots, HUGE, 0, 1000000));
+		/* In the same 2 MiB as a subscriber: the tree has to be asked. */
+		note("ns_beside", rounds_ns(&nots, HUGE / 2, 0, 1000000));
 	}
 }
 
-/* ---- the device faults -------------------------------------------------------------------------------------------------------------- */
+/* ---- faults: one of each 64 KiB, at random ------------------------------------------------------------------------------------------- */
 
-static struct faults {
+static struct {
 	uint8_t *p;
+	size_t len, n;
 	uint32_t *order;
-	size_t n;
 	uint64_t ns;
 	int result;
+	uint8_t *from, *to; /* are copied */
 } faults;
+
+static void go_home(void)
+{
+	size_t got;
+	int e = tdm_take_home(engine, faults.p, faults.len, &got);
+
+	if (e)
+		fail("tdm_take_home", e);
+}
+
+static void come_back(void)
+{
+	int e = tdm_pagein(engine, faults.p, faults.len);
+
+	if (e)
+		fail("tdm_pagein", e);
+}
+
+/* ns */
+static double cpu_touches(void)
+{
+	volatile const uint8_t *v = faults.p;
+	uint64_t t0 = now_ns(), sum = 0;
+
+	for (size_t i = 0; i < faults.n; i++)
+		sum += v[faults.order[i] * BLOCK];
+	t0 = now_ns() - t0;
+	if (sum == 1)
+		printf(" ");
+	return (double)t0 / (double)faults.n;
+}
+
+static double soft_fault(void)
+{
+	struct tdm_stats a = { .size = sizeof(a) }, b = a;
+	double ns;
+
+	come_back();
+	go_home();
+	tdm_stats_get(engine, &a);
+	ns = cpu_touches();
+	tdm_stats_get(engine, &b);
+	note("pages_soft", (double)(b.soft_pages - a.soft_pages) / (double)faults.n);
+	note("ns_soft", ns);
+	return ns;
+}
 
 static void fault_thread(struct tdm_device_thread *t, void *arg, size_t i)
 {
@@ -527,78 +715,86 @@ static void fault_thread(struct tdm_device_thread *t, void *arg, size_t i)
 	faults.ns = now_ns() - t0;
 }
 
-static void run_fault(void)
+static double device_fault(void)
 {
 	struct tdm_device_stats a = { .size = sizeof(a) }, b = a;
-	size_t len = mib << 20, taken;
 
-	start(HUGE);
-	faults.p = map(len, false);
-	faults.n = len / BLOCK;
+	/* Which also takes it out of the device's table. */
+	come_back();
+	go_home();
+	if (!home)
+		come_back();
+	tdm_device_stats_get(tdm_soft_device(soft), &a);
+	on_device(fault_thread, NULL);
+	tdm_device_stats_get(tdm_soft_device(soft), &b);
+	if (faults.result || b.filled_pages - a.filled_pages < faults.n)
+		fail("tdm_device_prefault", faults.result);
+	note("ns_device", (double)faults.ns / (double)faults.n);
+	return (double)faults.ns / (double)faults.n;
+}
+
+static double device_touch(void)
+{
+	struct tdm_device_stats a = { .size = sizeof(a) }, b = a;
+	size_t got;
+	double ns;
+	int e;
+
+	come_back();
+	e = tdm_device_migrate(tdm_soft_device(soft), faults.p, faults.len, &got);
+	if (e || got < faults.n * per_fault / 100 * 99)
+		fail("tdm_device_migrate", e ? e : (long)got);
+	tdm_device_stats_get(tdm_soft_device(soft), &a);
+	ns = cpu_touches();
+	tdm_device_stats_get(tdm_soft_device(soft), &b);
+	note("pages_device", (double)(b.pages_out - a.pages_out) / (double)faults.n);
+	note("ns_device", ns);
+	return ns;
+}
+
+/* What the copy alone takes, between memory like that. */
+static double soft_fault_and_copy(void)
+{
+	double ns = soft_fault();
+	uint64_t t0 = now_ns();
+
+	for (size_t i = 0; i < faults.n; i++)
+		memcpy(faults.to + faults.order[i] * BLOCK, faults.from + faults.order[i] * BLOCK, per_fault * PAGE);
+	t0 = now_ns() - t0;
+	note("ns_copy", (double)t0 / (double)faults.n);
+	return ns + (double)t0 / (double)faults.n;
+}
+
+static void fault_rounds(double (*ours)(void), double (*theirs)(void), size_t step)
+{
+	faults.len = mib << 20;
+	faults.n = faults.len / BLOCK;
 	faults.order = order(faults.n);
-	stamp(faults.p, len, PAGE);
+	faults.from = map(faults.len, true);
+	faults.to = map(faults.len, false);
+	memset(faults.from, 1, faults.len);
+	memset(faults.to, 1, faults.len);
+	start(faults.len);
+	faults.p = map(faults.len, false);
+	stamp(faults.p, faults.len, step);
+	pin(0); /* now, not earlier: threads inherit it */
 	for (size_t r = 0; r < rounds; r++) {
-		/* Which also takes it out of the device's table. */
-		int e = tdm_take_home(engine, faults.p, len, &taken);
+		double x, y;
 
-		e = e || home ? e : tdm_pagein(engine, faults.p, len);
-		if (e)
-			fail("tdm_take_home", e);
-		tdm_device_stats_get(tdm_soft_device(soft), &a);
-		on_device(fault_thread, NULL);
-		tdm_device_stats_get(tdm_soft_device(soft), &b);
-		if (faults.result || b.filled_pages - a.filled_pages < faults.n)
-			fail("tdm_device_prefault", faults.result);
-		note("ns_fault", (double)faults.ns / (double)faults.n);
-		check(faults.p, len, PAGE);
+		both(r, ours, theirs, &x, &y);
+		note("ratio", x / y);
+		check(faults.p, faults.len, step);
 	}
 }
 
-/* ---- the CPU touches ------------------------------------------------------------------------------------------------------------------ */
+static void run_fault(void)
+{
+	fault_rounds(device_fault, soft_fault, PAGE);
+}
 
 static void run_touch(void)
 {
-	size_t len = mib << 20, n = len / BLOCK, got, step = per_fault > 1 ? PAGE : BLOCK;
-	uint32_t *o = order(n);
-	uint8_t *p, *q;
-
-	start(len);
-	p = map(len, false);
-	q = map(len, true);
-	memset(q, 1, len);
-	stamp(p, len, step);
-	for (size_t r = 0; r < rounds; r++) {
-		int e = home ? tdm_take_home(engine, p, len, &got) : tdm_device_migrate(tdm_soft_device(soft), p, len, &got);
-		struct tdm_stats a = { .size = sizeof(a) }, b = a;
-		struct tdm_device_stats da = { .size = sizeof(da) }, db = da;
-		volatile const uint8_t *v = p;
-		uint64_t t0, sum = 0;
-		static uint8_t page[BLOCK];
-
-		if (e || got < len / step / 100 * 99)
-			fail("there", e ? e : (long)got);
-		tdm_stats_get(engine, &a);
-		tdm_device_stats_get(tdm_soft_device(soft), &da);
-		t0 = now_ns();
-		for (size_t i = 0; i < n; i++)
-			sum += v[o[i] * BLOCK];
-		t0 = now_ns() - t0;
-		tdm_stats_get(engine, &b);
-		tdm_device_stats_get(tdm_soft_device(soft), &db);
-		note("ns_touch", (double)t0 / (double)n);
-		note("pages_touch", (double)(b.soft_pages - a.soft_pages + db.pages_out - da.pages_out) / (double)n);
-		/* What the copy alone takes. */
-		t0 = now_ns();
-		for (size_t i = 0; i < n; i++)
-			memcpy(page, q + o[i] * BLOCK, per_fault * PAGE);
-		note("ns_copy", (double)(now_ns() - t0) / (double)n);
-		if (sum == 1)
-			printf(" ");
-		check(p, len, step);
-		e = tdm_pagein(engine, p, len);
-		if (e)
-			fail("tdm_pagein", e);
-	}
+	fault_rounds(device_touch, soft_fault_and_copy, per_fault > 1 ? PAGE : BLOCK);
 }
 
 int main(int argc, char **argv)
@@ -608,10 +804,9 @@ int main(int argc, char **argv)
 		size_t mib;
 		void (*fn)(void);
 	} modes[] = {
-		{ "migrate4k", 256, run_migrate4k }, { "bare4k", 256, run_bare4k }, { "gup", 128, run_gup },       { "range", 1024, run_range },
+		{ "migrate", 256, run_migrate },     { "migrate4k", 256, run_migrate4k }, { "gup", 128, run_gup },       { "range", 1024, run_range },
 		{ "invalidate", 0, run_invalidate }, { "fault", 256, run_fault },   { "touch", 256, run_touch },
 	};
-	bool bare = argc > 1 && !strcmp(argv[1], "memcpy");
 	void (*fn)(void) = NULL;
 
 	for (size_t i = 0; argc > 1 && i < sizeof(modes) / sizeof(modes[0]); i++)
@@ -628,15 +823,14 @@ int main(int argc, char **argv)
 		home = home || !strcmp(argv[i], "home");
 	}
 	mib = mib ? mib : 256;
-	if (argc < 2 || (!fn && !bare && strcmp(argv[1], "migrate") != 0) || rounds < 1 || rounds > MAX_ROUNDS || threads < 1 || threads > MAX_THREADS || !every ||
+	if (argc < 2 || !fn || rounds < 1 || rounds > MAX_ROUNDS || threads < 1 || threads > MAX_THREADS || !every ||
 	    !batch || !intervals || per_fault > 16) {
 		fprintf(stderr, "usage: devices MODE [NAME=N]...: see the top of devices.c\n");
 		return 2;
 	}
-	if (fn)
-		fn();
-	else
-		run_migrate(bare);
+	if (fn == run_gup && threads == 1)
+		threads = 2;
+	fn();
 	print_figures();
 	fflush(stdout);
 	_exit(0); /* the engine goes with the process */

@@ -99,11 +99,40 @@ static u64 block_va(const struct block *b, u32 i)
 	return b->va + ((u64)i << TDM_PAGE_SHIFT);
 }
 
+/* Are all pages of the block home in one folio, or in one folio of a device? */
+static bool alike(const struct block *b)
+{
+	struct tdm_pte pte = tdm_pt_get(b->pt, b->first);
+	bool home = tdm_pte_home(pte);
+
+	if (!home && (!tdm_pte_is(pte, TDM_PTE_T_PRIVATE) || tdm_pte_private_frame(pte) % TDM_BLOCK_PAGES ||
+		      !tdmi_dev_folio(tdmi_pte_pool(b->mm, pte), tdm_pte_private_frame(pte))->order))
+		return false;
+	for (u32 k = 1; k < TDM_BLOCK_PAGES; k++) {
+		struct tdm_pte e = tdm_pt_get(b->pt, b->first + k);
+
+		if (home ? !tdm_pte_home(e) : e.v != tdm_pte_mk_private(tdmi_pte_pool(b->mm, pte)->id, tdm_pte_private_frame(pte) + k).v)
+			return false;
+	}
+	return true;
+}
+
 /* The pages of mask are mapped by the port now. zeroed: TDM_PTE_ZEROED, or 0; a page that comes from its home is what it was. */
 static void set_lent_mask(struct block *b, struct tdm_frame *folio, u32 mask, u64 zeroed)
 {
 	u64 pfn = tdm_frame_pfn(&b->mm->frames, folio).v;
 
+	if (mask == 0xffff && alike(b)) {
+		struct tdm_pte pte[TDM_BLOCK_PAGES];
+
+		for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
+			struct tdm_pte was = tdm_pt_get(b->pt, b->first + k);
+
+			pte[k] = tdm_pte_mk((struct tdm_pfn){ pfn + k }, TDM_PTE_WRITE | TDM_PTE_ACCESSED | (tdm_pte_home(was) ? was.v & TDM_PTE_ZEROED : zeroed));
+		}
+		tdmi_pages_set(b->mm, b->pt, b->first, TDM_BLOCK_PAGES, pte);
+		return;
+	}
 	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
 		struct tdm_pte was = tdm_pt_get(b->pt, b->first + k);
 		u64 z = tdm_pte_home(was) ? was.v & TDM_PTE_ZEROED : zeroed;
@@ -491,8 +520,7 @@ static u32 place_many(struct block *b, struct tdm_frame *folio, u32 n, const str
 
 		one.first += i * TDM_BLOCK_PAGES;
 		set_lent_mask(&one, f, mask, 0);
-		for (u32 k = 0; k < got; k++)
-			tdmi_dev_left(mm, pte[i * TDM_BLOCK_PAGES + k]);
+		tdmi_dev_left_all(mm, pte + i * TDM_BLOCK_PAGES, mask);
 		tdmi_homes_stale(mm, f, 0xffff & ~mask);
 		if (f->mapcount)
 			tdmi_folio_touched(mm, b->pt, one.first, f, TDM_LRU_FAULTED);

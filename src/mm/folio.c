@@ -47,6 +47,15 @@ void tdmi_page_set(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, struct tdm_pte p
 	tdm_pt_set(pt, i, pte);
 }
 
+void tdmi_pages_set(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, u32 n, const struct tdm_pte *pte)
+{
+	TDM_ASSERT(n && n <= TDM_BLOCK_PAGES && !pt->level);
+	account(mm, tdm_pt_get(pt, i), n, false);
+	account(mm, pte[0], n, true);
+	for (u32 k = 0; k < n; k++)
+		tdm_pt_set(pt, i + k, pte[k]);
+}
+
 void tdmi_huge_to_private(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, struct tdm_pt *pt, struct tdm_pool *p, struct tdm_frame *dev)
 {
 	u32 nr = tdm_frame_nr(&p->frames, dev);

@@ -222,6 +222,7 @@ bool tdmi_lru_del(struct tdm_lru *l, struct tdm_frame *d)
 	bool dead;
 
 	plat_mutex_lock(&l->lock);
+	TDM_ASSERT(d->refcount && (d->state == TDM_FRAME_ISOLATED || d->state == TDM_FRAME_NEW || list_of(l, d)));
 	q = list_of(l, d);
 	if (q) {
 		unlink(l, q, d);

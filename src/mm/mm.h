@@ -179,6 +179,10 @@ u32 tdmi_trim(struct tdm_ctx *ctx);
 /* Pack the home pages of an isolated block folio that are in the mask into a blob, or copy them to a device's memory if there is a pool, and put it back. The
  * pages that are there now, or -errno of the tiers, or of the pool. No lock is held. */
 int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct tdm_pool *pool);
+/* The same, to a device, of up to `most` blocks in a row, from va on, that lie in one table, and are home, all of them and side by side. *blocks: so many have been dealt with; 0:
+ * the first one is not like that, or there is no memory for it in one piece. */
+#define TDM_PACK_MANY 8u
+int tdmi_pack_many(struct tdm_ctx *ctx, u64 va, u32 most, struct tdm_pool *pool, u32 *blocks);
 /* An isolated 2 MiB folio on probation becomes 32 blocks. true: they are on the list now. */
 bool tdmi_split_home(struct tdm_ctx *ctx, struct tdm_frame *folio);
 
@@ -261,6 +265,8 @@ void tdmi_huge_to_private(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, struct t
 void tdmi_private_to_huge(struct tdm_mm *mm, struct tdm_pt *pmd, struct tdm_pt *pt, struct tdm_pool *p, struct tdm_frame *dev, struct tdm_frame *folio);
 /* The home leaf i of the locked PMD table is being copied: whoever does that gives up soon. */
 void tdmi_huge_want(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i);
+/* The same of n entries of one block that are alike, to n that are alike: of one folio, home or lent, or of one folio of a device. */
+void tdmi_pages_set(struct tdm_mm *mm, struct tdm_pt *pt, u32 i, u32 n, const struct tdm_pte *pte);
 /* Nothing of the folio is present any more: free it. populated: its homes that hold a physical page (bit a page). */
 void tdmi_folio_release(struct tdm_mm *mm, struct tdm_frame *folio, u32 populated);
 /* Pages of the folio have come to be lent. It moves to a generation, unless some of its pages are still on probation: then they have their turn

@@ -144,6 +144,7 @@ struct tdm_interval_notifier {
 	struct tdm_notifiers *nots; /* NULL: not inserted */
 	u64 start, end;             /* constant while inserted */
 	tdm_a64 seq;                /* always odd; written by insert, then by set_seq under the driver's lock */
+	bool wide;                  /* not among `places`: see interval.c; the lock of the notifiers */
 	u64 deferred;               /* the odd sequence number in which insert found the notifiers, or 0; the lock of the notifiers */
 };
 
@@ -191,6 +192,8 @@ struct tdm_notifiers {
 	bool released;
 	struct tdm_list whole;    /* of struct tdm_notifier */
 	struct tdm_itree ranges;  /* of struct tdm_interval_notifier */
+	u16 **places;             /* how many of them, or of those in `deferred`, lie in each 2 MiB; NULL: none has been there yet */
+	u64 wide;                 /* those that are not among them */
 	bool deferring;           /* deferred is open; only while seq is odd */
 	struct tdm_itree_txn deferred; /* ranges, as it will be when seq is even again */
 	struct tdm_list calls;    /* of struct tdm_inv_call: walks over subscribers */

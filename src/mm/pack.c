@@ -27,31 +27,36 @@ struct packing {
 	struct tdm_frame *dev[TDM_BLOCK_PAGES]; /* the folios of the pool; all the same, or one a page */
 };
 
+static void pack_begin_locked(struct tdm_mm *mm, struct tdm_pt *pt, struct tdm_frame *folio, u32 only, struct packing *p)
+{
+	u8 *home = tdm_frame_home(&mm->frames, folio);
+
+	p->first = tdm_pt_index(pt, folio->va);
+	p->alone = !pt->order;
+	p->mask = tdmi_folio_pages(mm, pt, p->first, folio, false);
+	p->more = p->mask & ~only;
+	p->mask &= only;
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
+		p->pte[k] = tdm_pt_get(pt, p->first + k);
+		p->home[k] = home + ((size_t)k << TDM_PAGE_SHIFT);
+	}
+	if (p->mask) {
+		folio->flags |= TDM_FRAME_F_WRITEBACK;
+		p->kept = folio->kept;
+		folio->kept = 0;
+	}
+}
+
 static bool pack_begin(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct packing *p)
 {
 	struct tdm_mm *mm = ctx->mm;
-	u8 *home = tdm_frame_home(&mm->frames, folio);
 	struct tdm_pt *pt;
 
 	*p = (struct packing){ .folio = folio };
 	tdmi_rcu_read_lock(ctx->rcu);
 	if (!tdmi_pt_lock(mm, folio->va, false, &pt) && pt) {
-		if (!pt->level) {
-			p->first = tdm_pt_index(pt, folio->va);
-			p->alone = !pt->order;
-			p->mask = tdmi_folio_pages(mm, pt, p->first, folio, false);
-			p->more = p->mask & ~only;
-			p->mask &= only;
-			for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
-				p->pte[k] = tdm_pt_get(pt, p->first + k);
-				p->home[k] = home + ((size_t)k << TDM_PAGE_SHIFT);
-			}
-			if (p->mask) {
-				folio->flags |= TDM_FRAME_F_WRITEBACK;
-				p->kept = folio->kept;
-				folio->kept = 0;
-			}
-		}
+		if (!pt->level)
+			pack_begin_locked(mm, pt, folio, only, p);
 		tdm_pt_unlock(pt);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);
@@ -218,20 +223,16 @@ static void dev_end(struct packing *p, u32 out)
 	dev_put_unused(p);
 }
 
-/* The pages are in the blob (r == 0), or are not: make the entries say so. Pages that were packed and are still what they were. */
-static u32 pack_end(struct tdm_ctx *ctx, struct packing *p, u64 handle, int r)
+/* The pages are in the blob (r == 0), or are not: make the entries say so. Pages that were packed and are still what they were: a bit each.
+ * pt: the table, locked; NULL: it is gone. *drop: what of the blob nobody wants; *kept: that blob, too, is nobody's. */
+static u32 pack_end_locked(struct tdm_ctx *ctx, struct packing *p, struct tdm_pt *pt, u64 handle, int r, u32 *drop, u32 *kept)
 {
+	u32 clock = tdm_a32_ld_relaxed(&ctx->mm->lru.clock), index = 0, out = 0, stays = 0;
+	struct tdm_pte to[TDM_BLOCK_PAGES];
 	struct tdm_mm *mm = ctx->mm;
-	u32 clock = tdm_a32_ld_relaxed(&mm->lru.clock), index = 0, out = 0, drop = 0, kept = p->kept, stays = 0;
-	struct tdm_pt *pt = NULL;
 
-	tdmi_rcu_read_lock(ctx->rcu);
-	if (tdmi_pt_lock(mm, p->folio->va, false, &pt) || !pt || pt->level) {
-		/* The table is gone, and every entry with it. */
-		if (pt)
-			tdm_pt_unlock(pt);
-		pt = NULL;
-	}
+	*drop = 0;
+	*kept = p->kept;
 	if (p->pool && p->pool->coherent && !r)
 		stays = p->mask & ~(pt ? coherent_place(ctx, p, pt) : 0);
 	if (stays)
@@ -242,39 +243,160 @@ static u32 pack_end(struct tdm_ctx *ctx, struct packing *p, u64 handle, int r)
 		if (!(p->mask >> k & 1))
 			continue;
 		if (!pt || (stays >> k & 1) || tdm_pt_get(pt, p->first + k).v != p->pte[k].v) {
-			drop |= 1u << i;
+			*drop |= 1u << i;
 		} else {
-			tdmi_page_set(mm, pt, p->first + k, packed_entry(p, k, handle, i, clock));
+			to[k] = packed_entry(p, k, handle, i, clock);
 			if (p->pte[k].v & TDM_PTE_GUESS)
 				tdmi_predict_guessed(&mm->predict, p->pte[k], false);
 			out |= 1u << k;
 		}
 		index++;
 	}
+	if (out == 0xffff && p->pool && p->dev[0]->order)
+		tdmi_pages_set(mm, pt, p->first, TDM_BLOCK_PAGES, to);
+	else
+		for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+			if (out >> k & 1)
+				tdmi_page_set(mm, pt, p->first + k, to[k]);
 	if (p->pool && !r)
 		dev_end(p, out);
 	p->folio->flags &= (u8)~TDM_FRAME_F_WRITEBACK;
-	if (pt) {
-		if (p->folio->mapcount && !p->folio->kept) {
-			p->folio->kept = kept;
-			kept = 0;
-		}
-		if (out && !p->folio->mapcount) {
-			tdmi_folio_release(mm, p->folio, out); /* our isolation still holds it */
-		} else if (out) {
-			tdmi_homes_discard(mm, p->folio, out);
-		}
-		tdm_pt_unlock(pt);
+	if (pt && p->folio->mapcount && !p->folio->kept) {
+		p->folio->kept = *kept;
+		*kept = 0;
 	}
-	tdmi_rcu_read_unlock(ctx->rcu);
+	if (out && !p->folio->mapcount)
+		tdmi_folio_release(mm, p->folio, out); /* our isolation still holds it */
+	else if (out)
+		tdmi_homes_discard(mm, p->folio, out);
+	return out;
+}
+
+/* The table of the folio, locked; NULL: it is gone, and every entry with it. */
+static struct tdm_pt *lock_table(struct tdm_mm *mm, u64 va)
+{
+	struct tdm_pt *pt;
+
+	if (tdmi_pt_lock(mm, va, false, &pt) || !pt || !pt->level)
+		return pt;
+	tdm_pt_unlock(pt);
+	return NULL;
+}
+
+static void pack_after(struct tdm_ctx *ctx, const struct packing *p, u64 handle, u32 drop, u32 kept)
+{
 	if (drop)
 		tdm_count(ctx, TDM_C_COMPLETED_ELSEWHERE, (u64)__builtin_popcount(drop));
-	if (drop && !p->pool) {
-		tdmi_swap_drop(mm->swap, handle, drop);
-	}
+	if (drop && !p->pool)
+		tdmi_swap_drop(ctx->mm->swap, handle, drop);
 	if (kept)
-		tdmi_swap_forget(mm->swap, kept - 1);
+		tdmi_swap_forget(ctx->mm->swap, kept - 1);
+}
+
+static u32 pack_end(struct tdm_ctx *ctx, struct packing *p, u64 handle, int r)
+{
+	u32 out, drop, kept;
+	struct tdm_pt *pt;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	pt = lock_table(ctx->mm, p->folio->va);
+	out = pack_end_locked(ctx, p, pt, handle, r, &drop, &kept);
+	if (pt)
+		tdm_pt_unlock(pt);
+	tdmi_rcu_read_unlock(ctx->rcu);
+	pack_after(ctx, p, handle, drop, kept);
 	return (u32)__builtin_popcount(out);
+}
+
+/* ---- blocks in a row, to a device ------------------------------------------------------------------------------------------- */
+
+/* Whole blocks that are home, side by side, from va on; isolated, and under writeback. How many. */
+static u32 many_begin(struct tdm_ctx *ctx, u64 va, u32 most, struct tdm_pool *pool, struct packing *p)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_pt *pt;
+	u32 n = 0;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	pt = lock_table(mm, va);
+	for (; pt && n < most; n++) {
+		u32 first = tdm_pt_index(pt, va) + n * TDM_BLOCK_PAGES;
+		struct tdm_frame *f = tdmi_block_folio(mm, pt, first);
+
+		if (!f || (n && f != p[n - 1].folio + TDM_BLOCK_PAGES) || (f->flags & TDM_FRAME_F_WRITEBACK) ||
+		    tdmi_folio_pages(mm, pt, first, f, false) != 0xffff || !tdmi_lru_isolate(&mm->lru, f))
+			break;
+		p[n].folio = f;
+		p[n].pool = pool;
+		p[n].same = false;
+		pack_begin_locked(mm, pt, f, 0xffff, &p[n]);
+	}
+	if (pt)
+		tdm_pt_unlock(pt);
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return n;
+}
+
+/* Copy the first n. What is contiguous there, too, goes by one call. */
+static int many_store(struct packing *p, u32 n)
+{
+	struct tdm_pool *pool = p->pool;
+	int r = 0, w;
+
+	for (u32 i = 0, run; i < n && !r; i += run) {
+		for (run = 1; i + run < n && p[i + run].dev[0] == p[i].dev[0] + run * TDM_BLOCK_PAGES;)
+			run++;
+		r = pool->ops->copy_in(pool, tdm_frame_nr(&pool->frames, p[i].dev[0]), p[i].home[0], run * TDM_BLOCK_PAGES);
+	}
+	w = pool->ops->copy_wait ? pool->ops->copy_wait(pool) : 0;
+	return r ? r : w;
+}
+
+static u32 many_end(struct tdm_ctx *ctx, struct packing *p, u32 n, u32 stored, int r)
+{
+	struct tdm_mm *mm = ctx->mm;
+	u32 drop[TDM_PACK_MANY], kept[TDM_PACK_MANY], out = 0;
+	struct tdm_pt *pt;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	pt = lock_table(mm, p->folio->va);
+	for (u32 i = 0; i < n; i++) {
+		if (i < stored && r)
+			dev_put_unused(&p[i]);
+		out += (u32)__builtin_popcount(pack_end_locked(ctx, &p[i], pt, 0, i < stored ? r : -ENOSPC, &drop[i], &kept[i]));
+	}
+	if (pt)
+		tdm_pt_unlock(pt);
+	tdmi_rcu_read_unlock(ctx->rcu);
+	/* The last one first: so the warm cache gives them out in order. */
+	for (u32 i = n; i--;) {
+		pack_after(ctx, &p[i], 0, drop[i], kept[i]);
+		(void)tdmi_folio_putback(mm, p[i].folio, i >= stored || r ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
+	}
+	return out;
+}
+
+int tdmi_pack_many(struct tdm_ctx *ctx, u64 va, u32 most, struct tdm_pool *pool, u32 *blocks)
+{
+	struct packing p[TDM_PACK_MANY];
+	u32 n, stored = 0, out;
+	int r = 0;
+
+	*blocks = 0;
+	n = many_begin(ctx, va, TDM_MIN(most, TDM_PACK_MANY), pool, p);
+	/* Pieces of memory that are no blocks are for single ones. */
+	while (stored < n && (p[stored].dev[0] = tdmi_dev_alloc(pool, TDM_BLOCK_ORDER, p[stored].folio->va))) {
+		for (u32 k = 1; k < TDM_BLOCK_PAGES; k++)
+			p[stored].dev[k] = p[stored].dev[0];
+		stored++;
+	}
+	if (stored)
+		r = many_store(p, stored);
+	if (!n)
+		return 0;
+	out = many_end(ctx, p, n, stored, r);
+	*blocks = r ? 0 : stored;
+	return r ? r : (int)out;
 }
 
 /* A 2 MiB folio on probation was not touched: it is packed as 32 blocks. true: they are on the list now. */

@@ -409,9 +409,14 @@ static u32 batch_home(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, u32 most)
 		n++;
 	if (n > 1)
 		(void)mm->port->ops->invalidate(mm->port, (struct tdm_va){ tdm_pt_va(pt, first) }, tdm_frame_home(&mm->frames, f[0]), n * TDM_BLOCK_PAGES, &done);
-	for (u32 k = first; k < first + done; k++)
-		tdmi_page_set(mm, pt, k, (struct tdm_pte){ tdm_pt_get(pt, k).v & ~TDM_PTE_ACCESSED });
 	for (u32 i = 0; i < n; i++) {
+		u32 at = i * TDM_BLOCK_PAGES, k = 0;
+		struct tdm_pte pte[TDM_BLOCK_PAGES];
+
+		for (; k < TDM_BLOCK_PAGES && at + k < done; k++)
+			pte[k].v = tdm_pt_get(pt, first + at + k).v & ~TDM_PTE_ACCESSED;
+		if (k)
+			tdmi_pages_set(mm, pt, first + at, k, pte);
 		tdmi_pins_thaw(f[i]);
 		(void)tdmi_folio_putback(mm, f[i], done > i * TDM_BLOCK_PAGES ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
 	}
@@ -489,8 +494,20 @@ int tdmi_range_pack(struct tdm_ctx *ctx, u64 start, u64 end, struct tdm_pool *po
 	*pages = 0;
 	while (!r && va < end) {
 		bool wait;
-		struct tdm_frame *folio = isolate_at(ctx, &va, end, &wait);
+		struct tdm_frame *folio;
 
+		if (pool && !pool->coherent && va >= start && end - va >= 2 * TDM_BLOCK_SIZE) {
+			u64 stop = TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE);
+			u32 blocks;
+
+			r = tdmi_pack_many(ctx, va, (u32)((stop - va) / TDM_BLOCK_SIZE), pool, &blocks);
+			*pages += (u64)TDM_MAX(r, 0);
+			r = TDM_MIN(r, 0);
+			va += blocks * TDM_BLOCK_SIZE;
+			if (r || blocks)
+				continue;
+		}
+		folio = isolate_at(ctx, &va, end, &wait);
 		if (wait)
 			plat_yield();
 		if (!folio)

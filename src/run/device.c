@@ -142,6 +142,24 @@ int tdmi_device_do(struct tdm_device *d, int (*fn)(struct tdm_device_worker *, s
 
 /* ---- jobs ------------------------------------------------------------------------------------------------------------------------- */
 
+/* The job is only for memory that has been found, and some of it has not. */
+static bool unknown(struct tdm_device_worker *w, const struct tdm_device_job *job)
+{
+	struct tdm_mm *mm = w->ctx->mm;
+	u64 va = job->a;
+	struct tdm_vma v;
+
+	if (!job->arg)
+		return false;
+	tdm_device_enter_mm(w);
+	tdmi_rcu_read_lock(w->ctx->rcu);
+	while (va < job->b && tdmi_vma_find(mm, va, &v))
+		va = v.end;
+	tdmi_rcu_read_unlock(w->ctx->rcu);
+	tdmi_mm_exit(w->ctx);
+	return va < job->b;
+}
+
 /* By parts: a fork waits while somebody is in the mm, and what is taken home long before it is copied is likely to be touched meanwhile. */
 int tdmi_device_job_migrate(struct tdm_device_worker *w, struct tdm_device_job *job)
 {
@@ -149,6 +167,8 @@ int tdmi_device_job_migrate(struct tdm_device_worker *w, struct tdm_device_job *
 	int r = 0;
 
 	job->out = 0;
+	if (unknown(w, job))
+		return -EAGAIN;
 	for (u64 va = job->a; !r && va < end; va = stop) {
 		u64 n = 0;
 
@@ -186,6 +206,8 @@ int tdmi_device_job_exclusive(struct tdm_device_worker *w, struct tdm_device_job
 	int r = 0;
 
 	job->out = 0;
+	if (unknown(w, job))
+		return -EAGAIN;
 	for (u64 va = job->a; !r && va < job->b; va += TDM_PAGE_SIZE) {
 		u64 n;
 

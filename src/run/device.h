@@ -95,7 +95,7 @@ int tdmi_device_wait(struct tdm_device *dev, struct tdm_device_job *job, u64 *ou
 /* Both. -ENODEV: the device is not here. */
 int tdmi_device_do(struct tdm_device *dev, int (*fn)(struct tdm_device_worker *, struct tdm_device_job *), void *arg, u64 a, u64 b, u64 *out);
 
-/* Jobs: fn's with a and b, the range; out: pages. */
+/* Jobs: fn's with a and b, the range; out: pages. arg: not NULL: -EAGAIN if the engine does not know all of it, which may have been mapped a moment ago (TDM_OP_FIND). */
 int tdmi_device_job_migrate(struct tdm_device_worker *w, struct tdm_device_job *job);   /* to the device's memory. -ENOSPC: full */
 int tdmi_device_job_evict(struct tdm_device_worker *w, struct tdm_device_job *job);     /* a: pages, oldest first, home */
 int tdmi_device_job_exclusive(struct tdm_device_worker *w, struct tdm_device_job *job); /* and into the table; errors of tdmi_make_exclusive() */

@@ -228,17 +228,21 @@ static void find_new(struct tdm_device *dev)
 
 static int range_job(struct tdm_device *dev, int (*fn)(struct tdm_device_worker *, struct tdm_device_job *), const void *addr, size_t len, size_t *pages)
 {
-	u64 start = (u64)(uintptr_t)addr, n = 0;
+	u64 start = (u64)(uintptr_t)addr, n = 0, before = 0;
 	int r;
 
 	if (!dev || !len || (start | len) % TDM_PAGE_SIZE || start + len < start)
 		return -EINVAL;
 	if (!attached(dev))
 		return -ENODEV;
-	find_new(dev);
-	r = tdmi_device_do(dev, fn, NULL, start, start + len, &n);
+	r = tdmi_device_do(dev, fn, dev, start, start + len, &n);
+	if (r == -EAGAIN) {
+		find_new(dev);
+		before = n;
+		r = tdmi_device_do(dev, fn, NULL, start, start + len, &n);
+	}
 	if (pages)
-		*pages = n;
+		*pages = before + n;
 	return r;
 }
 

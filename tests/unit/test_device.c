@@ -252,6 +252,46 @@ TEST(a_folio_that_is_being_evicted_comes_back)
 	end();
 }
 
+/* Many blocks at once, with warm homes and without, whole and in part; what fails, and what is in the way, goes by itself. */
+TEST(blocks_in_a_row)
+{
+	begin(1024);
+	tdmi_frames_warm_limit(&mm.frames, 64);
+	put_range(0, 512, 1);
+	for (u32 i = 0; i < 6; i++) {
+		u32 a = i < 2 ? 0 : 7 * i, b = i < 2 ? 512 : 500 - 9 * i;
+
+		if (i == 3)
+			*tdm_cpu_flags(&cpu, BASE + P(200)) |= TDM_CPU_PINNED;
+		CHECK_EQ(to_device(a, b), b - a - (i == 3));
+		CHECK_EQ(on_device(a, b), b - a - (i == 3));
+		*tdm_cpu_flags(&cpu, BASE + P(200)) &= (u8)~TDM_CPU_PINNED;
+		if (i == 4) /* there is a page already: it is newer */
+			tdmi_cpu_preset(&cpu, BASE + P(100), 1, 0, false);
+		dev.fail = i == 5 ? 2 : 0;
+		/* A copy of many that fails is tried by blocks. */
+		CHECK_EQ(tdmi_bring(ctx, BASE + P(a), BASE + P(b)), 0);
+		CHECK_EQ(dev.fail, 0);
+		device_check();
+		check_counters();
+		CHECK_EQ(on_device(a, b), 0);
+		if (i == 4) {
+			CHECK_EQ(get(BASE + P(100) + 800), 0);
+			put(BASE + P(100) + 800, 101);
+		}
+		get_range(0, 512, 1);
+	}
+	/* One in the middle is home, one out, one dropped. */
+	CHECK_EQ(home_pages(BASE + P(64), BASE + P(80)), 16);
+	CHECK_EQ(out_pages(BASE + P(96), BASE + P(112)), 16);
+	tdmi_cpu_dontneed(&cpu, ctx, BASE + P(128), BASE + P(144));
+	CHECK_EQ(to_device(0, 512), 480);
+	CHECK_EQ(tdmi_bring(ctx, BASE, BASE + P(512)), 0);
+	get_range(0, 128, 1);
+	get_range(144, 512, 1);
+	end();
+}
+
 /* ---- folios of 2 MiB ------------------------------------------------------------------------------------------------------- */
 
 /* 2 MiB at page a, in one leaf. */
