@@ -346,6 +346,8 @@ static int many_store(struct packing *p, u32 n)
 	for (u32 i = 0, run; i < n && !r; i += run) {
 		for (run = 1; i + run < n && p[i + run].dev[0] == p[i].dev[0] + run * TDM_BLOCK_PAGES;)
 			run++;
+		for (u32 j = i; j < i + run; j++)
+			p[j].dev[0]->flags |= TDM_FRAME_F_GIVEN;
 		r = pool->ops->copy_in(pool, tdm_frame_nr(&pool->frames, p[i].dev[0]), p[i].home[0], run * TDM_BLOCK_PAGES);
 	}
 	w = pool->ops->copy_wait ? pool->ops->copy_wait(pool) : 0;
