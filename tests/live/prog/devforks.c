@@ -388,6 +388,8 @@ static void storm(unsigned flags)
 	for (unsigned i = 0; i < 3; i++)
 		pthread_join(th[i], NULL);
 	CHECK(!com->failed, "a relative failed");
+	/* munmap() returns when the engine has been told; a call to the device, when it has acted upon it. */
+	CHECK(tdm_device_evict(own->dev, 0, NULL) == 0, "tdm_device_evict of nothing");
 	CHECK(stats_of(own->dev).memory_pages == 0, "%" PRIu64 " pages are left", stats_of(own->dev).memory_pages);
 	fprintf(stderr, "devforks: %" PRIu64 " frames given and freed\n", (uint64_t)own->given);
 	CHECK(own->given > 500, "only %" PRIu64 " frames were given", (uint64_t)own->given);
