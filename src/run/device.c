@@ -485,40 +485,25 @@ static bool left_behind(const struct tdm_device *d)
 	return d && d->live && !d->gone && !d->config.inherited && !d->config.coherent && d->config.nframes && tdm_a64_ld_relaxed(&d->pool.pages);
 }
 
-/* Somebody else may be bringing some of it, and have it isolated. */
-static bool emptied(struct tdm_live *l, struct tdm_device *d)
-{
-	for (u32 tries = 0; empty(l, d) == -EBUSY; tries++) {
-		if (tries == 1000)
-			return false;
-		plat_yield();
-	}
-	return !left_behind(d);
-}
-
+/* What goes home now need not while everybody stands still. */
 void tdmi_live_devices_before_fork(struct tdm_live *l)
 {
 	for (u32 i = 0; i < TDM_DEVICES_MAX; i++)
-		if (left_behind(l->device[i]) && !l->device[i]->warned_fork && !emptied(l, l->device[i])) {
-			l->device[i]->warned_fork = true;
-			plat_log("a device's memory could not be emptied before a fork: its pages are lost to the child");
-		}
-}
-
-bool tdmi_live_devices_ready_to_fork(const struct tdm_live *l)
-{
-	for (u32 i = 0; i < TDM_DEVICES_MAX; i++)
-		if (left_behind(l->device[i]) && !l->device[i]->warned_fork)
-			return false;
-	return true;
+		if (left_behind(l->device[i]))
+			(void)empty(l, l->device[i]);
 }
 
 void tdmi_live_devices_at_fork(struct tdm_live *l)
 {
 	struct tdm_inv_range round = TDM_INV_RANGE(0, (u64)1 << 47, TDM_INV_PROTECTION_PAGE);
+	u64 n;
 
 	if (!tdm_a32_ld_relaxed(&l->ndevices))
 		return;
+	/* The rest: what somebody had isolated, or has migrated since. Nobody does now. */
+	for (u32 i = 0; i < TDM_DEVICES_MAX; i++)
+		if (left_behind(l->device[i]) && (tdmi_pool_evict(l->ctx, &l->device[i]->pool, ~(u64)0, &n) || left_behind(l->device[i])))
+			plat_log("a device's memory could not be emptied before a fork: its pages are lost to the child");
 	(void)tdmi_invalidate_start(&l->mm.notifiers, &round);
 	tdmi_invalidate_end(&l->mm.notifiers, &round);
 }

@@ -71,7 +71,6 @@ struct tdm_device {
 	u32 nworkers;                            /* that have been started */
 	tdm_a32 stop;                            /* workers end */
 	bool gone;                               /* in the child of a fork */
-	bool warned_fork;                        /* main's */
 	bool said_stuck;                         /* the watching thread's */
 	struct plat_mutex lock;                  /* guards the queue */
 	u32 head, tail;                          /* of the queue: indices of jobs; TDM_DEVICE_JOBS: empty */
@@ -118,11 +117,10 @@ int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *
 int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *dev);
 
 /* ---- between this and live.c: on the engine's main thread */
-/* Around a fork: before the engine stands still; is there nothing that the child would miss; when it stands still; and in the child. */
+/* Around a fork: before the engine stands still; when it does; and in the child. */
 void tdmi_live_devices_before_fork(struct tdm_live *l);
-bool tdmi_live_devices_ready_to_fork(const struct tdm_live *l);
 /* Nobody is in the mm, so what is taken from the devices' tables now stays out until the fork is over: pages in their memory can be copied for who touches them
- * meanwhile. (The kernel does the same at a fork, whose pages become read-only.) They stay in their memory. */
+ * meanwhile. (The kernel does the same at a fork, whose pages become read-only.) They stay in their memory, if the child has a copy of that. */
 void tdmi_live_devices_at_fork(struct tdm_live *l);
 void tdmi_live_devices_in_child(struct tdm_live *l);
 /* The thread that tells of devices that hang, and the lock that it looks at devices with; it ends with the last device. device_watch.c. */

@@ -411,11 +411,6 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 	}
 	tdmi_live_devices_before_fork(l);
 	freeze_settled(l);
-	while (!tdmi_live_devices_ready_to_fork(l)) {
-		tdmi_mm_thaw(&l->mm);
-		tdmi_live_devices_before_fork(l);
-		freeze_settled(l);
-	}
 	tdmi_coherent_before_fork(l->ctx);
 	tdmi_live_devices_at_fork(l);
 	tdmi_frozen_begin(l);

@@ -400,6 +400,49 @@ static void storm(unsigned flags)
 	fail_flag = NULL;
 }
 
+static void *slow_evict(void *arg)
+{
+	size_t n;
+
+	(void)arg;
+	CHECK(tdm_device_evict(own->dev, 1, &n) == 0 && n, "tdm_device_evict");
+	return NULL;
+}
+
+/* A fork while the device is copying a page back, slowly: that one is the child's, too, and so are those of the next fork. */
+static void part_busy(void)
+{
+	enum { PAGES = 1 }; /* nobody waits for the lock of its table */
+
+	own = own_make(4 * MiB);
+	own_attach_as(own, "slow", 2, 0, 0);
+	mem = anon(PAGES * PAGE);
+	CHECK_SYS(madvise(mem, PAGES * PAGE, MADV_NOHUGEPAGE));
+	for (unsigned i = 0; i < (quick() ? 3 : 20); i++) {
+		pthread_t th;
+		pid_t pid;
+
+		fill(mem, PAGES * PAGE, NAME, i);
+		migrate_all(own->dev, mem, PAGES * PAGE, "before a slow eviction");
+		own->hang_copy_ms = i % 2 ? 0 : 200;
+		CHECK(pthread_create(&th, NULL, slow_evict, NULL) == 0, "pthread_create");
+		while (own->hang_copy_ms)
+			sleep_ms(1);
+		pid = do_fork();
+		if (!pid) {
+			check(mem, PAGES * PAGE, NAME, i, "child of a fork while a device copies");
+			_exit(6);
+		}
+		reap(pid, 6, "fork while a device copies");
+		pthread_join(th, NULL);
+		check(mem, PAGES * PAGE, NAME, i, "parent of a fork while a device copies");
+	}
+	munmap(mem, PAGES * PAGE);
+	own_detach(own, "after slow evictions");
+	engine_stop();
+	own_drop(own);
+}
+
 static void part_frames(void)
 {
 	storm(TDM_DEVICE_INHERITED);
@@ -410,6 +453,7 @@ int main(int argc, char **argv)
 {
 	static const struct part parts[] = {
 		{ "storm", part_storm }, { "side-by-side", part_side_by_side }, { "ends", part_ends }, { "bare", part_bare }, { "reads", part_reads }, { "frames", part_frames },
+		{ "busy", part_busy },
 	};
 
 	parse(argc, argv);
