@@ -252,7 +252,7 @@ static int try_block(struct tdm_ctx *ctx, u64 va, u32 mask, u64 *pages, u32 *bus
 
 int tdmi_coherent_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 {
-	u32 tries = 0;
+	u64 since = 0;
 
 	*pages = 0;
 	if (!tdm_a64_ld_relaxed(&ctx->mm->coherent))
@@ -272,12 +272,12 @@ int tdmi_coherent_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 					tdmi_coherent_settle(ctx, va + ((u64)k << TDM_PAGE_SHIFT), va + ((u64)(k + 1) << TDM_PAGE_SHIFT), true);
 			r = r ? r : try_block(ctx, va, busy, pages, &left);
 		}
-		if (r == -EAGAIN && ++tries < 1000) {
-			plat_yield();
+		if (r == -EAGAIN && tdmi_event_retry(&since))
 			va -= TDM_BLOCK_SIZE;
-		} else if (r) {
+		else if (r)
 			return r;
-		}
+		else
+			since = 0;
 	}
 	return 0;
 }

@@ -74,3 +74,16 @@ bool tdmi_events_settled(struct tdm_ctx *ctx)
 		mm->port->ops->drain(mm->port, ctx);
 	return !mm->unsettled;
 }
+
+bool tdmi_event_retry(u64 *since)
+{
+	u64 now = plat_now_ns();
+	tdm_a32 nobody = { 0 };
+
+	*since = *since ? *since : now;
+	if (now - *since < NAP_NS)
+		plat_yield();
+	else
+		plat_wait(&nobody, 0, NAP_NS);
+	return now - *since < TDM_WAKE_NS;
+}

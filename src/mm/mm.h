@@ -221,6 +221,11 @@ void tdmi_event_read_end(struct tdm_mm *mm, bool event);
 void tdmi_event_done(struct tdm_mm *mm);
 /* With the event lock held, before anything is taken home: the port settles what it can. false: not now. */
 bool tdmi_events_settled(struct tdm_ctx *ctx);
+/* Nothing could be taken home (-EAGAIN): is it to be tried again? Waits a little, so with no lock held. *since: 0 at the first time; false when it has gone on for
+ * TDM_WAKE_NS. Linux moves nothing from the moment that an event is queued until whoever caused it has run again, which may be long after the event was read, when there are more
+ * threads than CPUs. */
+#define TDM_WAKE_NS ((u64)200000000)
+bool tdmi_event_retry(u64 *since);
 
 /* ---- zap.c: events. The event lock is held. */
 enum tdm_zap {

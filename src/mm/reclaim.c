@@ -28,6 +28,7 @@ struct home_try {
 	u32 refused; /* mask of pages whose mapping does not allow it: read-only, mlocked */
 	bool home;  /* the folio has home pages now */
 	bool gone;  /* the address is not there, or an event is pending */
+	bool again; /* the latter */
 };
 
 /* Take the lent pages of mask home, each run of them by one move. Never over what lies between: a page that is out by the table may be there, if it
@@ -67,6 +68,7 @@ static void home_runs(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct td
 			t->refused |= 1u << i++;
 		} else if (r) {
 			t->gone = true;
+			t->again = r == -EAGAIN;
 		}
 	}
 }
@@ -144,6 +146,7 @@ static void home_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, bool part, s
 				t->taken = done;
 			} else {
 				t->gone = true;
+				t->again = r == -EAGAIN;
 			}
 			if (frozen)
 				tdmi_pins_thaw_huge(folio, TDM_HUGE_PAGES / TDM_BLOCK_PAGES);
@@ -191,8 +194,8 @@ static u32 home_parts(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 mask, u3
 }
 
 /* Take an isolated folio home, a block's pages in the mask `only`, and put it back where it belongs. One of 2 MiB of which not all are wanted is split.
- * The event lock is held, and let go of for a while if pages refuse. */
-static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, bool part)
+ * The event lock is held, and let go of for a while if pages refuse. *again: some could not be had because of an event. */
+static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, bool part, bool *again)
 {
 	struct tdm_mm *mm = ctx->mm;
 	u64 size = (u64)TDM_PAGE_SIZE << folio->order;
@@ -212,17 +215,17 @@ static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, bo
 		if (t.busy && !t.gone && !ctx->may_wait) {
 			shared = true;
 		} else if (t.busy && !t.gone) {
-			u32 again;
+			u32 own;
 
 			plat_mutex_unlock(&mm->event_lock);
-			again = unshare(ctx, folio->va, t.busy);
+			own = unshare(ctx, folio->va, t.busy);
 			plat_mutex_lock(&mm->event_lock);
-			t.busy &= ~again;
-			t.gone = !tdmi_events_settled(ctx);
+			t.busy &= ~own;
+			t.gone = t.again = !tdmi_events_settled(ctx);
 			/* One pinned page must not keep the others of its run: by halves until it is alone. */
-			for (u32 n = TDM_BLOCK_PAGES; again && !t.gone && n; n /= 2)
-				again = home_parts(ctx, folio, again, n, &t);
-			t.busy |= again;
+			for (u32 n = TDM_BLOCK_PAGES; own && !t.gone && n; n /= 2)
+				own = home_parts(ctx, folio, own, n, &t);
+			t.busy |= own;
 		}
 		(void)tdmi_folio_putback(mm, folio,
 					 shared ? TDM_LRU_TO_SHARED :
@@ -236,6 +239,7 @@ static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, bo
 	tdm_count(ctx, TDM_C_HOME_PAGES, t.taken);
 	if (t.gone)
 		mm->port->ops->drain(mm->port, ctx);
+	*again = t.again;
 	return t.taken;
 }
 
@@ -246,11 +250,12 @@ u64 tdmi_age(struct tdm_ctx *ctx, u64 pages)
 
 	while (taken < pages && tries++ < most) {
 		struct tdm_frame *folio;
+		bool again;
 
 		plat_mutex_lock(&mm->event_lock);
 		folio = tdmi_events_settled(ctx) ? tdmi_lru_isolate_lent(&mm->lru, ctx->may_wait) : NULL;
 		if (folio)
-			taken += home_folio(ctx, folio, ~0u, false);
+			taken += home_folio(ctx, folio, ~0u, false, &again);
 		plat_mutex_unlock(&mm->event_lock);
 		if (!folio)
 			break;
@@ -454,12 +459,12 @@ static u32 home_many(struct tdm_ctx *ctx, u64 *va, u64 end)
 
 int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 {
-	u64 va = TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE), split = ~(u64)0;
+	u64 va = TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE), split = ~(u64)0, since = 0;
 
 	*pages = 0;
 	while (va < end) {
 		struct tdm_frame *folio;
-		bool wait;
+		bool wait, again = false;
 
 		plat_mutex_lock(&ctx->mm->event_lock);
 		wait = !tdmi_events_settled(ctx);
@@ -467,21 +472,26 @@ int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 			*pages += home_many(ctx, &va, end);
 		folio = wait ? NULL : isolate_at(ctx, &va, end, &wait);
 		if (folio) {
-			u64 at = folio->va;
+			u64 at = folio->va, from = TDM_ALIGN_DOWN(TDM_MAX(at, start), TDM_BLOCK_SIZE);
 			bool huge = folio->order == TDM_HUGE_ORDER, part = huge && (at < start || at + TDM_HUGE_SIZE > end);
-			u32 n = home_folio(ctx, folio, pages_in(folio, start, end), part);
+			u32 n = home_folio(ctx, folio, pages_in(folio, start, end), part, &again);
 
 			*pages += n;
 			/* Once more, block by block, if not all of it was wanted, or one page refused; if it could not be split it stays. */
-			if (huge && n < TDM_HUGE_PAGES) {
+			if (huge && n < TDM_HUGE_PAGES && !again) {
 				if (split != at)
-					va = TDM_ALIGN_DOWN(TDM_MAX(at, start), TDM_BLOCK_SIZE);
+					va = from;
 				split = at;
 			}
+			va = again ? from : va;
 		}
 		plat_mutex_unlock(&ctx->mm->event_lock);
 		if (wait)
 			plat_yield();
+		else if (!again)
+			since = 0;
+		else if (!tdmi_event_retry(&since))
+			break;
 	}
 	return 0;
 }

@@ -75,6 +75,10 @@ static int range_check(struct tdm_cpu *c, u32 page, u32 n, u32 *done, bool move)
 {
 	*done = 0;
 	TDM_BUG_ON(!n || n > TDM_HUGE_PAGES || page / TDM_HUGE_PAGES != (page + n - 1) / TDM_HUGE_PAGES);
+	if (c->waking) {
+		c->waking--;
+		return -EAGAIN;
+	}
 	if (c->again) {
 		c->again--;
 		return -EAGAIN;

@@ -35,6 +35,7 @@ struct tdm_cpu {
 	u64 *populated;  /* a bit a frame */
 	/* Knobs. */
 	u32 again;       /* the next calls that answer -EAGAIN; drain() ends it */
+	u32 waking;      /* the next calls that do, whatever is drained: who caused an event has not been woken yet */
 	void (*on_drain)(void *arg, struct tdm_ctx *ctx);
 	void *drain_arg;
 	/* Calls that did something. */

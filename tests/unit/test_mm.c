@@ -481,6 +481,45 @@ TEST(huge_out)
 	finish();
 }
 
+/* The kernel moves nothing until he who has caused an event runs again, however often events are read meanwhile: what is asked for is done then. */
+TEST(range_home_waits_for_who_is_being_woken)
+{
+	u64 n;
+
+	huge_start();
+	cpu.waking = 40;
+	CHECK_EQ(tdmi_range_home(ctx, BASE, BASE + P(512), &n), 0);
+	CHECK_EQ(n, 512);
+	CHECK_EQ(cpu.waking, 0);
+	CHECK_EQ(tdmi_bring(ctx, BASE, BASE + P(512)), 0);
+	check_counters();
+	finish();
+	start();
+	map(BASE, BASE + P(512));
+	put_range(0, 512, 1);
+	cpu.waking = 40;
+	CHECK_EQ(tdmi_range_home(ctx, BASE + P(3), BASE + P(509), &n), 0);
+	CHECK_EQ(n, 506);
+	get_range(0, 512, 1);
+	finish();
+}
+
+/* ... but not for ever. */
+TEST(range_home_gives_up_on_who_is_never_woken)
+{
+	u64 n;
+
+	start();
+	map(BASE, BASE + P(64));
+	put_range(0, 64, 1);
+	cpu.waking = ~0u;
+	CHECK_EQ(tdmi_range_home(ctx, BASE, BASE + P(64), &n), 0);
+	CHECK_EQ(n, 0);
+	cpu.waking = 0;
+	get_range(0, 64, 1);
+	finish();
+}
+
 TEST(huge_zap)
 {
 	u32 level;
