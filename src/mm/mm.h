@@ -177,8 +177,8 @@ u32 tdmi_trim(struct tdm_ctx *ctx);
 
 /* ---- pack.c */
 /* Pack the home pages of an isolated block folio that are in the mask into a blob, or copy them to a device's memory if there is a pool, and put it back. The
- * pages that are there now, or -errno of the tiers, or of the pool. No lock is held. */
-int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct tdm_pool *pool);
+ * pages that are there now, or -errno of the tiers, or of the pool. *again: more of them could be later, but for an event. No lock is held. */
+int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct tdm_pool *pool, bool *again);
 /* The same, to a device, of up to `most` blocks in a row, from va on, that lie in one table, and are home, all of them and side by side. *blocks: so many have been dealt with; 0:
  * the first one is not like that, or there is no memory for it in one piece. */
 #define TDM_PACK_MANY 8u

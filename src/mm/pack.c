@@ -23,6 +23,7 @@ struct packing {
 	bool same;                         /* they are what they were in that blob, and in the same places there */
 	bool alone;                        /* this neighbourhood is used page by page */
 	bool more;                         /* there are home pages that are not being packed */
+	bool again;                        /* an event has kept pages from their places: later */
 	struct tdm_pool *pool;             /* or NULL: the tiers */
 	struct tdm_frame *dev[TDM_BLOCK_PAGES]; /* the folios of the pool; all the same, or one a page */
 };
@@ -189,6 +190,7 @@ static u32 coherent_place(struct tdm_ctx *ctx, struct packing *p, struct tdm_pt 
 			single = true;
 			n = done;
 		} else if (n && r && r != -EINVAL && r != -ENOENT) {
+			p->again = r == -EAGAIN;
 			break;
 		} else {
 			n = n ? n : 1;
@@ -424,8 +426,7 @@ bool tdmi_split_home(struct tdm_ctx *ctx, struct tdm_frame *folio)
 	return split;
 }
 
-/* Pack the home pages of an isolated block folio that are in the mask, and put it back. The pages, or -errno of the tiers. */
-int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct tdm_pool *pool)
+int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct tdm_pool *pool, bool *again)
 {
 	struct tdm_mm *mm = ctx->mm;
 	struct packing p;
@@ -433,6 +434,7 @@ int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, stru
 	u32 n;
 	int r;
 
+	*again = false;
 	if (!pack_begin(ctx, folio, only, &p)) {
 		(void)tdmi_folio_putback(mm, folio, p.more ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
 		return 0;
@@ -440,6 +442,7 @@ int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, stru
 	p.pool = pool;
 	r = pool ? dev_store(&p) : pack_store(ctx, &p, &handle);
 	n = pack_end(ctx, &p, handle, r);
+	*again = p.again;
 	(void)tdmi_folio_putback(mm, folio, r || p.more ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
 	if (!pool) {
 		tdm_count(ctx, TDM_C_EVICTED_PAGES, n);

@@ -270,6 +270,7 @@ static int pack_one(struct tdm_ctx *ctx, bool *none)
 {
 	for (u32 tries = 0; tries < 64; tries++) {
 		struct tdm_frame *folio = tdmi_lru_isolate_home(&ctx->mm->lru);
+		bool again;
 		int r;
 
 		*none = !folio;
@@ -279,7 +280,7 @@ static int pack_one(struct tdm_ctx *ctx, bool *none)
 			(void)tdmi_split_home(ctx, folio);
 			continue;
 		}
-		r = tdmi_pack_folio(ctx, folio, ~0u, NULL);
+		r = tdmi_pack_folio(ctx, folio, ~0u, NULL, &again);
 		if (r)
 			return r;
 	}
@@ -498,12 +499,12 @@ int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 
 int tdmi_range_pack(struct tdm_ctx *ctx, u64 start, u64 end, struct tdm_pool *pool, u64 *pages)
 {
-	u64 va = TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE);
+	u64 va = TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE), since = 0;
 	int r = 0;
 
 	*pages = 0;
 	while (!r && va < end) {
-		bool wait;
+		bool wait, again;
 		struct tdm_frame *folio;
 
 		if (pool && !pool->coherent && va >= start && end - va >= 2 * TDM_BLOCK_SIZE) {
@@ -537,7 +538,16 @@ int tdmi_range_pack(struct tdm_ctx *ctx, u64 start, u64 end, struct tdm_pool *po
 				va = at;
 			continue;
 		}
-		r = tdmi_pack_folio(ctx, folio, pages_in(folio, start, end), pool);
+		r = tdmi_pack_folio(ctx, folio, pages_in(folio, start, end), pool, &again);
+		if (again) {
+			plat_mutex_lock(&ctx->mm->event_lock);
+			ctx->mm->port->ops->drain(ctx->mm->port, ctx);
+			plat_mutex_unlock(&ctx->mm->event_lock);
+			/* Once more the same block. */
+			va -= tdmi_event_retry(&since) ? TDM_BLOCK_SIZE : 0;
+		} else {
+			since = 0;
+		}
 		(void)tdmi_dirty_discard(ctx->mm, dirty_keep(ctx->mm));
 		if (r > 0) {
 			*pages += (u64)r;

@@ -72,6 +72,23 @@ static u64 snapshot(u32 i)
 	return e;
 }
 
+/* Nothing can be placed until he who has caused an event runs again. */
+TEST(there_when_somebody_has_been_woken)
+{
+	u64 n;
+
+	begin();
+	put_range(0, 100, 7);
+	CHECK_EQ(tdmi_range_home(ctx, BASE, BASE + P(100), &n), 0);
+	cpu.waking = 40;
+	CHECK_EQ(to_device(0, 100), 100);
+	CHECK_EQ(there(0, 100), 100);
+	cpu.waking = 40;
+	CHECK_EQ(to_ram(0, 100), 100);
+	get_range(0, 100, 7);
+	end();
+}
+
 TEST(there_and_back)
 {
 	begin();
