@@ -210,9 +210,14 @@ static void part_ends(void)
 		/* Killed, or its parent. */
 		pid = do_fork();
 		if (!pid) {
+			pid_t self = getpid();
+
 			low = do_fork();
-			if (!low)
+			if (!low) {
 				prctl(PR_SET_PDEATHSIG, SIGKILL);
+				if (getppid() != self)
+					_exit(0); /* he has been killed before that */
+			}
 			for (;;)
 				for (size_t p = 0; p < npages; p++) {
 					page_check(mem + p * PAGE, NAME + p, 0, "of whom one is killed");
