@@ -41,7 +41,7 @@ rules()
 	# Code that may be compiled without an operating system. swap and the pools use the codecs' libraries.
 	includes $(sources src/mm | grep '\.[ch]$') |
 		grep -vE ": ($pure|$down|\"mm/[a-z0-9_]+\.h\"|\"port/port\.h\"|\"pool/(tier|pool)\.h\")$" |
-		grep -vE '^src/mm/swap[a-z_]*\.c: "pool/codec\.h"$' |
+		grep -vE '^src/mm/swap[a-z_]*\.[ch]: "pool/codec\.h"$' |
 		verdict 'src/mm includes base, plat.h and the port and pool interfaces only'
 
 	includes $(sources src/base | grep '\.[ch]$') |
