@@ -40,6 +40,26 @@ static inline uint64_t rand64(uint64_t *state)
 	return mix64((*state)++);
 }
 
+/* 0 to n - 1 in random order, the same in every run. */
+static inline uint32_t *random_order(size_t n)
+{
+	uint32_t *o = malloc(n * sizeof(*o));
+	uint64_t rng = 1;
+
+	if (!o)
+		die("malloc");
+	for (size_t i = 0; i < n; i++)
+		o[i] = (uint32_t)i;
+	for (size_t i = n - 1; i > 0; i--) {
+		size_t j = rand64(&rng) % (i + 1);
+		uint32_t t = o[i];
+
+		o[i] = o[j];
+		o[j] = t;
+	}
+	return o;
+}
+
 /*
  * The data: pages that look like a heap, each word a function of (page, index) so that any of them can be checked alone. Records of 64 bytes:
  * two pointers, a number, two lengths, a float and empty space. lz4 packs such pages at about 3:1 (swapbench prints the measured ratio).

@@ -63,26 +63,6 @@ static uint8_t *map(size_t size)
 	return p;
 }
 
-/* The blocks in random order, the same in every run. */
-static uint32_t *order(size_t n)
-{
-	uint32_t *o = malloc(n * sizeof(*o));
-	uint64_t rng = 1;
-
-	if (!o)
-		die("soft");
-	for (size_t i = 0; i < n; i++)
-		o[i] = (uint32_t)i;
-	for (size_t i = n - 1; i > 0; i--) {
-		size_t j = rand64(&rng) % (i + 1);
-		uint32_t t = o[i];
-
-		o[i] = o[j];
-		o[j] = t;
-	}
-	return o;
-}
-
 /* Touch one byte of each block. Returns nanoseconds. */
 static uint64_t touch(const volatile uint8_t *p, const uint32_t *o, size_t n, size_t block)
 {
@@ -161,7 +141,7 @@ static void run_bare(const char *arrangement)
 
 	bare_open(arrangement, size);
 	n = size / bare.block;
-	o = order(n);
+	o = random_order(n);
 	for (size_t r = 0; r < rounds; r++) {
 		uint64_t faults = 0, ns;
 
@@ -212,7 +192,7 @@ static void run_engine(void)
 {
 	struct tdm_options options = { .size = sizeof(options) };
 	size_t size = mib << 20, block = pages * PAGE, n = size / block;
-	uint32_t *o = order(n);
+	uint32_t *o = random_order(n);
 	struct tdm *t;
 	char err[256];
 	uint8_t *p;

@@ -34,9 +34,7 @@ void tdmi_complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int tdmi_fail(char *err, int r, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* size.c */
-/* "512M", "1.5G", "2GiB", "1048576": powers of 1024. False: malformed, or more than 2^60. */
-bool tdmi_size_parse(const char *s, u64 *bytes);
-/* The shortest spelling that tdmi_size_parse() reads back as the same number. */
+/* The shortest spelling that tdmi_parse_size() (base/fmt.h) reads back as the same number. */
 void tdmi_size_exact(u64 bytes, char *out, size_t len);
 /* "512 MiB", "1.5 GiB": for people. */
 const char *tdmi_size_human(u64 bytes, char out[16]);

@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/fmt.h"
 #include "cmd/cmd.h"
 
 #define DEFAULT_PERCENT 75u
@@ -51,7 +52,7 @@ static int parse_ram(const char *s, u64 *budget, char *err)
 		if (end == s || strcmp(end, "%") || !(pct > 0 && pct <= 100))
 			return tdmi_fail(err, -EINVAL, "--ram: '%s' is not a percentage between 0 and 100", s);
 		*budget = (u64)((double)tdmi_ram_base("") * pct / 100) & TDM_PAGE_MASK;
-	} else if (!tdmi_size_parse(s, budget)) {
+	} else if (tdmi_parse_size(s, budget)) {
 		return tdmi_fail(err, -EINVAL,
 				 "--ram: '%s' is not a size; write a number with K, M, G or T (512M, 1.5G), or a percentage (25%%)", s);
 	}

@@ -2,49 +2,10 @@
 /* size.c - amounts of memory: how they are written, and what percentages refer to. */
 #include <stdlib.h>
 #include <string.h>
+#include "base/fmt.h"
 #include "cmd/cmd.h"
 
 static const char units[] = "KMGT";
-
-bool tdmi_size_parse(const char *s, u64 *bytes)
-{
-	u64 whole = 0, frac = 0, scale = 1, unit = 1;
-	const char *u, *p = s;
-
-	for (; *p >= '0' && *p <= '9'; p++) {
-		if (whole > (u64)1 << 60)
-			return false;
-		whole = whole * 10 + (u64)(*p - '0');
-	}
-	if (p == s)
-		return false;
-	if (*p == '.') {
-		const char *f = ++p;
-
-		for (; *p >= '0' && *p <= '9'; p++)
-			if (scale < 1000000) {
-				frac = frac * 10 + (u64)(*p - '0');
-				scale *= 10;
-			}
-		if (p == f)
-			return false;
-	}
-	u = *p ? strchr(units, *p & ~0x20) : NULL;
-	if (u) {
-		unit = (u64)1 << (10 * (u - units + 1));
-		p++;
-		if (*p == 'i' && (p[1] == 'B' || p[1] == 'b'))
-			p++;
-	} else if (scale > 1) {
-		return false; /* half a byte */
-	}
-	if (*p == 'B' || *p == 'b')
-		p++;
-	if (*p || whole > ((u64)1 << 60) / unit)
-		return false;
-	*bytes = whole * unit + (u64)((unsigned __int128)frac * unit / scale);
-	return true;
-}
 
 void tdmi_size_exact(u64 bytes, char *out, size_t len)
 {
@@ -59,15 +20,7 @@ void tdmi_size_exact(u64 bytes, char *out, size_t len)
 
 const char *tdmi_size_human(u64 bytes, char out[16])
 {
-	static const char *const name[] = { "B", "KiB", "MiB", "GiB", "TiB" };
-	double x = (double)bytes;
-	unsigned k = 0;
-
-	while (k < 4 && x >= 1000) {
-		x /= 1024;
-		k++;
-	}
-	snprintf(out, 16, k && x < 10 ? "%.1f %s" : "%.0f %s", x, name[k]);
+	tdmi_fmt_size(out, 16, bytes);
 	return out;
 }
 

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
+#include "base/fmt.h"
 #include "cmd/cmd.h"
 
 #define TMPFS_MAGIC 0x01021994
@@ -79,7 +80,7 @@ static int check_file(const char *spec, const char *rest, char out[120], char *w
 		return tdmi_fail(err, -EINVAL, "the name of the tier's directory is too long");
 	}
 	/* What follows the last colon is a size, unless a slash or an existing directory of the whole name tells that it is not. */
-	if (colon && !tdmi_size_parse(colon + 1, &size) && (strchr(colon, '/') || !access(dir, F_OK)))
+	if (colon && tdmi_parse_size(colon + 1, &size) && (strchr(colon, '/') || !access(dir, F_OK)))
 		colon = NULL;
 	if (colon && size < (u64)1 << 20)
 		return bad_size(spec, colon + 1, err);
@@ -95,7 +96,7 @@ static int check_file(const char *spec, const char *rest, char out[120], char *w
 		snprintf(dir, sizeof(dir), "%s", d);
 	}
 	if (!realpath(dir, real) || stat(real, &st)) {
-		bool number = tdmi_size_parse(dir, &size);
+		bool number = !tdmi_parse_size(dir, &size);
 
 		return tdmi_fail(err, -EINVAL, "tier '%s': directory %s: %s%s", spec, dir, strerror(errno),
 				 number ? "; for a size alone write file::SIZE" : "");
@@ -128,7 +129,7 @@ int tdmi_tier_check(const char *spec, char out[120], char *warn, char *err)
 		return tdmi_fail(err, -EINVAL, "there is no tier '%.*s'; write lz4[:SIZE], zstd[:SIZE] or file[:DIR[:SIZE]]",
 				 (int)TDM_MIN(n, 40), spec);
 	}
-	if (rest && (!tdmi_size_parse(rest, &size) || size < (u64)1 << 20))
+	if (rest && (tdmi_parse_size(rest, &size) || size < (u64)1 << 20))
 		return bad_size(spec, rest, err);
 	return put_spec(n == 3 ? "lz4" : "zstd", NULL, size, out, err);
 }
