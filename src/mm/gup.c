@@ -1,5 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* gup.c - pins; how they and those who take pages away agree is in gup.h. */
+/*
+ * gup.c - pins; how they and those who take pages away agree is in gup.h.
+ *
+ * A page that is pinned to be written must be the process's own at that moment. Making it so happens outside of the mm, where a fork may come and share it again; looking
+ * at the entry and counting the pin happens inside, where none can (it freezes the mm). So who comes back in asks whether the mm has been frozen meanwhile, makes
+ * the pages his own again if it has, and pins without leaving in between. A fork that goes past libc freezes nothing, and is heard of afterwards: to who pins
+ * it is one that came after the pin.
+ */
 #include "mm/gup.h"
 #include "base/check.h"
 #include "mm/mm.h"
@@ -191,19 +198,30 @@ static u32 pin_coherent(struct tdm_ctx *ctx, u64 va, struct tdm_pfn *page)
 	return n;
 }
 
-/* Bring what is missing at va. If it is to be written all of [va, end) becomes the process's own. */
-static void bring_missing(struct tdm_ctx *ctx, u64 va, u64 end, u32 flags)
+int tdmi_make_own(struct tdm_ctx *ctx, u64 va, u64 end, u64 *own)
 {
-	struct tdm_port *port = ctx->mm->port;
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_port *port = mm->port;
+	u64 frozen = tdm_a64_ld_relaxed(&mm->frozen);
+	int r;
 
-	(void)tdmi_fault(ctx, (struct tdm_va){ va }, flags & TDM_GUP_WRITE);
-	/* A copy of its own, of what it shares with a child, or of the page of zeros. */
-	if (flags & TDM_GUP_WRITE) {
-		tdmi_mm_exit(ctx);
-		(void)port->ops->unshare(port, (struct tdm_va){ va }, (u32)((end - va) >> TDM_PAGE_SHIFT));
-		while (!tdmi_mm_enter(ctx))
-			plat_yield();
+	*own = va;
+	tdmi_mm_exit(ctx);
+	r = port->ops->unshare(port, (struct tdm_va){ va }, (u32)((end - va) >> TDM_PAGE_SHIFT));
+	if (r && end - va > TDM_PAGE_SIZE) {
+		/* One page must not keep the others. */
+		end = va + TDM_PAGE_SIZE;
+		r = port->ops->unshare(port, (struct tdm_va){ va }, 1);
 	}
+	while (!tdmi_mm_enter(ctx))
+		plat_yield();
+	if (r)
+		return r;
+	if (tdm_a64_ld_relaxed(&mm->frozen) != frozen)
+		return -EAGAIN;
+	tdmi_coherent_settle(ctx, va, end, true);
+	*own = end;
+	return 0;
 }
 
 static bool is_lost(struct tdm_ctx *ctx, u64 va)
@@ -220,30 +238,31 @@ static bool is_lost(struct tdm_ctx *ctx, u64 va)
 /* Pages [va, end) of one mapping; if they are to be written, of one 2 MiB of it. */
 static int pin_mapping(struct tdm_ctx *ctx, u64 va, u64 end, u32 flags, struct tdm_pfn *page, u32 *done)
 {
-	u32 n = (u32)((end - va) >> TDM_PAGE_SHIFT), got = 0, tries = 0;
-	u64 moved;
+	bool write = flags & TDM_GUP_WRITE;
+	u64 stop = write ? va : end, moved; /* up to there they may be pinned as they are */
+	u32 tries = 0;
+	int r = 0;
 
-	if (flags & TDM_GUP_WRITE)
-		bring_missing(ctx, va, end, flags);
-	while (got < n) {
-		u64 at = va + ((u64)got << TDM_PAGE_SHIFT);
-		u32 k = tdmi_gup_fast(ctx, at, n - got, page + got);
+	while (va < end) {
+		u32 k = va < stop ? tdmi_gup_fast(ctx, va, (u32)((stop - va) >> TDM_PAGE_SHIFT), page) : 0;
 
-		if (!k && !(flags & TDM_GUP_LONGTERM))
-			k = pin_coherent(ctx, at, page + got);
-		else if (!k && tries)
-			(void)tdmi_coherent_home(ctx, at, end, &moved);
-		got += k;
+		if (!k && va < stop && !(flags & TDM_GUP_LONGTERM))
+			k = pin_coherent(ctx, va, page);
+		else if (!k && tries && (flags & TDM_GUP_LONGTERM))
+			(void)tdmi_coherent_home(ctx, va, end, &moved);
+		page += k;
 		*done += k;
-		if (got == n)
+		va += (u64)k << TDM_PAGE_SHIFT;
+		if (va == end)
 			break;
 		tries = k ? 0 : tries + 1;
 		if (tries == TRIES_MAX)
-			return -EBUSY;
-		at = va + ((u64)got << TDM_PAGE_SHIFT);
-		if (is_lost(ctx, at))
+			return r == -ENOMEM ? r : -EBUSY;
+		if (is_lost(ctx, va))
 			return -EFAULT;
-		bring_missing(ctx, at, end, flags);
+		/* What is missing; and a copy of its own, of what it shares with a child, or of the page of zeros. */
+		(void)tdmi_fault(ctx, (struct tdm_va){ va }, write);
+		r = write ? tdmi_make_own(ctx, va, end, &stop) : 0;
 	}
 	return 0;
 }

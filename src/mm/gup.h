@@ -48,6 +48,13 @@ u32 tdmi_gup_fast(struct tdm_ctx *ctx, u64 va, u32 n, struct tdm_pfn *page);
  */
 int tdmi_pin(struct tdm_ctx *ctx, u64 va, u32 n, u32 flags, struct tdm_pfn *page, u32 *done);
 
+/*
+ * Have the pages of [va, end), which lie in 2 MiB and in one mapping that may be written, the process's own: copies of what it shares with a child, or of the page of zeros. From the
+ * return on they stay so until the caller leaves the mm, as it does here for a while. *own: how far they are; all of them, or the first one alone, or (then it is va) none, if
+ * there is an error: -EAGAIN: there has been a fork meanwhile; the port's: -EFAULT, -ENOMEM, -EBUSY. Coherent pages are settled. No lock is held.
+ */
+int tdmi_make_own(struct tdm_ctx *ctx, u64 va, u64 end, u64 *own);
+
 /* Once for each pin. A page that is not pinned is a mistake, and ends the process. Any context. */
 void tdmi_unpin(struct tdm_ctx *ctx, const struct tdm_pfn *page, u32 n);
 

@@ -115,6 +115,7 @@ void tdmi_mm_freeze(struct tdm_mm *mm)
 	for (u32 i = 0; i < TDM_CTX_MAX; i++)
 		while (mm->ctx[i] && tdm_a32_ld_seqcst(&mm->ctx[i]->busy))
 			plat_yield();
+	tdm_a64_st_relaxed(&mm->frozen, tdm_a64_ld_relaxed(&mm->frozen) + 1);
 }
 
 void tdmi_mm_thaw(struct tdm_mm *mm)

@@ -122,6 +122,7 @@ struct tdm_mm {
 	struct plat_mutex ctx_lock;
 	struct tdm_ctx *ctx[TDM_CTX_MAX];
 	tdm_a32 gate;             /* nonzero: nobody may enter */
+	tdm_a64 frozen;           /* how often it has been: each may have been for a fork. Written while nobody is inside */
 	tdm_a32 event_gate;       /* enum tdm_event_gate; written under the event lock */
 };
 

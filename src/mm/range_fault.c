@@ -7,6 +7,7 @@
  */
 #include "mm/range_fault.h"
 #include "base/check.h"
+#include "mm/gup.h"
 #include "mm/mm.h"
 
 #define TRIES_MAX 64u
@@ -157,16 +158,9 @@ static u64 state_now(const struct walk *w)
 /* The page is shared by a fork, and is to be written: so it is copied. */
 static int own_copy(struct walk *w)
 {
-	struct tdm_ctx *ctx = w->ctx;
-	struct tdm_port *port = ctx->mm->port;
-	int r;
+	u64 own;
+	int r = tdmi_make_own(w->ctx, w->at, w->at + TDM_PAGE_SIZE, &own);
 
-	tdmi_mm_exit(ctx);
-	r = port->ops->unshare(port, (struct tdm_va){ w->at }, 1);
-	while (!tdmi_mm_enter(ctx))
-		plat_yield();
-	if (!r)
-		tdmi_coherent_settle(ctx, w->at, w->at + TDM_PAGE_SIZE, true);
 	w->brought += !r && enough(wanted(w, w->at), state_now(w));
 	return r && r != -ENOMEM && r != -EAGAIN ? -EFAULT : 0;
 }

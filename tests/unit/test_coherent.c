@@ -197,6 +197,67 @@ TEST(forks)
 	end();
 }
 
+static struct tdm_port_ops port_ops;
+static const struct tdm_port_ops *below;
+static u32 again; /* so many of the next calls that unshare are each followed by a fork */
+
+static void fork_now(u32 a, u32 b)
+{
+	tdmi_mm_freeze(&mm);
+	tdmi_coherent_before_fork(ctx);
+	for (u32 i = a; i < b; i++)
+		*tdm_cpu_flags(&cpu, BASE + P(i)) |= TDM_CPU_SHARED;
+	tdmi_mm_thaw(&mm);
+}
+
+static int unshare(struct tdm_port *p, struct tdm_va va, u32 n)
+{
+	int r = below->unshare(p, va, n);
+
+	if (again) {
+		again--;
+		fork_now((u32)((va.v - BASE) >> TDM_PAGE_SHIFT), (u32)((va.v - BASE) >> TDM_PAGE_SHIFT) + n);
+	}
+	return r;
+}
+
+/* What is to be written, or pinned for that, is not taken for the process's own if there was another fork meanwhile. What was shared is a copy in ram. */
+TEST(forks_and_again)
+{
+	u64 e = TDM_RF_REQ_FAULT | TDM_RF_REQ_WRITE;
+	struct tdm_range_fault rf = { .start = BASE + P(20), .end = BASE + P(21), .entry = &e, .owner = &pool, .flags_mask = TDM_RF_STICKY };
+	struct tdm_pfn page[4];
+	u32 done;
+
+	begin();
+	CHECK(tdmi_mm_enter(ctx));
+	below = cpu.port.ops;
+	port_ops = *below;
+	port_ops.unshare = unshare;
+	cpu.port.ops = &port_ops;
+	put_range(0, 32, 2);
+	CHECK_EQ(to_device(0, 32), 32);
+	tdmi_mm_exit(ctx);
+	fork_now(0, 32);
+	CHECK(tdmi_mm_enter(ctx));
+	again = 2;
+	CHECK_EQ(tdmi_pin(ctx, BASE + P(2), 4, TDM_GUP_WRITE, page, &done), 0);
+	CHECK_EQ(done, 4);
+	CHECK_EQ(there(0, 32), 28);
+	for (u32 i = 2; i < 6; i++)
+		CHECK(!(*tdm_cpu_flags(&cpu, BASE + P(i)) & TDM_CPU_SHARED));
+	tdmi_unpin(ctx, page, 4);
+	again = 2;
+	CHECK_EQ(tdmi_range_fault(ctx, &rf), 0);
+	CHECK(e & TDM_RF_WRITE);
+	CHECK(!(*tdm_cpu_flags(&cpu, BASE + P(20)) & TDM_CPU_SHARED));
+	CHECK_EQ(there(0, 32), 27);
+	tdmi_mm_exit(ctx);
+	get_range(0, 32, 2);
+	cpu.port.ops = below;
+	end();
+}
+
 TEST(full)
 {
 	u64 n;

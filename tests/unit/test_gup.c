@@ -7,6 +7,8 @@ static struct tdm_port_ops ops;
 static const struct tdm_port_ops *below;
 static struct tdm_pfn pin[2 * TDM_HUGE_PAGES + 16];
 static u32 shares;
+static u32 forks;  /* so many of the next calls that unshare are each followed by a fork */
+static bool refuse; /* no more than one page can be unshared at a time */
 
 /* Called around the port's taking of pages home: the table is locked, and what is taken is frozen. */
 static void (*on_taking)(u64 va, u32 n);
@@ -25,9 +27,22 @@ static int invalidate(struct tdm_port *p, struct tdm_va va, void *slot, u32 n, u
 
 static int unshare(struct tdm_port *p, struct tdm_va va, u32 n)
 {
+	int r;
+
 	TDM_BUG_ON(va.v / H != (va.v + P(n) - 1) / H);
 	shares++;
-	return below->unshare(p, va, n);
+	if (refuse && n > 1)
+		return -EFAULT;
+	r = below->unshare(p, va, n);
+	if (forks) {
+		forks--;
+		tdmi_mm_freeze(&mm);
+		tdmi_coherent_before_fork(ctx);
+		for (u32 i = 0; i < n; i++)
+			*tdm_cpu_flags(&cpu, va.v + P(i)) |= TDM_CPU_SHARED;
+		tdmi_mm_thaw(&mm);
+	}
+	return r;
 }
 
 static void begin(void)
@@ -42,6 +57,8 @@ static void begin(void)
 	ops.invalidate = invalidate;
 	ops.unshare = unshare;
 	cpu.port.ops = &ops;
+	forks = 0;
+	refuse = false;
 	CHECK(tdmi_mm_enter(ctx));
 }
 
@@ -635,6 +652,45 @@ TEST(shared_pages_are_copied_first)
 		CHECK(!(*tdm_cpu_flags(&cpu, BASE + P(i)) & TDM_CPU_SHARED));
 	CHECK_EQ(shares, 3);
 	tdmi_unpin(ctx, pin, 540);
+	end();
+}
+
+/* A fork between that and the pin shares them again. */
+TEST(shared_again_before_it_is_pinned)
+{
+	u32 done;
+
+	begin();
+	write_pages(0, 16, 1);
+	forks = 3;
+	CHECK_EQ(tdmi_pin(ctx, BASE, 16, TDM_GUP_WRITE, pin, &done), 0);
+	CHECK_EQ(done, 16);
+	for (u32 i = 0; i < 16; i++)
+		CHECK(!(*tdm_cpu_flags(&cpu, BASE + P(i)) & TDM_CPU_SHARED));
+	CHECK_EQ(shares, 4);
+	tdmi_unpin(ctx, pin, 16);
+	/* Forks without end. */
+	forks = ~0u;
+	CHECK_EQ(tdmi_pin(ctx, BASE, 16, TDM_GUP_WRITE, pin, &done), -EBUSY);
+	CHECK_EQ(done, 0);
+	CHECK_EQ(pins_of(pin[0]), 0);
+	end();
+}
+
+/* Where not all can be made the process's own, only those that are are pinned. */
+TEST(made_own_one_by_one)
+{
+	u32 done;
+
+	begin();
+	write_pages(0, 16, 1);
+	for (u32 i = 0; i < 16; i++)
+		*tdm_cpu_flags(&cpu, BASE + P(i)) |= TDM_CPU_SHARED;
+	refuse = true;
+	CHECK_EQ(tdmi_pin(ctx, BASE, 16, TDM_GUP_WRITE, pin, &done), 0);
+	for (u32 i = 0; i < 16; i++)
+		CHECK(!(*tdm_cpu_flags(&cpu, BASE + P(i)) & TDM_CPU_SHARED));
+	tdmi_unpin(ctx, pin, done);
 	end();
 }
 
