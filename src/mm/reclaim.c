@@ -193,49 +193,102 @@ static u32 home_parts(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 mask, u3
 	return busy;
 }
 
+/*
+ * The pages of a block that devices have for themselves. A round for others must not reach them: their owners would lose them for nothing. No lock is held, so this may be old:
+ * a page that has become exclusive since is within the round, which does no harm; one that has come back since is not taken. Nothing is taken that the round has not told of.
+ */
+static u32 exclusive_pages(struct tdm_ctx *ctx, u64 va)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_pte pte;
+	struct tdm_pt *pt;
+	u32 i, mask = 0;
+
+	if (!tdm_aptr_ld_acquire(&mm->exclusive_owner[0]))
+		return 0;
+	tdmi_rcu_read_lock(ctx->rcu);
+	pt = tdmi_pt_walk(mm, va, &i, &pte);
+	for (u32 k = 0; !pt->level && k < TDM_BLOCK_PAGES; k++)
+		mask |= (u32)tdm_pte_is(tdm_pt_get(pt, i + k), TDM_PTE_T_EXCLUSIVE) << k;
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return mask;
+}
+
+/* The first pages of *left that have none of `between` between them; they leave *left. */
+static u32 next_piece(u32 *left, u32 between)
+{
+	u32 lo = *left ? (u32)__builtin_ctz(*left) : 0, stop = between >> lo ? lo + (u32)__builtin_ctz(between >> lo) : TDM_BLOCK_PAGES;
+	u32 piece = *left & ((1u << stop) - 1);
+
+	*left &= ~piece;
+	return piece;
+}
+
+/* The pages of a block that are in the mask, in a round for them. The event lock is held, and let go of for a while if pages refuse and this thread may wait. */
+static void home_piece(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct home_try *t)
+{
+	struct tdm_mm *mm = ctx->mm;
+	u32 lo = only ? (u32)__builtin_ctz(only) : 0, hi = only ? 32 - (u32)__builtin_clz(only) : 0, before = t->busy, own;
+	struct tdm_inv_range round = TDM_INV_RANGE(folio->va + ((u64)lo << TDM_PAGE_SHIFT), folio->va + ((u64)hi << TDM_PAGE_SHIFT), TDM_INV_CLEAR);
+	bool mine = only && !ctx->round;
+
+	if (mine)
+		(void)tdmi_invalidate_start(&mm->notifiers, &round);
+	t->busy = 0;
+	home_block(ctx, folio, only, t);
+	if (t->busy && !t->gone && ctx->may_wait) {
+		plat_mutex_unlock(&mm->event_lock);
+		own = unshare(ctx, folio->va, t->busy);
+		plat_mutex_lock(&mm->event_lock);
+		t->busy &= ~own;
+		t->gone = t->again = !tdmi_events_settled(ctx);
+		/* One pinned page must not keep the others of its run: by halves until it is alone. */
+		for (u32 n = TDM_BLOCK_PAGES; own && !t->gone && n; n /= 2)
+			own = home_parts(ctx, folio, own, n, t);
+		t->busy |= own;
+	}
+	if (mine)
+		tdmi_invalidate_end(&mm->notifiers, &round);
+	t->busy |= before;
+}
+
+/* A folio of 2 MiB, in a round for it. true: it has been split, and its parts are on the lists, or it. */
+static bool home_whole(struct tdm_ctx *ctx, struct tdm_frame *folio, bool part, struct home_try *t)
+{
+	struct tdm_inv_range round = TDM_INV_RANGE(folio->va, folio->va + TDM_HUGE_SIZE, TDM_INV_CLEAR);
+	bool mine = !ctx->round, split;
+
+	if (mine)
+		(void)tdmi_invalidate_start(&ctx->mm->notifiers, &round);
+	home_huge(ctx, folio, part, t, &split);
+	if (mine)
+		tdmi_invalidate_end(&ctx->mm->notifiers, &round);
+	return split;
+}
+
 /* Take an isolated folio home, a block's pages in the mask `only`, and put it back where it belongs. One of 2 MiB of which not all are wanted is split.
  * The event lock is held, and let go of for a while if pages refuse. *again: some could not be had because of an event. */
 static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, bool part, bool *again)
 {
 	struct tdm_mm *mm = ctx->mm;
-	u64 size = (u64)TDM_PAGE_SIZE << folio->order;
-	struct tdm_inv_range round = TDM_INV_RANGE(folio->va, folio->va + size, TDM_INV_CLEAR);
 	struct home_try t = { 0 };
-	bool split = false, shared = false, mine = !ctx->round;
 
-	if (mine)
-		(void)tdmi_invalidate_start(&mm->notifiers, &round);
 	if (folio->order == TDM_HUGE_ORDER) {
-		home_huge(ctx, folio, part, &t, &split);
-		/* Splitting has put its 32 parts on the lists, or it. */
-		if (!split)
+		if (!home_whole(ctx, folio, part, &t))
 			(void)tdmi_folio_putback(mm, folio, t.home ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
 	} else {
-		home_block(ctx, folio, only, &t);
-		if (t.busy && !t.gone && !ctx->may_wait) {
-			shared = true;
-		} else if (t.busy && !t.gone) {
-			u32 own;
+		u32 between = exclusive_pages(ctx, folio->va), left = only & 0xffff & ~between;
 
-			plat_mutex_unlock(&mm->event_lock);
-			own = unshare(ctx, folio->va, t.busy);
-			plat_mutex_lock(&mm->event_lock);
-			t.busy &= ~own;
-			t.gone = t.again = !tdmi_events_settled(ctx);
-			/* One pinned page must not keep the others of its run: by halves until it is alone. */
-			for (u32 n = TDM_BLOCK_PAGES; own && !t.gone && n; n /= 2)
-				own = home_parts(ctx, folio, own, n, &t);
-			t.busy |= own;
-		}
+		do
+			home_piece(ctx, folio, next_piece(&left, between), &t);
+		while (left && !t.gone);
 		(void)tdmi_folio_putback(mm, folio,
-					 shared ? TDM_LRU_TO_SHARED :
+					 t.busy && !t.gone && !ctx->may_wait ? TDM_LRU_TO_SHARED :
 					 t.home ? TDM_LRU_TO_HOME :
 					 t.busy | t.refused ? TDM_LRU_TO_PINNED :
 							      TDM_LRU_TO_YOUNG);
 		tdm_count(ctx, TDM_C_PINNED, (u64)__builtin_popcount(t.busy | t.refused));
 	}
-	if (mine)
-		tdmi_invalidate_end(&mm->notifiers, &round);
 	tdm_count(ctx, TDM_C_HOME_PAGES, t.taken);
 	if (t.gone)
 		mm->port->ops->drain(mm->port, ctx);
@@ -434,14 +487,17 @@ static u32 batch_home(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, u32 most)
 static u32 home_many(struct tdm_ctx *ctx, u64 *va, u64 end)
 {
 	u64 stop = TDM_MIN(TDM_MIN(end, *va + BATCH * TDM_BLOCK_SIZE), TDM_ALIGN_DOWN(*va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE);
-	struct tdm_inv_range round = TDM_INV_RANGE(*va, stop, TDM_INV_CLEAR);
-	u32 most = (u32)((stop - *va) / TDM_BLOCK_SIZE), done = 0;
+	u32 blocks = *va < end ? (u32)((stop - *va) / TDM_BLOCK_SIZE) : 0, most = 0, done = 0;
+	struct tdm_inv_range round;
 	struct tdm_mm *mm = ctx->mm;
 	bool mine = !ctx->round;
 	struct tdm_pt *pt;
 
-	if (*va >= end || most < 2)
+	while (most < blocks && !exclusive_pages(ctx, *va + most * TDM_BLOCK_SIZE))
+		most++;
+	if (most < 2)
 		return 0;
+	round = TDM_INV_RANGE(*va, *va + most * TDM_BLOCK_SIZE, TDM_INV_CLEAR);
 	if (mine)
 		(void)tdmi_invalidate_start(&mm->notifiers, &round);
 	tdmi_rcu_read_lock(ctx->rcu);

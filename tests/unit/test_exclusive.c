@@ -97,6 +97,38 @@ TEST(neighbours_stay)
 	end();
 }
 
+/* Reclaim takes what lies around them: nobody who has a page for himself hears of it. */
+TEST(neighbours_are_aged)
+{
+	static const u32 page[] = { 1, 4, 5, 15, 20, 32 + 7, 9 * 16 + 3 };
+
+	for (u32 how = 0; how < 2; how++) {
+		begin();
+		write_pages(0, 256, 1);
+		for (u32 i = 0; i < TDM_ARRAY_SIZE(page); i++)
+			CHECK_EQ(shadow_alone(page[i], page[i] + 1), 0);
+		if (how) {
+			CHECK_EQ(home_pages(BASE, BASE + P(256)), 256 - TDM_ARRAY_SIZE(page));
+		} else {
+			for (u32 tries = 0; tries < 64 && tdm_a64_ld_relaxed(&mm.lent) > TDM_ARRAY_SIZE(page); tries++)
+				CHECK(tdmi_age(ctx, 64) || tdmi_reclaim(ctx, 0, 64));
+			CHECK_EQ(tdm_a64_ld_relaxed(&mm.lent), TDM_ARRAY_SIZE(page));
+		}
+		for (u32 i = 0; i < TDM_ARRAY_SIZE(page); i++) {
+			CHECK(shadow.alone[page[i]] != NULL);
+			*word_of(page[i]) += 10;
+		}
+		check_counters();
+		for (u32 i = 0; i < TDM_ARRAY_SIZE(page); i++) {
+			CHECK_EQ(get(BASE + P(page[i]) + 8 * (page[i] % 512)), page[i] + 11);
+			CHECK(shadow.alone[page[i]] == NULL);
+			put(BASE + P(page[i]) + 8 * (page[i] % 512), page[i] + 1);
+		}
+		get_range(0, 256, 1);
+		end();
+	}
+}
+
 static u32 seen;
 
 /* As long as the owner has not been told, nothing has happened to the bytes; and the page is nobody else's. */
