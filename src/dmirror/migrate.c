@@ -88,7 +88,7 @@ static void bring(struct tdm_dmirror *d, u64 start, u64 end)
 	for (u64 va = start; va < end; va += TDM_PAGE_SIZE) {
 		tdm_device_enter_mm(d->w);
 		if (is_away(ctx, va))
-			(void)tdmi_fault(ctx, (struct tdm_va){ va }, false);
+			(void)tdmi_fault_try(ctx, (struct tdm_va){ va }, false);
 		tdmi_mm_exit(ctx);
 	}
 }

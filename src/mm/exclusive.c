@@ -124,8 +124,10 @@ int tdmi_make_exclusive(struct tdm_ctx *ctx, u64 start, u64 end, const void *own
 		if (!is_exclusive(ctx, va)) {
 			u64 n;
 
-			(void)tdmi_fault(ctx, (struct tdm_va){ va }, true);
-			(void)tdmi_coherent_home(ctx, va, va + TDM_PAGE_SIZE, &n);
+			r = tdmi_fault_try(ctx, (struct tdm_va){ va }, true);
+			r = r ? r : tdmi_coherent_home(ctx, va, va + TDM_PAGE_SIZE, &n);
+			if (r == -ENOMEM)
+				return r;
 		}
 		*h = make_one(ctx, va, owner, (u32)number);
 		*pages += *h != NULL;

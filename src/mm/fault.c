@@ -25,6 +25,8 @@
 #include "mm/mm.h"
 
 #define REFUSED_TRIES 64u
+#define FAULT_TRIES 1000u
+#define ASKED_TRIES 16u
 #define FUTILE_NS ((u64)20000000)
 #define STREAM_PAGES ((u64)256) /* at most; see stream_pages() */
 #define LONE_MAX_NS 2500u /* what a copy of a lone page costs */
@@ -979,7 +981,8 @@ static void make_room(struct tdm_ctx *ctx)
 	tdm_count(ctx, TDM_C_STALL_NS, plat_now_ns() - start);
 }
 
-int tdmi_fault(struct tdm_ctx *ctx, struct tdm_va va, bool write)
+/* most: so often is it tried again where there is no memory, or no frame. -ENOMEM: not even then. */
+static int serve(struct tdm_ctx *ctx, struct tdm_va va, bool write, u32 most)
 {
 	struct tdm_mm *mm = ctx->mm;
 	struct block b = { 0 };
@@ -990,8 +993,8 @@ int tdmi_fault(struct tdm_ctx *ctx, struct tdm_va va, bool write)
 	make_room(ctx);
 	while ((r = fault_told(ctx, va.v, write, &b)) == -EAGAIN || r == -ENOMEM) {
 		if (r == -ENOMEM) {
-			if (++tries > 1000)
-				plat_abort("tandem: no memory to serve a fault\n");
+			if (++tries > most)
+				break;
 			tdmi_reclaim(ctx, 0, 4 * TDM_BLOCK_PAGES);
 			plat_yield();
 		} else {
@@ -1003,7 +1006,20 @@ int tdmi_fault(struct tdm_ctx *ctx, struct tdm_va va, bool write)
 	count_fault(&b);
 	if (r)
 		wake(mm, va.v, va.v + TDM_PAGE_SIZE);
+	return r == -ENOMEM ? r : 0;
+}
+
+int tdmi_fault(struct tdm_ctx *ctx, struct tdm_va va, bool write)
+{
+	/* Whoever waits for it cannot be told. */
+	if (serve(ctx, va, write, FAULT_TRIES))
+		plat_abort("tandem: no memory to serve a fault\n");
 	return 0;
+}
+
+int tdmi_fault_try(struct tdm_ctx *ctx, struct tdm_va va, bool write)
+{
+	return serve(ctx, va, write, ASKED_TRIES);
 }
 
 /* One PTE table's part of tdmi_bring(). */

@@ -249,7 +249,7 @@ static int pin_mapping(struct tdm_ctx *ctx, u64 va, u64 end, u32 flags, struct t
 		if (!k && va < stop && !(flags & TDM_GUP_LONGTERM))
 			k = pin_coherent(ctx, va, page);
 		else if (!k && tries && (flags & TDM_GUP_LONGTERM))
-			(void)tdmi_coherent_home(ctx, va, end, &moved);
+			r = tdmi_coherent_home(ctx, va, end, &moved);
 		page += k;
 		*done += k;
 		va += (u64)k << TDM_PAGE_SHIFT;
@@ -261,8 +261,9 @@ static int pin_mapping(struct tdm_ctx *ctx, u64 va, u64 end, u32 flags, struct t
 		if (is_lost(ctx, va))
 			return -EFAULT;
 		/* What is missing; and a copy of its own, of what it shares with a child, or of the page of zeros. */
-		(void)tdmi_fault(ctx, (struct tdm_va){ va }, write);
-		r = write ? tdmi_make_own(ctx, va, end, &stop) : 0;
+		r = tdmi_fault_try(ctx, (struct tdm_va){ va }, write);
+		if (write && !r)
+			r = tdmi_make_own(ctx, va, end, &stop);
 	}
 	return 0;
 }

@@ -156,6 +156,8 @@ u64 tdmi_mm_usage(const struct tdm_mm *mm);
 /* ---- fault.c: a port has missed at va. 0: served, or there is nothing to serve (the accessor was woken either way). -EAGAIN: the gate is
  * closed. write: the access was a write. */
 int tdmi_fault(struct tdm_ctx *ctx, struct tdm_va va, bool write);
+/* The same for who only asks, and can be told that there is no memory: -ENOMEM after a few tries, where tdmi_fault() ends the process. No lock is held. */
+int tdmi_fault_try(struct tdm_ctx *ctx, struct tdm_va va, bool write);
 /* Bring every page of [start, end) that is home or out. What a tier cannot give is an error, and stays there. */
 int tdmi_bring(struct tdm_ctx *ctx, u64 start, u64 end);
 /* The same for a caller that holds the event lock. */
@@ -200,7 +202,7 @@ int tdmi_migrate_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, struct tdm_p
  * or was touched meanwhile): try again. *pages: those that are there. It lasts until a round that is not the owner's covers the page: home[] must not be used once the
  * subscriber's invalidate has returned. Asking again takes nothing back that is there. Copies are made of pages that are shared with a child. -EINVAL: unaligned or
  * empty, nobody's; -EFAULT: there is no mapping;
- * -EPERM: it may not be written; -EOPNOTSUPP: the engine does not manage it; -ENOSPC: there have been TDM_EXCLUSIVE_OWNERS owners. Pages before the one with an error are done. No lock is held; the caller is in the
+ * -EPERM: it may not be written; -EOPNOTSUPP: the engine does not manage it; -ENOSPC: there have been TDM_EXCLUSIVE_OWNERS owners; -ENOMEM. Pages before the one with an error are done. No lock is held; the caller is in the
  * mm, and not in a round. */
 int tdmi_make_exclusive(struct tdm_ctx *ctx, u64 start, u64 end, const void *owner, void **home, u64 *pages);
 /* Whose page that is. */

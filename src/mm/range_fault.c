@@ -55,9 +55,18 @@ static u64 rights(const struct walk *w)
 	return TDM_RF_VALID | (w->map.writable ? TDM_RF_WRITE : 0);
 }
 
+/* A leaf, of any level, with no frame behind it. What names a table has an address in these bits. */
+static bool is_special(struct tdm_pte pte)
+{
+	return tdm_pte_present(pte) && (pte.v & TDM_PTE_LEAF) && (pte.v & TDM_PTE_SPECIAL);
+}
+
 /* What an entry of the table says. */
 static u64 state_of(const struct walk *w, u64 va, struct tdm_pte pte)
 {
+	/* There is no page behind it that could be reached elsewhere. */
+	if (is_special(pte))
+		return TDM_RF_ERROR;
 	if (tdm_pte_lent(pte))
 		return rights(w) | va >> TDM_PAGE_SHIFT;
 	if (tdm_pte_is(pte, TDM_PTE_T_COHERENT)) {
@@ -72,6 +81,16 @@ static u64 state_of(const struct walk *w, u64 va, struct tdm_pte pte)
 	if (tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE) && w->rf->owner && tdmi_exclusive_owner(w->ctx->mm, pte) == w->rf->owner)
 		return rights(w) | TDM_RF_EXCLUSIVE | tdm_pte_ram_pfn(pte).v;
 	return tdm_pte_is(pte, TDM_PTE_T_POISON) ? TDM_RF_ERROR : 0;
+}
+
+/* What an upper level's entry says of the page at w->at, and of those behind it. */
+static u64 leaf_state(const struct walk *w, const struct tdm_pt *pt, struct tdm_pte pte)
+{
+	if (is_special(pte))
+		return TDM_RF_ERROR;
+	if (pt->level > 1 || !tdm_pte_lent(pte))
+		return 0;
+	return rights(w) | (u64)TDM_HUGE_ORDER << TDM_RF_ORDER_SHIFT | w->at >> TDM_PAGE_SHIFT;
 }
 
 /* Is that enough for what is wanted? */
@@ -93,9 +112,7 @@ static bool look_managed(struct walk *w, u64 end)
 	tdmi_rcu_read_lock(w->ctx->rcu);
 	pt = tdmi_pt_walk(mm, w->at, &i, &pte);
 	if (pt->level) {
-		bool leaf = pt->level == 1 && tdm_pte_lent(pte);
-		u64 s = leaf ? rights(w) | (u64)TDM_HUGE_ORDER << TDM_RF_ORDER_SHIFT | w->at >> TDM_PAGE_SHIFT : 0;
-		u64 good = w->at;
+		u64 s = leaf_state(w, pt, pte), good = w->at;
 
 		if (!w->rf->flags_mask) /* all pages are wanted alike */
 			good = enough(w->rf->default_flags, s) ? stop : good;
@@ -155,6 +172,15 @@ static u64 state_now(const struct walk *w)
 	return state;
 }
 
+/* The port has said that there is none. It says the same of what is not mapped any more. */
+static int no_memory(const struct walk *w)
+{
+	struct tdm_port_mapping m;
+	int r = w->ctx->mm->port->ops->mapping(w->ctx->mm->port, w->at, &m);
+
+	return r == -ENOENT || (!r && m.start > w->at) ? -EFAULT : -ENOMEM;
+}
+
 /* The page is shared by a fork, and is to be written: so it is copied. */
 static int own_copy(struct walk *w)
 {
@@ -162,7 +188,7 @@ static int own_copy(struct walk *w)
 	int r = tdmi_make_own(w->ctx, w->at, w->at + TDM_PAGE_SIZE, &own);
 
 	w->brought += !r && enough(wanted(w, w->at), state_now(w));
-	return r && r != -ENOMEM && r != -EAGAIN ? -EFAULT : 0;
+	return r == -ENOMEM ? no_memory(w) : r && r != -EAGAIN ? -EFAULT : 0;
 }
 
 /* The page at w->at is not as it is wanted. */
@@ -183,7 +209,7 @@ static int bring(struct walk *w)
 			return -EFAULT;
 		if (state & TDM_RF_COHERENT)
 			return own_copy(w);
-		r = tdmi_fault(ctx, (struct tdm_va){ w->at }, write);
+		r = tdmi_fault_try(ctx, (struct tdm_va){ w->at }, write);
 		w->brought += !r && enough(want, state_now(w));
 	} else {
 		/* It may take as long as it likes: somebody else's userfaultfd may serve it. A fork must not wait for that. */
@@ -192,7 +218,7 @@ static int bring(struct walk *w)
 		while (!tdmi_mm_enter(ctx))
 			plat_yield();
 		w->brought += !r;
-		r = r && r != -ENOMEM && r != -EAGAIN && r != -EINTR ? -EFAULT : 0;
+		r = r == -ENOMEM ? no_memory(w) : r && r != -EAGAIN && r != -EINTR ? -EFAULT : 0;
 	}
 	return r;
 }
@@ -253,17 +279,21 @@ static int walk_mapping(struct walk *w)
 	if (w->managed)
 		tdmi_coherent_settle(w->ctx, w->at, w->stop, false);
 	while (w->at < w->stop) {
+		r = 0;
 		if (w->managed ? look_managed(w, w->stop) : look_unmanaged(w, w->stop, &r))
 			continue;
 		r = r ? r : bring(w);
-		if (r)
+		/* Others may give memory back meanwhile. */
+		if (r && r != -ENOMEM)
 			return r;
 		if (stale(w->rf))
 			return -EBUSY;
 		tries = w->at == at ? tries + 1 : 0;
 		at = w->at;
 		if (tries == TRIES_MAX)
-			return -EBUSY;
+			return r ? r : -EBUSY;
+		if (r)
+			plat_yield();
 	}
 	return 0;
 }

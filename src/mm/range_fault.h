@@ -21,7 +21,7 @@ struct tdm_ctx;
 
 #define TDM_RF_VALID ((u64)1 << 63)   /* out: may be read */
 #define TDM_RF_WRITE ((u64)1 << 62)   /* out: and written */
-#define TDM_RF_ERROR ((u64)1 << 61)   /* out: cannot be had: no mapping, one that may not be read, bytes that are lost */
+#define TDM_RF_ERROR ((u64)1 << 61)   /* out: cannot be had: no mapping, one that may not be read, bytes that are lost, a special leaf */
 #define TDM_RF_DEVICE ((u64)1 << 60)  /* out: see above */
 #define TDM_RF_ORDER_SHIFT 55         /* out: 5 bits: 2^order pages are mapped by one leaf: 0, 9, 18 */
 #define TDM_RF_ORDER_MASK ((u64)31 << TDM_RF_ORDER_SHIFT)
@@ -54,9 +54,9 @@ static inline u32 tdm_rf_order(u64 entry)
 /*
  * 0, or: -EINVAL  unaligned, empty, or beyond all addresses; REQ_WRITE without REQ_FAULT
  *        -EBUSY   something in the range has changed since seq: begin again. Also: what is brought is taken away again and again
- *        -EFAULT  wanted, and there is no mapping, or one that may not be read, or the bytes are lost
+ *        -EFAULT  wanted, and there is no mapping, or one that may not be read, or the bytes are lost, or there is a special leaf
  *        -EPERM   wanted for writing, and the mapping may not be written
- *        -ENOMEM  no memory to bring it
+ *        -ENOMEM  no memory to bring it, after some tries
  * Entries before the one that failed are out, the others are in. A device's page that its owner wants to write, and which its mapping allows it to, is VALID and
  * WRITE without a fault. No lock is held; the caller is in the mm, and is out of it for a while where something must be brought.
  */

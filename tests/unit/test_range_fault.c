@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* test_range_fault.c - what is at a range: every state of an entry against every request, and what happens when it changes meanwhile. */
+#include "mm/gup.h"
 #include "mm/range_fault.h"
 #include "device_world.h"
 #include "plat/sim.h"
@@ -177,6 +178,33 @@ static void make_leaf_home(u32 page)
 	CHECK_EQ(home_pages(va, va + H), TDM_HUGE_PAGES);
 }
 
+/* A translation without a frame behind it: nothing in the engine makes one yet. */
+static void set_special(u32 page)
+{
+	struct tdm_pt *pt;
+	struct tdm_pte pte;
+	u32 i;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	pt = tdmi_pt_walk(&mm, BASE + P(page), &i, &pte);
+	plat_mutex_lock(&pt->lock);
+	tdm_pt_set(pt, i, (struct tdm_pte){ pte.v | TDM_PTE_SPECIAL });
+	plat_mutex_unlock(&pt->lock);
+	tdmi_rcu_read_unlock(ctx->rcu);
+}
+
+static void make_special(u32 page)
+{
+	make_lent(page);
+	set_special(page);
+}
+
+static void make_special_leaf(u32 page)
+{
+	make_leaf(page);
+	set_special(page);
+}
+
 static void make_hole(u32 page)
 {
 	tdmi_cpu_munmap(&cpu, ctx, BASE + P(page), BASE + P(page + 1));
@@ -239,6 +267,8 @@ static const struct {
 	{ "removed", make_removed, X, { NOTHING, SYSTEM, SYSTEM } },
 	{ "leaf", make_leaf, LEAF, { SYSTEM_LEAF, SYSTEM_LEAF, SYSTEM_LEAF } },
 	{ "leaf at home", make_leaf_home, LEAF, { NOTHING, SYSTEM_LEAF, SYSTEM_LEAF } },
+	{ "special", make_special, X, { ERROR, -EFAULT, -EFAULT } },
+	{ "special leaf", make_special_leaf, LEAF, { ERROR, -EFAULT, -EFAULT } },
 	{ "hole", make_hole, X, { ERROR, -EFAULT, -EFAULT } },
 	{ "unmanaged", make_unmanaged, X, { NOTHING, SYSTEM, SYSTEM } },
 	{ "unmanaged, there", make_unmanaged_there, X, { SYSTEM, SYSTEM, SYSTEM } },
@@ -654,6 +684,60 @@ TEST(an_unmanaged_page_that_cannot_be_had)
 	*tdm_cpu_flags(&cpu, BASE + P(20)) |= TDM_CPU_POISON;
 	fails_at(0, 20, -EFAULT, FAULT);
 	end();
+}
+
+static struct tdm_port_ops ops;
+
+static int populate_without_memory(struct tdm_port *p, struct tdm_ctx *c, struct tdm_va va, u32 n, bool write)
+{
+	if (write)
+		make_hole(20);
+	return -ENOMEM;
+}
+
+/* The port has no memory for it; or says so of what has gone meanwhile. */
+TEST(no_memory_for_an_unmanaged_page)
+{
+	begin();
+	ops = *cpu.port.ops;
+	ops.populate = populate_without_memory;
+	cpu.port.ops = &ops;
+	make_unmanaged(20);
+	fails_at(0, 20, -ENOMEM, FAULT);
+	fails_at(0, 20, -EFAULT, WRITE);
+	end();
+}
+
+/* Every frame is in use, and the tiers are full. Who asks is told, and can ask again. */
+TEST(no_frame_for_it)
+{
+	struct tdm_range_fault rf;
+	struct tdm_pfn page;
+	void *home;
+	u32 done;
+	u64 n;
+
+	tdm_sim_init(memory, sizeof(memory));
+	start_with(1, NPAGES, 512);
+	map(BASE, BASE + P(NPAGES));
+	for (u32 i = 0; i < 32; i++)
+		put(BASE + P((31 - i) * TDM_BLOCK_PAGES + i % 16), i);
+	rf = request(508, 516, 0);
+	rf.flags_mask = WRITE;
+	out[5] |= WRITE;
+	CHECK(tdmi_mm_enter(ctx));
+	CHECK_EQ(tdmi_range_fault(ctx, &rf), -ENOMEM);
+	CHECK(out[4] == 0 && out[5] == (WRITE | UNTOUCHED) && out[6] == UNTOUCHED);
+	CHECK_EQ(tdmi_range_fault_unlocked(ctx, &rf, 0), -ENOMEM);
+	CHECK_EQ(tdmi_pin(ctx, BASE + P(600), 1, 0, &page, &done), -ENOMEM);
+	CHECK_EQ(tdmi_pin(ctx, BASE + P(600), 1, TDM_GUP_WRITE, &page, &done), -ENOMEM);
+	CHECK_EQ(tdmi_make_exclusive(ctx, BASE + P(600), BASE + P(601), &dev, &home, &n), -ENOMEM);
+	tdmi_mm_exit(ctx);
+	check_counters();
+	tdmi_cpu_munmap(&cpu, ctx, BASE, BASE + P(16));
+	CHECK_EQ(look(600, 601, WRITE), 0);
+	finish();
+	tdm_sim_init(NULL, 0);
 }
 
 /* ---- while it changes -------------------------------------------------------------------------------------------------------------- */
