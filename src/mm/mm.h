@@ -179,9 +179,10 @@ u64 tdmi_home_wanted(const struct tdm_mm *mm);
 u32 tdmi_trim(struct tdm_ctx *ctx);
 
 /* ---- pack.c */
-/* Pack the home pages of an isolated block folio that are in the mask into a blob, or copy them to a device's memory if there is a pool, and put it back. The
- * pages that are there now, or -errno of the tiers, or of the pool. *again: more of them could be later, but for an event. No lock is held. */
-int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct tdm_pool *pool, bool *again);
+/* Pack the home pages of an isolated block folio that are in the mask into a blob, or copy them to a device's memory if there is a pool, and put it back. *pages: those that
+ * are there now. 0, or -errno of the tiers, or of the pool: no page is there then, but for -ENOSPC of a pool, which may have had memory for some. *again: more of them could
+ * be later, but for an event. No lock is held. */
+int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct tdm_pool *pool, u64 *pages, bool *again);
 /* The same, to a device, of up to `most` blocks in a row, from va on, that lie in one table, and are home, all of them and side by side. *blocks: so many have been dealt with; 0:
  * the first one is not like that, or there is no memory for it in one piece. */
 #define TDM_PACK_MANY 8u

@@ -24,6 +24,7 @@ struct packing {
 	bool alone;                        /* this neighbourhood is used page by page */
 	bool more;                         /* there are home pages that are not being packed */
 	bool again;                        /* an event has kept pages from their places: later */
+	bool full;                         /* there was memory of the device's for a part only */
 	struct tdm_pool *pool;             /* or NULL: the tiers */
 	struct tdm_frame *dev[TDM_BLOCK_PAGES]; /* the folios of the pool; all the same, or one a page */
 };
@@ -103,22 +104,22 @@ static void dev_put_unused(struct packing *p)
 			tdmi_dev_put(p->pool, p->dev[k]);
 }
 
-/* Memory of the device: for a whole block in one piece if there is one. */
+/* Memory of the device: for a whole block in one piece if there is one; if it is not enough for all pages, for the first of them, and the others stay. */
 static int dev_alloc(struct packing *p)
 {
 	struct tdm_frame *d = p->mask == 0xffff ? tdmi_dev_alloc(p->pool, TDM_BLOCK_ORDER, p->folio->va) : NULL;
 
 	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
 		p->dev[k] = NULL;
-		if (p->mask >> k & 1)
-			p->dev[k] = d ? d : tdmi_dev_alloc(p->pool, 0, page_va(p, k));
-		if ((p->mask >> k & 1) && !p->dev[k]) {
-			p->mask &= (1u << k) - 1;
-			dev_put_unused(p);
-			return -ENOSPC;
+		if (!(p->mask >> k & 1))
+			continue;
+		p->dev[k] = d ? d : p->full ? NULL : tdmi_dev_alloc(p->pool, 0, page_va(p, k));
+		if (!p->dev[k]) {
+			p->full = p->more = true;
+			p->mask &= ~(1u << k);
 		}
 	}
-	return 0;
+	return p->mask ? 0 : -ENOSPC;
 }
 
 static int dev_store(struct packing *p)
@@ -426,7 +427,7 @@ bool tdmi_split_home(struct tdm_ctx *ctx, struct tdm_frame *folio)
 	return split;
 }
 
-int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct tdm_pool *pool, bool *again)
+int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct tdm_pool *pool, u64 *pages, bool *again)
 {
 	struct tdm_mm *mm = ctx->mm;
 	struct packing p;
@@ -434,6 +435,7 @@ int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, stru
 	u32 n;
 	int r;
 
+	*pages = 0;
 	*again = false;
 	if (!pack_begin(ctx, folio, only, &p)) {
 		(void)tdmi_folio_putback(mm, folio, p.more ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
@@ -443,10 +445,11 @@ int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, stru
 	r = pool ? dev_store(&p) : pack_store(ctx, &p, &handle);
 	n = pack_end(ctx, &p, handle, r);
 	*again = p.again;
+	*pages = n;
 	(void)tdmi_folio_putback(mm, folio, r || p.more ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
 	if (!pool) {
 		tdm_count(ctx, TDM_C_EVICTED_PAGES, n);
 		tdm_a32_st_relaxed(&mm->full, r != 0);
 	}
-	return r ? r : (int)n;
+	return r ? r : p.full ? -ENOSPC : 0;
 }

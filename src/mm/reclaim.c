@@ -324,6 +324,7 @@ static int pack_one(struct tdm_ctx *ctx, bool *none)
 	for (u32 tries = 0; tries < 64; tries++) {
 		struct tdm_frame *folio = tdmi_lru_isolate_home(&ctx->mm->lru);
 		bool again;
+		u64 n;
 		int r;
 
 		*none = !folio;
@@ -333,9 +334,9 @@ static int pack_one(struct tdm_ctx *ctx, bool *none)
 			(void)tdmi_split_home(ctx, folio);
 			continue;
 		}
-		r = tdmi_pack_folio(ctx, folio, ~0u, NULL, &again);
-		if (r)
-			return r;
+		r = tdmi_pack_folio(ctx, folio, ~0u, NULL, &n, &again);
+		if (r || n)
+			return r ? r : (int)n;
 	}
 	return 0;
 }
@@ -562,6 +563,7 @@ int tdmi_range_pack(struct tdm_ctx *ctx, u64 start, u64 end, struct tdm_pool *po
 	while (!r && va < end) {
 		bool wait, again;
 		struct tdm_frame *folio;
+		u64 n;
 
 		if (pool && !pool->coherent && va >= start && end - va >= 2 * TDM_BLOCK_SIZE) {
 			u64 stop = TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE);
@@ -594,7 +596,8 @@ int tdmi_range_pack(struct tdm_ctx *ctx, u64 start, u64 end, struct tdm_pool *po
 				va = at;
 			continue;
 		}
-		r = tdmi_pack_folio(ctx, folio, pages_in(folio, start, end), pool, &again);
+		r = tdmi_pack_folio(ctx, folio, pages_in(folio, start, end), pool, &n, &again);
+		*pages += n;
 		if (again) {
 			plat_mutex_lock(&ctx->mm->event_lock);
 			ctx->mm->port->ops->drain(ctx->mm->port, ctx);
@@ -605,10 +608,6 @@ int tdmi_range_pack(struct tdm_ctx *ctx, u64 start, u64 end, struct tdm_pool *po
 			since = 0;
 		}
 		(void)tdmi_dirty_discard(ctx->mm, dirty_keep(ctx->mm));
-		if (r > 0) {
-			*pages += (u64)r;
-			r = 0;
-		}
 	}
 	return r;
 }

@@ -270,3 +270,17 @@ TEST(full)
 	get_range(0, 1200, 3);
 	end();
 }
+
+TEST(full_to_the_last_page)
+{
+	u64 n;
+
+	begin();
+	put_range(0, 1200, 3);
+	CHECK_EQ(to_device(1199, 1200), 1);
+	CHECK_EQ(tdmi_migrate_to_device(ctx, &pool, BASE, BASE + P(1100), &n), -ENOSPC);
+	CHECK_EQ(n, 1023);
+	CHECK_EQ(there(0, 1200), 1024);
+	get_range(0, 1200, 3);
+	end();
+}

@@ -98,6 +98,33 @@ TEST(device_memory_is_full)
 	end();
 }
 
+/* No block of it is free in one piece at the end: its last pages are used one by one. */
+TEST(device_memory_is_full_to_the_last_page)
+{
+	u64 n;
+
+	begin(512);
+	put_range(0, 601, 1);
+	CHECK_EQ(to_device(600, 601), 1);
+	CHECK_EQ(tdmi_migrate_to_device(ctx, &dev.pool, BASE, BASE + P(600), &n), -ENOSPC);
+	CHECK_EQ(n, 511);
+	device_check();
+	check_counters();
+	CHECK_EQ(on_device(0, 601), 512);
+	/* The last block that is asked for has a part of it there, and says that this is not all. */
+	CHECK_EQ(tdmi_bring(ctx, BASE + P(600), BASE + P(601)), 0);
+	CHECK_EQ(tdmi_bring(ctx, BASE + P(496), BASE + P(512)), 0);
+	CHECK_EQ(on_device(0, 601), 496);
+	CHECK_EQ(to_device(600, 601), 1);
+	CHECK_EQ(tdmi_migrate_to_device(ctx, &dev.pool, BASE + P(512), BASE + P(528), &n), -ENOSPC);
+	CHECK_EQ(n, 15);
+	CHECK_EQ(on_device(512, 528), 15);
+	check_counters();
+	device_check();
+	get_range(0, 601, 1);
+	end();
+}
+
 /* Any copy may fail, there and back, and the page is where it was. */
 TEST(copies_fail)
 {
