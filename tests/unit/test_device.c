@@ -475,6 +475,95 @@ TEST(two_mib_of_which_a_copy_fails)
 	end();
 }
 
+/* ---- a page of the device's memory that cannot be read any more ----------------------------------------------------------------------- */
+
+static void make_bad(u32 page)
+{
+	u32 level;
+	struct tdm_pte pte = entry(BASE + P(page), &level);
+
+	CHECK(tdm_pte_is(pte, TDM_PTE_T_PRIVATE));
+	dev.bad = tdm_pte_private_frame(pte) + 1;
+}
+
+static bool is_poison(u32 page)
+{
+	u32 level;
+
+	return tdm_pte_is(entry(BASE + P(page), &level), TDM_PTE_T_POISON);
+}
+
+/* 16 pages in a folio of theirs, or 512. */
+static void put_bad(bool huge, u32 page)
+{
+	begin(1024);
+	if (huge)
+		put_huge(512, 1);
+	else
+		put_range(512, 1024, 1);
+	CHECK_EQ(to_device(512, 1024), 512);
+	CHECK_EQ(is_whole_on_device(512), huge);
+	make_bad(page);
+}
+
+/* Its neighbours come, whoever touches which of them first; it is lost when it is touched, and they stay what they are. */
+TEST(one_page_is_lost_and_no_other)
+{
+	for (u32 way = 0; way < 4; way++) {
+		u64 x;
+
+		put_bad(way & 1, 700);
+		if (way & 2)
+			CHECK_EQ(get(BASE + P(701) + 8 * 189), 702);
+		CHECK_EQ(tdmi_mm_count(&mm, TDM_C_POISONED), 0);
+		CHECK_EQ(tdmi_cpu_read(&cpu, ctx, BASE + P(700), &x, 8), -EIO);
+		CHECK_EQ(tdmi_mm_count(&mm, TDM_C_POISONED), 1);
+		CHECK(is_poison(700));
+		device_check();
+		check_counters();
+		get_range(512, 700, 1);
+		get_range(701, 1024, 1);
+		CHECK_EQ(on_device(512, 1024), 0);
+		CHECK_EQ(tdmi_mm_count(&mm, TDM_C_POISONED), 1);
+		CHECK_EQ(dev.freed, 512);
+		end();
+	}
+}
+
+/* Who asks is told, and it stays where it is, with its neighbours; when it can be read again it comes. */
+TEST(who_asks_for_a_bad_page_is_told)
+{
+	for (u32 way = 0; way < 8; way++) {
+		u64 n = 0;
+		int r;
+
+		put_bad(way & 1, 700);
+		tdmi_frames_warm_limit(&mm.frames, way < 4 ? 0 : 64);
+		for (u32 again = 0; again < 3; again++) {
+			if (way & 2)
+				r = tdmi_bring(ctx, BASE + P(512), BASE + P(1024));
+			else if (again)
+				r = tdmi_pool_evict(ctx, &dev.pool, ~(u64)0, &n);
+			else
+				r = tdmi_pool_evict_range(ctx, &dev.pool, BASE + P(690), BASE + P(710), &n);
+			CHECK_EQ(r, -EIO);
+			device_check();
+			check_counters();
+		}
+		CHECK(!is_poison(700));
+		CHECK_EQ(on_device(700, 701), 1);
+		CHECK_EQ(tdmi_mm_count(&mm, TDM_C_POISONED), 0);
+		dev.bad = 0;
+		if (way & 2)
+			CHECK_EQ(tdmi_bring(ctx, BASE + P(512), BASE + P(1024)), 0);
+		else
+			CHECK_EQ(tdmi_pool_evict(ctx, &dev.pool, ~(u64)0, &n), 0);
+		CHECK_EQ(on_device(512, 1024), 0);
+		get_range(512, 1024, 1);
+		end();
+	}
+}
+
 static struct tdm_ctx *second;
 static struct plat_thread *thread;
 static u32 copies;
