@@ -173,26 +173,38 @@ static int check_mapping(struct tdm_ctx *ctx, u64 va, u32 flags, u64 *end)
 	return managed ? 0 : -EOPNOTSUPP;
 }
 
-/* Pin the page at va if it is in coherent memory. */
-static u32 pin_coherent(struct tdm_ctx *ctx, u64 va, struct tdm_pfn *page)
+/*
+ * Pin pages of [va, end) in coherent memory, from the first on, until one is not, or there is another table. What the pins are counted in depends on the frame's order,
+ * which changes with the folio that it belongs to, and the entry of the next one can look the same: only the lock of the table keeps the folio what it is from the look at
+ * the entry until the pin is counted. From then on the pin does: what is pinned is not freed. write: not if a fork may have shared it.
+ */
+static u32 pin_coherent(struct tdm_ctx *ctx, u64 va, u64 end, bool write, struct tdm_pfn *page)
 {
 	struct tdm_mm *mm = ctx->mm;
-	struct tdm_pte pte;
 	struct tdm_pt *pt;
-	u32 i, n = 0;
+	u32 n = 0;
 
+	if (!tdm_a64_ld_relaxed(&mm->coherent))
+		return 0;
 	tdmi_rcu_read_lock(ctx->rcu);
-	pt = tdmi_pt_walk(mm, va, &i, &pte);
-	if (!pt->level && tdm_pte_is(pte, TDM_PTE_T_COHERENT)) {
-		struct tdm_pool *p = tdmi_pte_pool(mm, pte);
-		struct tdm_frame *folio = tdmi_dev_folio(p, tdm_pte_private_frame(pte));
+	if (!tdmi_pt_lock(mm, va, false, &pt) && pt) {
+		u32 i = tdm_pt_index(pt, va), most = pt->level ? 0 : TDM_MIN(TDM_PT_ENTRIES - i, (u32)TDM_MIN((end - va) >> TDM_PAGE_SHIFT, (u64)TDM_PT_ENTRIES));
 
-		n = get(mm, p, folio, 1);
-		if (n && (tdm_pt_get(pt, i).v != pte.v || tdmi_dev_folio(p, tdm_pte_private_frame(pte)) != folio)) {
-			put(mm, p, folio, 1);
-			n = 0;
+		for (; n < most; n++) {
+			struct tdm_pte pte = tdm_pt_get(pt, i + n);
+			struct tdm_pool *p;
+			struct tdm_frame *folio;
+
+			if (!tdm_pte_is(pte, TDM_PTE_T_COHERENT) || (write && tdm_pte_coherent_shared(pte)))
+				break;
+			p = tdmi_pte_pool(mm, pte);
+			folio = tdmi_dev_folio(p, tdm_pte_private_frame(pte));
+			plat_window();
+			if (!get(mm, p, folio, 1))
+				break;
+			page[n].v = COHERENT | (u64)p->id << 32 | tdm_pte_private_frame(pte);
 		}
-		page->v = COHERENT | (u64)p->id << 32 | tdm_pte_private_frame(pte);
+		tdm_pt_unlock(pt);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);
 	return n;
@@ -247,7 +259,7 @@ static int pin_mapping(struct tdm_ctx *ctx, u64 va, u64 end, u32 flags, struct t
 		u32 k = va < stop ? tdmi_gup_fast(ctx, va, (u32)((stop - va) >> TDM_PAGE_SHIFT), page) : 0;
 
 		if (!k && va < stop && !(flags & TDM_GUP_LONGTERM))
-			k = pin_coherent(ctx, va, page);
+			k = pin_coherent(ctx, va, stop, write, page);
 		else if (!k && tries && (flags & TDM_GUP_LONGTERM))
 			r = tdmi_coherent_home(ctx, va, end, &moved);
 		page += k;

@@ -307,3 +307,81 @@ TEST(freed_by_who_is_late)
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.frames.used), 512);
 	end();
 }
+
+/* ---- coherent memory ------------------------------------------------------------------------------------------------------------------- */
+
+#define MOVE_NS ((u64)100000000) /* far longer than it takes, unless it has to wait */
+
+static struct tdm_pool coherent;
+static const struct tdm_pool_ops coherent_ops = { .name = "coherent" };
+
+static struct {
+	struct plat_thread *thread;
+	tdm_a32 done;
+} mover;
+
+/* The six pages that are there one by one go home, and the whole block comes. */
+static void move_thread(void *arg)
+{
+	u64 n;
+
+	(void)arg;
+	CHECK_EQ(tdmi_coherent_home(ctx, BASE, BASE + P(6), &n), 0);
+	CHECK_EQ(tdmi_migrate_to_device(ctx, &coherent, BASE, BASE + P(16), &n), 0);
+	tdm_a32_st_release(&mover.done, 1);
+}
+
+static void start_mover(void)
+{
+	u64 by = plat_now_ns() + MOVE_NS;
+
+	CHECK_EQ(plat_thread_start(&mover.thread, move_thread, NULL, "mover"), 0);
+	while (!tdm_a32_ld_acquire(&mover.done) && plat_now_ns() < by)
+		plat_yield();
+}
+
+static u32 coherent_frame(u32 page)
+{
+	u32 level;
+	struct tdm_pte pte = entry(BASE + P(page), &level);
+
+	CHECK(tdm_pte_is(pte, TDM_PTE_T_COHERENT));
+	return tdm_pte_private_frame(pte);
+}
+
+/*
+ * A page has a frame to itself, and then the same one as a part of a block: its entry looks the same, but its pins are counted elsewhere. Nobody comes between the look
+ * and the count.
+ */
+TEST(the_folio_of_a_coherent_page_changes)
+{
+	u32 done;
+	u64 n;
+
+	begin();
+	CHECK_EQ(tdmi_pool_init_coherent(&coherent, &coherent_ops, NULL, &coherent, 512), 0);
+	CHECK_EQ(tdmi_pool_attach(&mm, &coherent), 0);
+	for (u32 i = 0; i < 6; i++) {
+		CHECK_EQ(tdmi_migrate_to_device(ctx, &coherent, BASE + P(i), BASE + P(i + 1), &n), 0);
+		CHECK_EQ(coherent_frame(i), i);
+	}
+	tdm_a32_st_relaxed(&mover.done, 0);
+	at_window(2, start_mover);
+	CHECK(tdmi_mm_enter(other));
+	CHECK_EQ(tdmi_pin(other, BASE + P(5), 1, 0, pin, &done), 0);
+	tdmi_mm_exit(other);
+	CHECK_EQ(tdm_a32_ld_relaxed(&ran), 1);
+	plat_thread_join(mover.thread);
+	CHECK_EQ(coherent_frame(5), 5);
+	CHECK_EQ(tdm_a16_ld_relaxed(&tdmi_dev_folio(&coherent, 5)->pins), 1);
+	CHECK_EQ(tdmi_coherent_home(ctx, BASE, BASE + P(16), &n), 0);
+	CHECK_EQ(coherent_frame(5), 5);
+	tdmi_unpin(other, pin, 1);
+	CHECK_EQ(tdmi_coherent_home(ctx, BASE, BASE + P(16), &n), 0);
+	for (u32 i = 0; i < 512; i++)
+		CHECK_EQ(tdm_a16_ld_relaxed(&coherent.frames.desc[i].pins), 0);
+	CHECK_EQ(tdm_a64_ld_relaxed(&coherent.frames.used), 0);
+	CHECK_EQ(tdmi_pool_detach(&coherent), 0);
+	tdmi_pool_destroy(&coherent);
+	end();
+}
