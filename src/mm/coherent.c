@@ -281,3 +281,129 @@ int tdmi_coherent_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 	}
 	return 0;
 }
+
+/* ---- mremap() ----------------------------------------------------------------------------------------------------------------------------- */
+
+/*
+ * The kernel has moved the page, and it lies where it lay: the entry moves, and the folio with it, whose va says which table's lock it is under. A folio is in one place; so a block
+ * goes as a whole, or becomes 16 folios before one of its pages goes. Both need it isolated: who evicts it reads its va with no lock held. If somebody else has it, or a
+ * block that must be split is pinned, the page is forgotten here, and found at its new place, as one of ram.
+ *
+ * The event lock is held, so nobody evicts meanwhile; and both tables are never locked together. In between no entry names the folio, and the isolation, or that it is on no list,
+ * keeps it.
+ */
+
+/* An isolated block becomes 16 folios. The one of `mine` is left on no list, unless it is the first: that one is isolated still. Those that nothing names are freed. The table lock
+ * is held. false: it is pinned. */
+static bool split(struct tdm_pool *p, struct tdm_frame *block, const struct tdm_pt *pt, struct tdm_frame *mine)
+{
+	u32 first = tdm_pt_index(pt, block->va), nr = tdm_frame_nr(&p->frames, block);
+
+	if (!tdmi_pins_freeze(block))
+		return false;
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
+		struct tdm_frame *d = block + k;
+		struct tdm_pte pte = tdm_pt_get(pt, first + k);
+
+		d->order = 0;
+		d->mapcount = is_coherent(pte) && tdmi_pte_pool(p->mm, pte) == p && tdm_pte_private_frame(pte) == nr + k;
+		if (!k)
+			continue;
+		d->va = block->va + ((u64)k << TDM_PAGE_SHIFT);
+		d->refcount = 1;
+		d->stale = 0;
+		d->gen = 0;
+		d->flags = block->flags;
+		d->state = TDM_FRAME_NEW;
+	}
+	for (u32 k = 1; k < TDM_BLOCK_PAGES; k++) {
+		if (block[k].mapcount && block + k != mine)
+			tdmi_dev_mapped(p, block + k);
+		tdmi_dev_put(p, block + k); /* unless it is mapped */
+	}
+	tdmi_dev_put(p, block); /* likewise; who has isolated it holds it */
+	tdmi_pins_thaw(block);
+	return true;
+}
+
+/* The entries from i on that name the folio, if they are all that do, and may go together; else 1. */
+static u32 together(const struct tdm_frame *folio, u64 from, u64 to, u64 most)
+{
+	u32 n = 1u << folio->order;
+
+	return n == TDM_BLOCK_PAGES && folio->mapcount == n && !(from % TDM_BLOCK_SIZE) && !(to % TDM_BLOCK_SIZE) && most >= n ? n : 1;
+}
+
+static void give_back(struct tdm_pool *p, struct tdm_frame *folio, bool isolated)
+{
+	if (!isolated)
+		tdmi_dev_mapped(p, folio);
+	else if (tdmi_lru_putback(&p->lru, folio, TDM_LRU_TO_YOUNG) && !tdmi_pins_orphan(folio))
+		tdmi_dev_free(p, folio);
+}
+
+/* Pages from `from` on leave the table, which is locked. How many; 0: they cannot. */
+static u32 take(struct tdm_mm *mm, struct tdm_pt *pt, u64 from, u64 to, u64 most, struct tdm_pte *pte, bool *isolated)
+{
+	u32 i = tdm_pt_index(pt, from), n;
+	struct tdm_frame *folio, *mine;
+	struct tdm_pool *p;
+
+	pte[0] = pt->level ? (struct tdm_pte){ 0 } : tdm_pt_get(pt, i);
+	if (!is_coherent(pte[0]))
+		return 0;
+	p = tdmi_pte_pool(mm, pte[0]);
+	folio = tdmi_dev_folio(p, tdm_pte_private_frame(pte[0]));
+	if (!tdmi_lru_isolate(&p->lru, folio))
+		return 0;
+	n = together(folio, from, to, most);
+	mine = n == 1 ? &p->frames.desc[tdm_pte_private_frame(pte[0])] : folio;
+	*isolated = mine == folio;
+	if (n == 1 && folio->order && !split(p, folio, pt, mine)) {
+		give_back(p, folio, true);
+		return 0;
+	}
+	if (mine != folio)
+		give_back(p, folio, true);
+	for (u32 k = 0; k < n; k++) {
+		pte[k] = tdm_pt_get(pt, i + k);
+		tdmi_page_set(mm, pt, i + k, (struct tdm_pte){ 0 });
+	}
+	return n;
+}
+
+u32 tdmi_coherent_move(struct tdm_ctx *ctx, u64 from, u64 to, u64 most)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_pte pte[TDM_BLOCK_PAGES];
+	struct tdm_frame *folio;
+	struct tdm_pool *p;
+	struct tdm_pt *pt;
+	bool isolated;
+	u32 n, i;
+
+	if (!tdm_a64_ld_relaxed(&mm->coherent) || tdmi_pt_lock(mm, from, false, &pt) || !pt)
+		return 0;
+	n = take(mm, pt, from, to, most, pte, &isolated);
+	tdm_pt_unlock(pt);
+	if (!n)
+		return 0;
+	p = tdmi_pte_pool(mm, pte[0]);
+	folio = tdmi_dev_folio(p, tdm_pte_private_frame(pte[0]));
+	if (tdmi_pt_lock(mm, to, true, &pt)) {
+		/* No table: it is found later, if it can be. */
+		tdmi_dev_put(p, folio);
+		if (isolated)
+			give_back(p, folio, true);
+		return n;
+	}
+	i = tdm_pt_index(pt, to);
+	folio->va = to;
+	for (u32 k = 0; k < n; k++) {
+		TDM_BUG_ON(pt->level || !tdm_pte_none(tdm_pt_get(pt, i + k)));
+		tdmi_page_set(mm, pt, i + k, pte[k]);
+	}
+	give_back(p, folio, isolated);
+	tdm_pt_unlock(pt);
+	return n;
+}

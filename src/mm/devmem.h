@@ -121,6 +121,11 @@ void tdmi_coherent_before_fork(struct tdm_ctx *ctx);
 /* The coherent pages of [start, end), whosever, to ram, on probation. *pages: those that went; what is pinned stays. -ENOMEM. No lock is held, and the thread is in no round. */
 int tdmi_coherent_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages);
 
+/* The coherent page at `from` has been moved to `to`, where nothing is known: entry and folio follow, and it stays on its device. most: pages that are moved from there on; a block
+ * goes as a whole if it can. How many pages have been dealt with; 0: there is none, or it is being evicted, or pinned with others: it is to be forgotten. The event lock is held, the
+ * caller is in a round for the old place, and an RCU reader. */
+u32 tdmi_coherent_move(struct tdm_ctx *ctx, u64 from, u64 to, u64 most);
+
 /* ---- whole folios: devmem.c */
 /* All of the 512 entries of a table name one folio, of order 9, one each: the bytes go to the home of a folio of ram, which is mapped by a leaf of 2 MiB then. No table is
  * locked, and the caller is in a round for all of it. p: only if it is that pool's; NULL: anybody's. 0; -ENOENT: it is not so; -ENOMEM: there is no such home in one

@@ -241,7 +241,7 @@ void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, enum tdm_zap how);
 /* Forget the page at va, unless it is lent. */
 void tdmi_zap_entry(struct tdm_ctx *ctx, u64 va);
 /* [from, from + len) is at `to` from now on, where nothing was: entries and VMAs, and nothing is known of `from` any more. What the port has
- * mapped is forgotten. */
+ * mapped is forgotten, but for pages in coherent memory, which stay there. */
 void tdmi_move(struct tdm_ctx *ctx, u64 from, u64 to, u64 len);
 /* ... and is found again, at the place to which the port has moved it. */
 void tdmi_move_end(struct tdm_ctx *ctx, u64 to, u64 len);

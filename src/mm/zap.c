@@ -262,16 +262,19 @@ void tdmi_move(struct tdm_ctx *ctx, u64 from, u64 to, u64 len)
 	(void)tdmi_invalidate_start(&ctx->mm->notifiers, &round);
 	while (off < len) {
 		struct tdm_pte pte;
+		u32 n;
 
 		tdmi_rcu_read_lock(ctx->rcu);
 		if (((from + off) & (TDM_HUGE_SIZE - 1)) == 0 || off == 0)
 			off = TDM_MAX(from + off, tdmi_pt_next(ctx->mm, from + off, from + len)) - from;
-		if (off < len) {
+		n = off < len ? tdmi_coherent_move(ctx, from + off, to + off, (len - off) >> TDM_PAGE_SHIFT) : 0;
+		if (!n && off < len) {
 			pte = remap_take(ctx, from + off);
 			if (!tdm_pte_none(pte))
 				remap_put(ctx, to + off, pte);
-			off += TDM_PAGE_SIZE;
+			n = 1;
 		}
+		off += (u64)n << TDM_PAGE_SHIFT;
 		tdmi_rcu_read_unlock(ctx->rcu);
 	}
 	tdmi_invalidate_end(&ctx->mm->notifiers, &round);

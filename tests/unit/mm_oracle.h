@@ -34,7 +34,9 @@ static void check_block(struct tdm_pt *pt, u32 first, struct tally *t)
 		u8 flags = *tdm_cpu_flags(&cpu, tdm_pt_va(pt, k));
 
 		t->out += tdm_pte_is(pte, TDM_PTE_T_SWAP);
-		if (!tdm_pte_lent(pte) && !tdm_pte_is(pte, TDM_PTE_T_REMOVED) && !(unadopted && tdm_pte_none(pte)))
+		if (tdm_pte_is(pte, TDM_PTE_T_COHERENT))
+			CHECK(flags & TDM_CPU_PRESENT);
+		else if (!tdm_pte_lent(pte) && !tdm_pte_is(pte, TDM_PTE_T_REMOVED) && !(unadopted && tdm_pte_none(pte)))
 			CHECK(!(flags & TDM_CPU_PRESENT));
 		if (!tdm_pte_in_ram(pte))
 			continue;
@@ -118,6 +120,8 @@ static void check_counters(void)
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.out), t.out);
 	t.stale += tdm_a64_ld_relaxed(&mm.frames.dirty_pages);
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.stale), t.stale);
+	for (u32 i = 0; i < TDM_POOLS_MAX; i++)
+		t.frames += mm.pool[i] && mm.pool[i]->coherent ? mm.pool[i]->frames.nframes : 0; /* slots */
 	CHECK_EQ(tdm_a64_ld_relaxed(&mm.frames.used), t.frames);
 	CHECK(tdmi_frames_valid(&mm.frames));
 	/* No home holds a page that nobody counts. */

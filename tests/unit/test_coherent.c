@@ -126,11 +126,148 @@ TEST(what_the_program_does_to_them)
 	tdmi_cpu_dontneed(&cpu, ctx, BASE + P(16), BASE + P(20));
 	CHECK_EQ(get(BASE + P(17) + 8 * 17), 0);
 	CHECK_EQ(there(0, 64), 44);
-	/* Moved, they are the process's, as anything that is found mapped. */
-	tdmi_cpu_mremap(&cpu, ctx, BASE + P(32), BASE + P(1000), P(8));
-	for (u32 i = 0; i < 8; i++)
-		CHECK_EQ(get(BASE + P(1000 + i) + 8 * (32 + i)), 33 + i);
-	get_range(40, 64, 1);
+	get_range(20, 64, 1);
+	end();
+}
+
+/* Where each page's frame is mapped, and what its folio is. */
+static void check_folios(u32 a, u32 b)
+{
+	u32 level;
+
+	for (u32 i = a; i < b; i++) {
+		struct tdm_pte pte = entry(BASE + P(i), &level);
+		struct tdm_frame *f;
+
+		if (!tdm_pte_is(pte, TDM_PTE_T_COHERENT))
+			continue;
+		f = tdmi_dev_folio(&pool, tdm_pte_private_frame(pte));
+		CHECK_EQ(f->va + P(tdm_pte_private_frame(pte) - tdm_frame_nr(&pool.frames, f)), BASE + P(i));
+		CHECK_EQ(f->refcount, 1);
+		CHECK_EQ(f->state, TDM_FRAME_LENT);
+		CHECK(f->mapcount >= 1 && f->mapcount <= 1u << f->order);
+		CHECK(*tdm_cpu_flags(&cpu, BASE + P(i)) & TDM_CPU_PRESENT);
+	}
+	CHECK(tdmi_frames_valid(&pool.frames));
+}
+
+static u32 order_of(u32 page)
+{
+	u32 level;
+
+	return tdmi_dev_folio(&pool, tdm_pte_private_frame(entry(BASE + P(page), &level)))->order;
+}
+
+/* Moved they stay where they lie: single pages, a block as a whole, and parts of blocks, from anywhere to anywhere. */
+TEST(moved)
+{
+	static const struct {
+		u32 from, to, n;
+		u32 blocks; /* that stay one */
+	} how[] = {
+		{ 32, 1024, 16, 1 }, { 32, 1024, 128, 8 }, { 32, 1000, 8, 0 }, { 35, 1000, 1, 0 }, { 32, 1001, 64, 0 }, { 40, 1032, 32, 1 }, { 32, 1024, 1, 0 },
+	};
+
+	for (u32 i = 0; i < TDM_ARRAY_SIZE(how); i++)
+		for (u32 single = 0; single < 2; single++) {
+			u32 from = how[i].from, to = how[i].to, n = how[i].n, blocks = 0;
+
+			begin();
+			put_range(0, 256, 1);
+			for (u32 a = 0; a < 256; a += single ? 1 : 256)
+				CHECK_EQ(to_device(a, a + (single ? 1 : 256)), single ? 1 : 256);
+			tdmi_cpu_mremap(&cpu, ctx, BASE + P(from), BASE + P(to), P(n));
+			CHECK_EQ(there(0, 256), 256 - n);
+			CHECK_EQ(there(1000, 1280), n);
+			CHECK_EQ(tdm_a64_ld_relaxed(&pool.pages), 256);
+			CHECK_EQ(tdm_a64_ld_relaxed(&pool.frames.used), 256);
+			check_folios(0, 256);
+			check_folios(1000, 1280);
+			check_counters();
+			for (u32 k = to; k < to + n; k++)
+				blocks += !(k % 16) && order_of(k) == TDM_BLOCK_ORDER;
+			CHECK_EQ(blocks, single ? 0 : how[i].blocks);
+			for (u32 k = 0; k < n; k++)
+				CHECK_EQ(get(BASE + P(to + k) + 8 * ((from + k) % 512)), from + k + 1);
+			get_range(0, from, 1);
+			get_range(from + n, 256, 1);
+			/* They are evicted from there, moved on, and unmapped. */
+			CHECK_EQ(to_ram(to, to + n / 2), n / 2);
+			tdmi_cpu_mremap(&cpu, ctx, BASE + P(to), BASE + P(2003), P(n));
+			CHECK_EQ(there(2003, 2003 + n), n - n / 2);
+			check_folios(2003, 2003 + n);
+			for (u32 k = 0; k < n; k++)
+				CHECK_EQ(get(BASE + P(2003 + k) + 8 * ((from + k) % 512)), from + k + 1);
+			tdmi_cpu_munmap(&cpu, ctx, BASE + P(2003), BASE + P(2003 + n));
+			CHECK_EQ(tdm_a64_ld_relaxed(&pool.frames.used), 256 - n);
+			CHECK_EQ(freed, n);
+			check_counters();
+			end();
+			CHECK_EQ(freed, 256);
+		}
+}
+
+/* A block of which pages have gone before: what is not named any more is free. */
+TEST(parts_of_a_block_are_moved)
+{
+	begin();
+	put_range(0, 16, 1);
+	CHECK_EQ(to_device(0, 16), 16);
+	CHECK_EQ(to_ram(3, 5), 2);
+	CHECK_EQ(to_ram(0, 1), 1);
+	CHECK_EQ(tdm_a64_ld_relaxed(&pool.frames.used), 16);
+	tdmi_cpu_mremap(&cpu, ctx, BASE, BASE + P(1024), P(8));
+	CHECK_EQ(there(1024, 1032), 5);
+	CHECK_EQ(there(0, 16), 8);
+	CHECK_EQ(tdm_a64_ld_relaxed(&pool.frames.used), 13);
+	CHECK_EQ(freed, 3);
+	check_folios(0, 16);
+	check_folios(1024, 1032);
+	check_counters();
+	end();
+	CHECK_EQ(freed, 16);
+}
+
+/* A fork's mark goes with them. */
+TEST(moved_after_a_fork)
+{
+	begin();
+	put_range(0, 32, 2);
+	CHECK_EQ(to_device(0, 32), 32);
+	tdmi_coherent_before_fork(ctx);
+	for (u32 i = 0; i < 32; i++)
+		*tdm_cpu_flags(&cpu, BASE + P(i)) |= TDM_CPU_SHARED;
+	tdmi_cpu_mremap(&cpu, ctx, BASE, BASE + P(1024), P(24));
+	CHECK_EQ(there(1024, 1048), 24);
+	CHECK_EQ(snapshot(1030) & (TDM_RF_VALID | TDM_RF_WRITE | TDM_RF_COHERENT), TDM_RF_VALID | TDM_RF_COHERENT);
+	CHECK_EQ(snapshot(1042) & (TDM_RF_VALID | TDM_RF_WRITE | TDM_RF_COHERENT), TDM_RF_VALID | TDM_RF_COHERENT);
+	CHECK_EQ(to_ram(1024, 1048), 0);
+	CHECK_EQ(there(1024, 1048), 0);
+	end();
+}
+
+/* What is pinned goes with its block. A part of that becomes ram: the pin holds the frame. */
+TEST(moved_while_pinned)
+{
+	struct tdm_pfn page[2];
+	u32 done;
+
+	begin();
+	put_range(0, 32, 2);
+	CHECK_EQ(to_device(0, 32), 32);
+	CHECK_EQ(tdmi_pin(ctx, BASE + P(3), 1, 0, page, &done), 0);
+	tdmi_cpu_mremap(&cpu, ctx, BASE, BASE + P(1024), P(16));
+	CHECK_EQ(there(1024, 1040), 16);
+	CHECK_EQ(to_ram(1024, 1040), 0);
+	tdmi_cpu_mremap(&cpu, ctx, BASE + P(1024), BASE + P(1104), P(8));
+	CHECK_EQ(there(1104, 1112), 0);
+	CHECK_EQ(there(1032, 1040), 8);
+	for (u32 k = 0; k < 8; k++)
+		CHECK_EQ(get(BASE + P(1104 + k) + 8 * k), k + 2);
+	tdmi_cpu_munmap(&cpu, ctx, BASE + P(1032), BASE + P(1040));
+	CHECK_EQ(freed, 0);
+	tdmi_unpin(ctx, page, 1);
+	CHECK_EQ(freed, 16);
 	end();
 }
 
