@@ -11,6 +11,8 @@
 #include "mm/gup.h"
 #include "mm/mm.h"
 
+#define OFFLINE_RETRY_NS ((u64)200000)
+
 int tdmi_pool_init_coherent(struct tdm_pool *p, const struct tdm_pool_ops *ops, void *arg, const void *owner, u32 nframes)
 {
 	int r = tdmi_pool_init(p, ops, arg, owner, nframes);
@@ -400,6 +402,50 @@ int tdmi_pool_evict(struct tdm_ctx *ctx, struct tdm_pool *p, u64 pages, u64 *don
 			dev_free(p, folio);
 	}
 	return r;
+}
+
+/* All of a chunk that is on the LRU, once. */
+static int evict_chunk(struct tdm_ctx *ctx, struct tdm_pool *p, u32 chunk, const u16 *first, u32 n)
+{
+	u64 pages = 0;
+	int r = 0;
+
+	for (u32 i = 0; i < n && (!r || r == -EBUSY); i++) {
+		struct tdm_frame *folio = &p->frames.desc[chunk * TDM_HUGE_PAGES + first[i]];
+
+		/* It may have gone since. Nothing else has come. */
+		if (!tdmi_lru_isolate_used(&p->lru, folio))
+			continue;
+		r = p->coherent ? evict_coherent(ctx, p, folio, &pages) : evict_folio(ctx, p, folio, &pages);
+		if (tdmi_lru_putback(&p->lru, folio, TDM_LRU_TO_YOUNG))
+			dev_free(p, folio);
+	}
+	return r == -EBUSY ? 0 : r;
+}
+
+int tdmi_pool_offline(struct tdm_ctx *ctx, struct tdm_pool *p, u32 chunk, u64 until_ns)
+{
+	u16 first[TDM_HUGE_PAGES];
+	tdm_a32 never = { 0 };
+	int r = 0;
+	u32 n;
+
+	tdmi_chunk_isolate(&p->frames, chunk);
+	while ((n = tdmi_chunk_used(&p->frames, chunk, first)) && !r) {
+		r = evict_chunk(ctx, p, chunk, first, n);
+		if (r || !tdmi_chunk_used(&p->frames, chunk, first))
+			continue;
+		if (plat_now_ns() >= until_ns)
+			r = -EBUSY;
+		/* Whoever has the rest may be waiting for a fork. */
+		tdmi_mm_exit(ctx);
+		plat_wait(&never, 0, OFFLINE_RETRY_NS);
+		while (!tdmi_mm_enter(ctx))
+			plat_yield();
+	}
+	if (n)
+		tdmi_chunk_online(&p->frames, chunk);
+	return n ? r : 0;
 }
 
 int tdmi_pool_evict_range(struct tdm_ctx *ctx, struct tdm_pool *p, u64 start, u64 end, u64 *done)

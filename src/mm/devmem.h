@@ -138,5 +138,11 @@ bool tdmi_dev_whole(struct tdm_mm *mm, struct tdm_pte pte);
 int tdmi_pool_evict(struct tdm_ctx *ctx, struct tdm_pool *p, u64 pages, u64 *done);
 /* The same of what it has of [start, end). */
 int tdmi_pool_evict_range(struct tdm_ctx *ctx, struct tdm_pool *p, u64 start, u64 end, u64 *done);
+/*
+ * Take a chunk out of use (memory offlining): nobody is given frames of it any more, and what is in it goes home. What somebody else has in hand, or has pinned, is
+ * tried again, until `until_ns` (plat_now_ns()). No lock is held; the caller is in the mm, and leaves it for moments. 0: no frame of it is in use, nor will be before
+ * tdmi_chunk_online(). -EBUSY: some of it stayed; or -errno of what failed, as above: then the chunk is in use as before.
+ */
+int tdmi_pool_offline(struct tdm_ctx *ctx, struct tdm_pool *p, u32 chunk, u64 until_ns);
 
 #endif

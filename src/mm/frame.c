@@ -40,7 +40,8 @@ static void list_del(struct tdm_frames *f, u32 *head, u32 nr)
 
 static size_t dirty_bytes(u32 nframes)
 {
-	return TDM_ALIGN_UP(nframes / TDM_HUGE_PAGES * sizeof(u16), TDM_PAGE_SIZE);
+	/* And whether it is isolated. */
+	return TDM_ALIGN_UP(nframes / TDM_HUGE_PAGES * (sizeof(u16) + 1), TDM_PAGE_SIZE);
 }
 
 int tdmi_frames_init(struct tdm_frames *f, void *arena, u32 nframes)
@@ -59,8 +60,10 @@ int tdmi_frames_init(struct tdm_frames *f, void *arena, u32 nframes)
 	f->arena = arena;
 	f->nframes = nframes;
 	plat_mutex_init(&f->lock, TDM_RANK_FRAMES);
+	f->isolated = (u8 *)(f->dirty + nframes / TDM_HUGE_PAGES);
+	tdm_a32_st_relaxed(&f->nisolated, 0);
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(f->free_head); i++)
-		f->free_head[i] = TDM_FRAME_NIL;
+		f->free_head[i] = f->off_head[i] = TDM_FRAME_NIL;
 	f->fresh = 0;
 	f->warm_head = f->warm_huge_head = TDM_FRAME_NIL;
 	tdm_a32_st_relaxed(&f->warm_count, 0);
@@ -79,13 +82,19 @@ void tdmi_frames_destroy(struct tdm_frames *f)
 	f->desc = NULL;
 }
 
+/* Where a free folio is. No folio is larger than a chunk: buddies are on lists of one kind. */
+static u32 *head_of(struct tdm_frames *f, u32 nr, u32 order)
+{
+	return f->isolated[nr / TDM_HUGE_PAGES] ? &f->off_head[order] : &f->free_head[order];
+}
+
 static void put_free(struct tdm_frames *f, u32 nr, u32 order)
 {
 	struct tdm_frame *d = &f->desc[nr];
 
 	d->state = TDM_FRAME_FREE;
 	d->order = (u8)(order | FREE_ORDER);
-	list_push(f, &f->free_head[order], nr);
+	list_push(f, head_of(f, nr, order), nr);
 }
 
 /* A free folio of exactly this order, off the lists; TDM_FRAME_NIL when there is none. */
@@ -193,7 +202,7 @@ void tdmi_folio_free(struct tdm_frames *f, struct tdm_frame *folio)
 		/* Not by its state: that of a folio in use changes under the LRU's lock. */
 		if (b->order != (order | FREE_ORDER))
 			break;
-		list_del(f, &f->free_head[order], buddy);
+		list_del(f, head_of(f, buddy, order), buddy);
 		b->state = TDM_FRAME_TAIL;
 		b->order = 0;
 		nr &= ~(1u << order);
@@ -338,6 +347,65 @@ void tdmi_folio_split(struct tdm_frames *f, struct tdm_frame *folio)
 	}
 }
 
+/* ---- chunks ---------------------------------------------------------------------------------------------------------------- */
+
+/* The next folio of its chunk: the first frames alone say how large they are. The lock is held. */
+static u32 folio_end(const struct tdm_frames *f, u32 nr)
+{
+	return nr + (1u << (f->desc[nr].order & ~(FREE_ORDER | DIRTY_ORDER)));
+}
+
+/* Its free folios go from one kind of list to the other. The lock is held. */
+static void chunk_switch(struct tdm_frames *f, u32 chunk, bool isolated)
+{
+	u32 start = chunk * TDM_HUGE_PAGES, end = start + TDM_HUGE_PAGES;
+
+	TDM_BUG_ON(f->isolated[chunk] == isolated);
+	for (; f->fresh < end; f->fresh += TDM_HUGE_PAGES)
+		put_free(f, f->fresh, TDM_HUGE_ORDER);
+	for (u32 nr = start; nr < end; nr = folio_end(f, nr))
+		if (f->desc[nr].order & FREE_ORDER)
+			list_del(f, head_of(f, nr, f->desc[nr].order & ~FREE_ORDER), nr);
+	f->isolated[chunk] = isolated;
+	for (u32 nr = start; nr < end; nr = folio_end(f, nr))
+		if (f->desc[nr].order & FREE_ORDER)
+			put_free(f, nr, f->desc[nr].order & ~FREE_ORDER);
+	tdm_a32_st_relaxed(&f->nisolated, isolated ? tdm_a32_ld_relaxed(&f->nisolated) + 1 : tdm_a32_ld_relaxed(&f->nisolated) - 1);
+}
+
+void tdmi_chunk_isolate(struct tdm_frames *f, u32 chunk)
+{
+	plat_mutex_lock(&f->lock);
+	chunk_switch(f, chunk, true);
+	plat_mutex_unlock(&f->lock);
+}
+
+void tdmi_chunks_isolate_all(struct tdm_frames *f)
+{
+	for (u32 i = 0; i < f->nframes / TDM_HUGE_PAGES; i++)
+		tdmi_chunk_isolate(f, i);
+}
+
+void tdmi_chunk_online(struct tdm_frames *f, u32 chunk)
+{
+	plat_mutex_lock(&f->lock);
+	chunk_switch(f, chunk, false);
+	plat_mutex_unlock(&f->lock);
+}
+
+u32 tdmi_chunk_used(struct tdm_frames *f, u32 chunk, u16 first[TDM_HUGE_PAGES])
+{
+	u32 start = chunk * TDM_HUGE_PAGES, end = start + TDM_HUGE_PAGES, n = 0;
+
+	plat_mutex_lock(&f->lock);
+	TDM_BUG_ON(!f->isolated[chunk]);
+	for (u32 nr = start; nr < end; nr = folio_end(f, nr))
+		if (!(f->desc[nr].order & FREE_ORDER))
+			first[n++] = (u16)(nr - start);
+	plat_mutex_unlock(&f->lock);
+	return n;
+}
+
 bool tdmi_frames_valid(struct tdm_frames *f)
 {
 	u64 free = 0, warm = 0;
@@ -345,10 +413,12 @@ bool tdmi_frames_valid(struct tdm_frames *f)
 
 	plat_mutex_lock(&f->lock);
 	for (u32 o = 0; o <= TDM_HUGE_ORDER; o++)
-		for (u32 i = f->free_head[o]; i != TDM_FRAME_NIL; i = f->desc[i].next) {
-			ok = ok && f->desc[i].state == TDM_FRAME_FREE && f->desc[i].order == (o | FREE_ORDER) && i % (1u << o) == 0;
-			free += (u64)1 << o;
-		}
+		for (u32 off = 0; off < 2; off++)
+			for (u32 i = off ? f->off_head[o] : f->free_head[o]; i != TDM_FRAME_NIL; i = f->desc[i].next) {
+				ok = ok && f->desc[i].state == TDM_FRAME_FREE && f->desc[i].order == (o | FREE_ORDER) && i % (1u << o) == 0;
+				ok = ok && f->isolated[i / TDM_HUGE_PAGES] == off;
+				free += (u64)1 << o;
+			}
 	for (u32 i = f->warm_head; i != TDM_FRAME_NIL; i = f->desc[i].next) {
 		ok = ok && f->desc[i].state == TDM_FRAME_WARM && f->desc[i].order == TDM_BLOCK_ORDER;
 		warm++;

@@ -12,6 +12,9 @@
  *
  * A freed order-4 folio of which some homes hold a page is *dirty*: emptying homes one by one costs a flush of every CPU's TLB each, so it waits until
  * there are many in its 2 MiB of the arena, which are emptied together. Dirty pages count as ram in use.
+ *
+ * A *chunk* is the 512 frames of a folio of 2 MiB. One that is isolated gives no frames: what is free of it, and what is freed later, is on lists of its own.
+ * Once all of it is, it is offline, and need not be there. (Memory hotplug, of a device's memory that processes share.)
  */
 #ifndef TDM_MM_FRAME_H
 #define TDM_MM_FRAME_H
@@ -58,12 +61,15 @@ struct tdm_frames {
 	u32 nframes;              /* constant, a multiple of 512 */
 	struct plat_mutex lock;   /* guards all that follows */
 	u32 free_head[10];        /* by order */
+	u32 off_head[10];         /* the same, of chunks that are isolated */
 	u32 fresh;                /* frames from here on were never handed out */
 	u32 warm_head;            /* of order 4 */
 	u32 warm_huge_head;       /* of order 9 */
 	tdm_a32 warm_count;       /* of both, in blocks; may be read without */
 	u32 warm_max;             /* likewise */
 	u16 *dirty;               /* pages in dirty folios, for each 2 MiB of the arena */
+	u8 *isolated;             /* 1: that chunk gives no frames */
+	tdm_a32 nisolated;        /* how many; may be read without */
 	tdm_a32 ripe;             /* one of those where there are many, or TDM_FRAME_NIL; may be read without */
 	u32 dirty_folios;
 	tdm_a64 dirty_pages;      /* the sum; may be read without */
@@ -92,6 +98,14 @@ void tdmi_folio_free_dirty(struct tdm_frames *f, struct tdm_frame *folio, u32 pa
 u32 tdmi_folios_take_dirty(struct tdm_frames *f, u64 keep, struct tdm_frame *folio[TDM_HUGE_PAGES / TDM_BLOCK_PAGES]);
 /* Make 2^(order - 4) order-4 folios of one; each NEW with refcount 1 and its part of va. The caller fixes mapcounts. */
 void tdmi_folio_split(struct tdm_frames *f, struct tdm_frame *folio);
+/* No frame of this chunk is given to anybody from here on. It must not be isolated already. The warm and dirty ones do not count as free: for pools without. */
+void tdmi_chunk_isolate(struct tdm_frames *f, u32 chunk);
+/* The same of all. Nothing has been allocated yet. */
+void tdmi_chunks_isolate_all(struct tdm_frames *f);
+/* Frames of this chunk, which is isolated, may be given again. */
+void tdmi_chunk_online(struct tdm_frames *f, u32 chunk);
+/* Folios of this chunk, which is isolated, that are in use: their first frames, counted from the chunk's. How many; 0: it is offline, and stays so until it is online. */
+u32 tdmi_chunk_used(struct tdm_frames *f, u32 chunk, u16 first[TDM_HUGE_PAGES]);
 /* Everything consistent? For tests and debug builds. */
 bool tdmi_frames_valid(struct tdm_frames *f);
 

@@ -176,19 +176,39 @@ struct tdm_frame *tdmi_lru_isolate_home(struct tdm_lru *l)
 	return d;
 }
 
-bool tdmi_lru_isolate(struct tdm_lru *l, struct tdm_frame *d)
+static bool isolate(struct tdm_lru *l, struct tdm_frame *d)
 {
-	struct tdm_lru_list *q;
+	struct tdm_lru_list *q = list_of(l, d);
 
-	plat_mutex_lock(&l->lock);
-	q = list_of(l, d);
 	if (q) {
 		unlink(l, q, d);
 		d->state = TDM_FRAME_ISOLATED;
 		d->refcount++;
 	}
-	plat_mutex_unlock(&l->lock);
 	return q != NULL;
+}
+
+bool tdmi_lru_isolate(struct tdm_lru *l, struct tdm_frame *d)
+{
+	bool is;
+
+	plat_mutex_lock(&l->lock);
+	is = isolate(l, d);
+	plat_mutex_unlock(&l->lock);
+	return is;
+}
+
+bool tdmi_lru_isolate_used(struct tdm_lru *l, struct tdm_frame *d)
+{
+	bool is;
+
+	plat_mutex_lock(&l->lock);
+	/* That of one that is free changes under this one. */
+	plat_mutex_lock(&l->frames->lock);
+	is = isolate(l, d);
+	plat_mutex_unlock(&l->frames->lock);
+	plat_mutex_unlock(&l->lock);
+	return is;
 }
 
 bool tdmi_lru_putback(struct tdm_lru *l, struct tdm_frame *d, enum tdm_lru_where where)
