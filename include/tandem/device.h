@@ -62,6 +62,9 @@ struct tdm_device_ops {
 	void (*mapped)(void *arg, const struct tdm_device_leaf *leaf);
 	/* [start, end) is no more in the device's page table. If the hardware caches what was there, it must have forgotten it when this returns. May be NULL. */
 	void (*invalidated)(void *arg, uint64_t start, uint64_t end);
+	/* The 512 pages from `frame` on of a memory that is shared are this process's from now on (here: 1), or are about to be another's: a mapping of them may
+	 * go. No lock is held. May be NULL. */
+	void (*chunk)(void *arg, uint32_t frame, int here);
 	/* A fault of tdm_device_fault() has been dealt with: result is 0, and what was missed is in the table, if nothing has taken it out again; or the error of
 	 * tdm_device_prefault(). No lock is held. Needed for tdm_device_fault() only. */
 	void (*fault_done)(void *arg, void *cookie, int result);
@@ -79,12 +82,14 @@ struct tdm_device_options {
 	uint64_t process_bytes; /* resident memory of this process that is the device's, and not counted against the budget */
 	unsigned threads;       /* at most 16; 0: one */
 	unsigned flags;         /* TDM_DEVICE_* */
+	void *share;            /* its memory is that of several processes: see tdm_device_share_init(). NULL: it is this process's alone */
 	unsigned stuck_ms;      /* an op that takes longer than so many milliseconds, or a function of tdm_device_atomic(), is told of on stderr, by name; 0: 10000 */
 };
 
 struct tdm_device_stats {
 	size_t size;             /* sizeof(struct tdm_device_stats) */
 	uint64_t memory_pages;   /* pages of the program that are there now */
+	uint64_t memory_held;    /* pages of its memory that this process may use now: all, or what it has of one that is shared */
 	uint64_t pages_in;       /* have migrated to it, ever */
 	uint64_t pages_out;      /* and left */
 	uint64_t faults;         /* fills of the device's page table */
@@ -120,6 +125,27 @@ TDM_API int tdm_device_stats_get(struct tdm_device *dev, struct tdm_device_stats
 
 /* mprotect(2), of which devices hear. As that, but for the result: 0 or -errno. */
 TDM_API int tdm_mprotect(struct tdm *t, void *addr, size_t len, int prot);
+
+/*
+ * ---- one device's memory, of several processes
+ *
+ * Each process attaches the device by itself, with the same memory_bytes, and says which bytes of it it can reach by ops->address; and with `share`: shared memory (a
+ * memfd, say), mapped by all of them for as long as it is attached, that says which 2 MiB is whose. Such a chunk is taken when tdm_device_migrate() finds no room. If
+ * none is free a process is asked that has more, or has not used the device for a second: it brings home what it has in one, and hands it over. Who does not answer
+ * within 250 ms is not waited for; if nobody gives anything the memory is full, as it is for a device of one process. What a process had that is dead, or has
+ * executed something else, is free at once; the author sees to it that hardware does not go on writing there for it. At most 64 processes.
+ *
+ * Who can map the share and the memory can read and change all that is there, and keep others from what is theirs: they trust each other. Otherwise no process sees another's
+ * bytes: a page of a device's memory is mapped for a program only after all of it has been copied to. It is not cleared when it is handed over.
+ *
+ * The child of a fork has none of it: what its parent has there is brought home before, and stays the parent's to use. TDM_DEVICE_INHERITED cannot be said of it.
+ */
+
+/* How large a share is, for that much memory. 0: memory_bytes is 0, no multiple of 2 MiB, or more than 256 GiB. */
+TDM_API size_t tdm_device_share_bytes(uint64_t memory_bytes);
+/* Make one, of zeroed memory (a page-aligned address) that nobody uses yet. Attaching with it is -EINVAL if it has not been made so, or for another size; -EXDEV if it was made in
+ * another namespace of pids or of time; -ENOSPC: 64 processes have it already; -EOPNOTSUPP: there is no /proc. -EINVAL: a size, or an address; -EOPNOTSUPP. */
+TDM_API int tdm_device_share_init(void *share, uint64_t memory_bytes);
 
 /* ---- running on the device */
 

@@ -448,6 +448,13 @@ int tdmi_pool_offline(struct tdm_ctx *ctx, struct tdm_pool *p, u32 chunk, u64 un
 	return n ? r : 0;
 }
 
+u32 tdmi_pool_chunk_to_give(struct tdm_pool *p)
+{
+	u32 chunk = tdmi_chunk_unused(&p->frames), oldest = chunk == TDM_FRAME_NIL ? tdmi_lru_oldest(&p->lru) : 0;
+
+	return chunk != TDM_FRAME_NIL || oldest == TDM_FRAME_NIL ? chunk : oldest / TDM_HUGE_PAGES;
+}
+
 int tdmi_pool_evict_range(struct tdm_ctx *ctx, struct tdm_pool *p, u64 start, u64 end, u64 *done)
 {
 	struct tdm_mm *mm = ctx->mm;

@@ -144,5 +144,7 @@ int tdmi_pool_evict_range(struct tdm_ctx *ctx, struct tdm_pool *p, u64 start, u6
  * tdmi_chunk_online(). -EBUSY: some of it stayed; or -errno of what failed, as above: then the chunk is in use as before.
  */
 int tdmi_pool_offline(struct tdm_ctx *ctx, struct tdm_pool *p, u32 chunk, u64 until_ns);
+/* The chunk that would be missed least: nothing of it is in use, or its folio is the oldest. TDM_FRAME_NIL: nothing is in the pool. */
+u32 tdmi_pool_chunk_to_give(struct tdm_pool *p);
 
 #endif

@@ -406,6 +406,18 @@ u32 tdmi_chunk_used(struct tdm_frames *f, u32 chunk, u16 first[TDM_HUGE_PAGES])
 	return n;
 }
 
+u32 tdmi_chunk_unused(struct tdm_frames *f)
+{
+	u32 chunk = 0, n = f->nframes / TDM_HUGE_PAGES;
+
+	plat_mutex_lock(&f->lock);
+	while (chunk < n && (f->isolated[chunk] ||
+			     (chunk * TDM_HUGE_PAGES < f->fresh && f->desc[chunk * TDM_HUGE_PAGES].order != (TDM_HUGE_ORDER | FREE_ORDER))))
+		chunk++;
+	plat_mutex_unlock(&f->lock);
+	return chunk < n ? chunk : TDM_FRAME_NIL;
+}
+
 bool tdmi_frames_valid(struct tdm_frames *f)
 {
 	u64 free = 0, warm = 0;

@@ -106,6 +106,8 @@ void tdmi_chunks_isolate_all(struct tdm_frames *f);
 void tdmi_chunk_online(struct tdm_frames *f, u32 chunk);
 /* Folios of this chunk, which is isolated, that are in use: their first frames, counted from the chunk's. How many; 0: it is offline, and stays so until it is online. */
 u32 tdmi_chunk_used(struct tdm_frames *f, u32 chunk, u16 first[TDM_HUGE_PAGES]);
+/* One that is not isolated, and of which nothing is in use; TDM_FRAME_NIL: there is none. */
+u32 tdmi_chunk_unused(struct tdm_frames *f);
 /* Everything consistent? For tests and debug builds. */
 bool tdmi_frames_valid(struct tdm_frames *f);
 

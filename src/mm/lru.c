@@ -166,6 +166,16 @@ struct tdm_frame *tdmi_lru_isolate_lent(struct tdm_lru *l, bool unshare)
 	return d;
 }
 
+u32 tdmi_lru_oldest(struct tdm_lru *l)
+{
+	u32 nr;
+
+	plat_mutex_lock(&l->lock);
+	nr = oldest(l)->head;
+	plat_mutex_unlock(&l->lock);
+	return nr;
+}
+
 struct tdm_frame *tdmi_lru_isolate_home(struct tdm_lru *l)
 {
 	struct tdm_frame *d;

@@ -10,6 +10,7 @@
 #include "run/live.h"
 
 #define NO_JOB TDM_DEVICE_JOBS
+#define SHARE_TRIES 4u
 
 /* ---- the queue ------------------------------------------------------------------------------------------------------------------ */
 
@@ -160,6 +161,17 @@ static bool unknown(struct tdm_device_worker *w, const struct tdm_device_job *jo
 	return va < job->b;
 }
 
+/* What of [va, stop) is in ram, of one table. *n: pages that went. */
+static int migrate_part(struct tdm_device_worker *w, u64 va, u64 stop, u64 *n)
+{
+	int r;
+
+	tdm_device_enter_mm(w);
+	r = tdmi_migrate_to_device(w->ctx, &w->dev->pool, va, stop, n);
+	tdmi_mm_exit(w->ctx);
+	return r;
+}
+
 /* By parts: a fork waits while somebody is in the mm, and what is taken home long before it is copied is likely to be touched meanwhile. */
 int tdmi_device_job_migrate(struct tdm_device_worker *w, struct tdm_device_job *job)
 {
@@ -170,18 +182,25 @@ int tdmi_device_job_migrate(struct tdm_device_worker *w, struct tdm_device_job *
 	if (unknown(w, job))
 		return -EAGAIN;
 	for (u64 va = job->a; !r && va < end; va = stop) {
-		u64 n = 0;
+		u32 more = 0;
 
-		tdm_device_enter_mm(w);
 		/* Where there are no tables there is nothing. */
+		tdm_device_enter_mm(w);
 		tdmi_rcu_read_lock(w->ctx->rcu);
 		va = TDM_MAX(va, tdmi_pt_next(w->ctx->mm, va, end));
 		tdmi_rcu_read_unlock(w->ctx->rcu);
-		stop = TDM_MIN(TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE, end);
-		if (va < end)
-			r = tdmi_migrate_to_device(w->ctx, &w->dev->pool, va, stop, &n);
 		tdmi_mm_exit(w->ctx);
-		job->out += n;
+		stop = TDM_MIN(TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE, end);
+		do {
+			u64 n = 0;
+
+			if (va < end)
+				r = migrate_part(w, va, stop, &n);
+			job->out += n;
+			/* Somebody else may be given what has just been got. */
+		} while (r == -ENOSPC && more++ < SHARE_TRIES && tdmi_device_share_more(w->dev));
+		if (w->dev->sharer.s)
+			tdmi_share_used(&w->dev->sharer);
 	}
 	return r;
 }
@@ -321,7 +340,8 @@ int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *
 	if (r)
 		goto out_attached;
 	d->mirror.write_ahead = c->write_ahead;
-	r = workers_start(l, d);
+	r = tdmi_device_share_start(l, d);
+	r = r ? r : workers_start(l, d);
 	if (!r) {
 		tdmi_live_watch_lock(l);
 		d->live = l;
@@ -331,6 +351,7 @@ int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *
 		return 0;
 	}
 	workers_end(d);
+	tdmi_device_share_end(d);
 	tdmi_mirror_destroy(&d->mirror);
 out_attached:
 	if (c->nframes)
@@ -367,6 +388,7 @@ int tdmi_live_device_detach(struct tdm_live *l, struct tdm_device *d)
 	if (!d->gone) {
 		tdm_a32_sub_acqrel(&l->ndevices, 1);
 		workers_end(d);
+		tdmi_device_share_end(d);
 		tdmi_mirror_destroy(&d->mirror);
 	}
 	if (d->config.nframes) {
@@ -535,6 +557,7 @@ void tdmi_live_devices_in_child(struct tdm_live *l)
 		for (u32 k = 0; k < d->nworkers; k++)
 			tdmi_linux_thread_forget(d->worker[k].thread);
 		d->nworkers = 0;
+		tdmi_device_share_in_child(d);
 		tdmi_mirror_forget(&d->mirror);
 	}
 }
@@ -543,9 +566,12 @@ u64 tdmi_live_device_bytes(const struct tdm_live *l)
 {
 	u64 bytes = 0;
 
-	for (u32 i = 0; i < TDM_DEVICES_MAX; i++)
-		if (l->device[i] && l->device[i]->live)
-			bytes += l->device[i]->config.resident_bytes;
+	for (u32 i = 0; i < TDM_DEVICES_MAX; i++) {
+		const struct tdm_device *d = l->device[i];
+
+		if (d && d->live)
+			bytes += d->config.share ? TDM_MIN(d->config.resident_bytes, tdmi_device_frames_here(d) << TDM_PAGE_SHIFT) : d->config.resident_bytes;
+	}
 	return bytes;
 }
 
@@ -572,7 +598,7 @@ u64 tdmi_live_device_frames(const struct tdm_live *l, u64 *moved)
 		if (l->device[i] && l->device[i]->live && l->device[i]->config.nframes) {
 			const struct tdm_pool *p = &l->device[i]->pool;
 
-			frames += l->device[i]->config.nframes;
+			frames += tdmi_device_frames_here(l->device[i]);
 			*moved += tdm_a64_ld_relaxed(&p->moved_in) + tdm_a64_ld_relaxed(&p->moved_out);
 		}
 	return frames;

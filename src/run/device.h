@@ -15,6 +15,7 @@
 #define TDM_RUN_DEVICE_H
 
 #include "port/mirror.h"
+#include "run/share.h"
 
 #define TDM_DEVICES_MAX 8u
 #define TDM_DEVICE_WORKERS 16u
@@ -57,6 +58,8 @@ struct tdm_device_config {
 	bool coherent;                           /* the CPU can map its memory: the pool's copies are not called */
 	bool inherited;                          /* its memory is private memory of this process, all of which a child inherits */
 	bool write_ahead;                        /* see mirror.h */
+	struct tdm_share *share;                 /* or NULL: all of the memory is this process's. Mapped as long as the device is attached */
+	void (*chunk)(void *arg, u32 frame, bool here); /* 512 frames from this one on are this process's now, or will be another's. May be NULL. No lock is held */
 	u64 stuck_ns;                            /* a callback that takes longer is told of */
 	/* Which of the device's callbacks has been running for longer; NULL: none, or it cannot be told. Any thread. */
 	const char *(*busy)(void *arg, u64 longer_than_ns);
@@ -76,6 +79,11 @@ struct tdm_device {
 	u32 head, tail;                          /* of the queue: indices of jobs; TDM_DEVICE_JOBS: empty */
 	tdm_a32 posted;                          /* changes when something is queued: workers sleep on it */
 	struct tdm_device_job job[TDM_DEVICE_JOBS];
+	/* device_share.c */
+	struct tdm_sharer sharer;
+	struct plat_thread *giver;
+	struct tdm_ctx *giver_ctx;
+	tdm_a32 giver_stop;
 };
 
 /* Attach a device. Called on a thread of the program. *out is its until it is detached. 0; -EINVAL; -ENOSPC: too many devices; -ENOMEM. */
@@ -129,6 +137,16 @@ void tdmi_live_watch_stop(struct tdm_live *l);
 void tdmi_live_watch_forget(struct tdm_live *l);
 void tdmi_live_watch_lock(struct tdm_live *l);
 void tdmi_live_watch_unlock(struct tdm_live *l);
+/* Its share of memory that processes share, if it does: on coming and going, on main; once the pool is there, and as long as it is. 0; errors of tdmi_share_join();
+ * -EAGAIN: no thread. */
+int tdmi_device_share_start(struct tdm_live *l, struct tdm_device *dev);
+void tdmi_device_share_end(struct tdm_device *dev);
+void tdmi_device_share_in_child(struct tdm_device *dev);
+/* More memory for it: what is free, or what another process gives up. It is waited for, for less than a second; no lock is held, and the caller is not in the mm. false:
+ * there is none. */
+bool tdmi_device_share_more(struct tdm_device *dev);
+/* Frames that this process may use now. */
+u64 tdmi_device_frames_here(const struct tdm_device *dev);
 /* The engine ends: none is attached, but for those that a child has inherited. */
 void tdmi_live_devices_end(struct tdm_live *l);
 /* Pages of memory that devices have; *moved: that have gone there, or come back, ever. */

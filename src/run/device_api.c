@@ -141,6 +141,18 @@ static void invalidated(void *arg, u64 start, u64 end)
 	}
 }
 
+static void chunk(void *arg, u32 frame, bool here)
+{
+	struct author *a = arg;
+	u32 call;
+
+	if (!a->ops.chunk)
+		return;
+	call = call_begin(a, "chunk has been running");
+	a->ops.chunk(a->ops.arg, frame, here);
+	call_end(a, call);
+}
+
 static const struct tdm_mirror_ops mirror_ops = { .memory = memory, .mapped = mapped, .invalidated = invalidated };
 
 /* ---- coming and going ---------------------------------------------------------------------------------------------------------------- */
@@ -153,7 +165,8 @@ static bool check(const struct tdm_device_ops *ops, const struct tdm_device_opti
 	return ops && o && ops->size == sizeof(*ops) && o->size == sizeof(*o) && ops->name && !!o->memory_bytes == copies &&
 	       o->memory_bytes % TDM_HUGE_SIZE == 0 && o->memory_bytes >> TDM_PAGE_SHIFT <= ~(u32)0 && o->threads <= TDM_DEVICE_WORKERS &&
 	       (!o->page_sizes || ((o->page_sizes & TDM_MIRROR_4K) && !(o->page_sizes & ~sizes))) &&
-	       !(o->flags & ~(TDM_DEVICE_SLOW | TDM_DEVICE_WRITE_AHEAD | TDM_DEVICE_INHERITED));
+	       !(o->flags & ~(TDM_DEVICE_SLOW | TDM_DEVICE_WRITE_AHEAD | TDM_DEVICE_INHERITED)) &&
+	       (!o->share || (tdm_device_share_bytes(o->memory_bytes) && !(o->flags & TDM_DEVICE_INHERITED)));
 }
 
 static int attach(struct tdm_live *l, const struct tdm_device_ops *ops, const struct tdm_device_options *o, struct tdm_device **out)
@@ -162,6 +175,7 @@ static int attach(struct tdm_live *l, const struct tdm_device_ops *ops, const st
 	struct tdm_device_config c = { .name = ops->name, .mirror_ops = &mirror_ops, .nframes = (u32)(o->memory_bytes >> TDM_PAGE_SHIFT),
 				       .page_sizes = o->page_sizes ? o->page_sizes : TDM_MIRROR_4K | TDM_MIRROR_64K | TDM_MIRROR_2M,
 				       .nworkers = o->threads ? o->threads : 1, .resident_bytes = o->process_bytes,
+				       .share = o->share, .chunk = chunk,
 				       .stuck_ns = o->stuck_ms ? (u64)o->stuck_ms * 1000000 : STUCK_NS, .busy = busy,
 				       .inherited = o->flags & TDM_DEVICE_INHERITED, .write_ahead = o->flags & TDM_DEVICE_WRITE_AHEAD };
 	int r;
@@ -200,6 +214,20 @@ int tdm_device_detach(struct tdm_device *dev)
 				tdm_aptr_st_release(&authors[i].dev, NULL);
 		}
 	return tdmi_api_end(r);
+}
+
+size_t tdm_device_share_bytes(uint64_t memory_bytes)
+{
+	u64 chunks = memory_bytes / TDM_HUGE_SIZE;
+
+	return !chunks || chunks > TDM_SHARE_CHUNKS_MAX || memory_bytes % TDM_HUGE_SIZE ? 0 : tdmi_share_bytes((u32)chunks);
+}
+
+int tdm_device_share_init(void *share, uint64_t memory_bytes)
+{
+	if (!share || (uintptr_t)share % TDM_PAGE_SIZE || !tdm_device_share_bytes(memory_bytes))
+		return -EINVAL;
+	return tdmi_share_init(share, (u32)(memory_bytes / TDM_HUGE_SIZE));
 }
 
 void tdmi_api_devices_gone(void)
@@ -287,7 +315,8 @@ int tdm_device_stats_get(struct tdm_device *dev, struct tdm_device_stats *s)
 	*s = (struct tdm_device_stats){ .size = sizeof(*s), .faults = tdm_a64_ld_relaxed(&m->faults), .filled_pages = tdm_a64_ld_relaxed(&m->filled),
 					.upgrades = tdm_a64_ld_relaxed(&m->upgrades), .invalidations = tdm_a64_ld_relaxed(&m->invalidations),
 					.cleared_pages = tdm_a64_ld_relaxed(&m->cleared), .retries = tdm_a64_ld_relaxed(&m->retries),
-					.memory_pages = tdm_a64_ld_relaxed(&dev->pool.pages), .pages_in = tdm_a64_ld_relaxed(&dev->pool.moved_in),
+					.memory_pages = tdm_a64_ld_relaxed(&dev->pool.pages),
+					.memory_held = tdmi_device_frames_here(dev), .pages_in = tdm_a64_ld_relaxed(&dev->pool.moved_in),
 					.pages_out = tdm_a64_ld_relaxed(&dev->pool.moved_out) };
 	return 0;
 }

@@ -3,7 +3,8 @@
  * soft.c - the device of <tandem/soft.h>.
  *
  * Its memory is plain memory of the process that the engine leaves alone, so that a child of a fork has a copy of it. Migration copies it, and takes as long
- * as the bus says: each copy begins when the bus is free, and is over, for who waits for it, when its bytes have gone over.
+ * as the bus says: each copy begins when the bus is free, and is over, for who waits for it, when its bytes have gone over. Memory that several processes share
+ * (shared.c) is mapped by all of them; each has its own bus.
  */
 #include <emmintrin.h>
 #include <errno.h>
@@ -11,13 +12,16 @@
 #include <sys/mman.h>
 #include <tandem/soft.h>
 #include "plat/plat.h"
+#include "soft/shared.h"
 
 struct tdm_soft {
 	struct tdm *engine;
 	struct tdm_device *dev;
 	void *map;
+	size_t maplen;
 	uint8_t *memory; /* within it, 2 MiB-aligned */
 	size_t len;
+	void *share;     /* or NULL; within it, too */
 	unsigned threads;
 	uint64_t bus_bytes;
 	tdm_a64 bus_free_ns; /* when it has carried what it has been given */
@@ -93,29 +97,59 @@ static void *address(void *arg, uint32_t frame)
 	return frame_at(arg, frame);
 }
 
+/* What another process uses now is not to count as resident here. */
+static void chunk(void *arg, uint32_t frame, int here)
+{
+	if (!here)
+		madvise(frame_at(arg, frame), TDM_HUGE_SIZE, MADV_DONTNEED);
+}
+
+/* Memory of its own, that reads as zeros. */
+static int map_own(struct tdm_soft *s, struct tdm *t)
+{
+	int r;
+
+	/* In large pages, if there are any, as an accelerator's is. */
+	madvise(s->memory, s->len, MADV_HUGEPAGE);
+	r = tdm_exclude(t, s->memory, s->len);
+	if (!r)
+		memset(s->memory, 0, s->len);
+	return r;
+}
+
+static int map_shared(struct tdm_soft *s, struct tdm *t, int fd)
+{
+	int r = tdmi_soft_share_map(fd, s->memory, s->len);
+
+	if (r)
+		return r;
+	s->share = s->memory;
+	s->memory += TDM_SOFT_SHARE_BYTES;
+	return tdm_exclude(t, s->share, TDM_SOFT_SHARE_BYTES + s->len);
+}
+
 static int make(struct tdm_soft *s, struct tdm *t, const struct tdm_soft_options *o)
 {
-	const struct tdm_device_ops ops = { .size = sizeof(ops), .name = "soft", .copy_in = copy_in, .copy_out = copy_out, .address = address, .arg = s };
-	const struct tdm_device_options options = { .size = sizeof(options), .memory_bytes = o->memory_bytes, .process_bytes = o->memory_bytes,
-						    .threads = s->threads,
-						    .flags = o->flags | TDM_DEVICE_INHERITED | (o->bus_bytes ? TDM_DEVICE_SLOW : 0) };
+	const struct tdm_device_ops ops = { .size = sizeof(ops), .name = "soft", .copy_in = copy_in, .copy_out = copy_out, .address = address, .chunk = chunk,
+					    .arg = s };
+	struct tdm_device_options options = { .size = sizeof(options), .memory_bytes = o->memory_bytes, .process_bytes = o->memory_bytes,
+					      .threads = s->threads,
+					      .flags = o->flags | (o->share_fd ? 0 : TDM_DEVICE_INHERITED) | (o->bus_bytes ? TDM_DEVICE_SLOW : 0) };
 	int r;
 
 	s->engine = t;
 	s->len = o->memory_bytes;
 	s->bus_bytes = o->bus_bytes;
-	s->map = mmap(NULL, s->len + TDM_HUGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	s->maplen = s->len + TDM_HUGE_SIZE + (o->share_fd ? TDM_SOFT_SHARE_BYTES : 0);
+	s->map = mmap(NULL, s->maplen, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (s->map == MAP_FAILED)
 		return -ENOMEM;
-	/* In large pages, if there are any, as an accelerator's is. */
 	s->memory = (uint8_t *)TDM_ALIGN_UP((uintptr_t)s->map, TDM_HUGE_SIZE);
-	madvise(s->memory, s->len, MADV_HUGEPAGE);
-	r = tdm_exclude(t, s->memory, s->len);
-	if (!r)
-		memset(s->memory, 0, s->len);
+	r = o->share_fd ? map_shared(s, t, o->share_fd) : map_own(s, t);
+	options.share = s->share;
 	r = r ? r : tdm_device_attach(t, &ops, &options, &s->dev);
 	if (r)
-		munmap(s->map, s->len + TDM_HUGE_SIZE);
+		munmap(s->map, s->maplen);
 	return r;
 }
 
@@ -146,7 +180,7 @@ int tdm_soft_destroy(struct tdm_soft *s)
 
 	if (r)
 		return r;
-	munmap(s->map, s->len + TDM_HUGE_SIZE);
+	munmap(s->map, s->maplen);
 	munmap(s, TDM_PAGE_SIZE);
 	return 0;
 }

@@ -116,6 +116,27 @@ TEST(none_to_begin_with)
 	end();
 }
 
+/* What is unused first, then what is oldest. */
+TEST(which_to_give)
+{
+	begin(4 * CHUNK);
+	tdmi_chunks_isolate_all(&dev.pool.frames);
+	CHECK_EQ(tdmi_pool_chunk_to_give(&dev.pool), TDM_FRAME_NIL);
+	put_range(0, 1100, 1);
+	tdmi_chunk_online(&dev.pool.frames, 2);
+	CHECK_EQ(tdmi_pool_chunk_to_give(&dev.pool), 2);
+	CHECK_EQ(try_to_device(0, 512, 0), 512);
+	CHECK_EQ(tdmi_pool_chunk_to_give(&dev.pool), 2);
+	tdmi_chunk_online(&dev.pool.frames, 1);
+	CHECK_EQ(tdmi_pool_chunk_to_give(&dev.pool), 1);
+	CHECK_EQ(try_to_device(512, 600, 0), 88);
+	CHECK_EQ(tdmi_pool_chunk_to_give(&dev.pool), 2);
+	CHECK_EQ(offline(ctx, 2, NOW), 0);
+	CHECK_EQ(tdmi_pool_chunk_to_give(&dev.pool), 1);
+	get_range(0, 1100, 1);
+	end();
+}
+
 /* Folios of each size, some of whose pages have left. */
 TEST(folios_of_each_size)
 {
