@@ -26,6 +26,7 @@ static struct common {
 	} actor[ACTORS];
 } *com;
 static int share;
+static uint64_t storm_ns; /* how long one takes */
 static pid_t pids[ACTORS];
 
 /* ---- an actor ---------------------------------------------------------------------------------------------------------------------------- */
@@ -64,7 +65,7 @@ static void storm(void)
 {
 	struct rng r = { opt.seed * 16 + me };
 
-	for (uint64_t by = now_ns() + opt.seconds * 1000000000u; now_ns() < by && !com->failed;) {
+	for (uint64_t by = now_ns() + storm_ns; now_ns() < by && !com->failed;) {
 		size_t a = below(&r, npages), n = 1 + below(&r, npages - a);
 
 		(void)go(a, a + n);
@@ -89,11 +90,18 @@ static void storm(void)
 	check(mem, npages * PAGE, name_of(0), version, "after a storm");
 }
 
+/* By libc and, every second time, by a bare system call, in whose child the library does not know what it is. */
 static void forks(void)
 {
-	pid_t pid = fork();
+	static unsigned times;
+	bool bare = times++ % 2;
+	pid_t pid = bare ? (pid_t)syscall(SYS_fork) : fork();
 
 	CHECK(pid >= 0, "fork: %s", strerror(errno));
+	if (!pid && bare) {
+		check(mem, npages * PAGE, name_of(0), version, "child of a bare fork");
+		_exit(7);
+	}
 	if (!pid) {
 		size_t n;
 
@@ -169,6 +177,7 @@ static void begin(void)
 	engine_stop();
 	com = shared(sizeof(*com));
 	fail_flag = &com->failed;
+	storm_ns = 1000000000;
 	r = tdm_soft_share_create(MEMORY, &share);
 	CHECK(r == 0 && share > 0, "tdm_soft_share_create: %d", r);
 }
@@ -216,13 +225,25 @@ static void finish(unsigned i, const char *what)
 	reap(pids[i], 0, what);
 }
 
-/* Actor i gets all that there is. */
+/* Actor i gets `frames`, and uses them: not always at once, since who is asked may not get the CPU in time. */
+static void gets(unsigned i, uint64_t frames, const char *what)
+{
+	/* Where no block of 64 KiB is left, single pages may be. */
+	uint64_t pages = frames - 16 * CHUNKS, by = now_ns() + slow_s(20) * 1000000000ull;
+
+	for (;; sleep_ms(100)) {
+		have(i, MIGRATE, what);
+		if (com->actor[i].held >= frames && com->actor[i].pages >= pages)
+			return;
+		CHECK(now_ns() < by, "%s: actor %u has %" PRIu64 " frames of %" PRIu64 ", and %" PRIu64 " pages there", what, i, com->actor[i].held, frames,
+		      com->actor[i].pages);
+	}
+}
+
+/* All that there is: also of who has used it, in a second. */
 static void has_all(unsigned i, const char *what)
 {
-	have(i, MIGRATE, what);
-	/* Where no block of 64 KiB is left, single pages may be. */
-	CHECK(com->actor[i].held == DEVICE_PAGES && com->actor[i].pages >= DEVICE_PAGES - 16 * CHUNKS, "%s: actor %u has %" PRIu64 " frames of %lu, and %" PRIu64 " pages there", what, i,
-	      com->actor[i].held, DEVICE_PAGES, com->actor[i].pages);
+	gets(i, DEVICE_PAGES, what);
 }
 
 /* All at once, with less than half of what they want. */
@@ -231,6 +252,7 @@ static void part_storm(void)
 	uint64_t out = 0;
 
 	begin();
+	storm_ns = opt.seconds * 1000000000u;
 	for (unsigned i = 0; i < ACTORS; i++)
 		start(i, 1300 + 100 * i);
 	for (unsigned i = 0; i < ACTORS; i++)
@@ -243,7 +265,7 @@ static void part_storm(void)
 	CHECK(!com->failed, "an actor failed");
 	for (unsigned i = 0; i < ACTORS; i++) {
 		out += com->actor[i].out;
-		CHECK(com->actor[i].in > 1000, "actor %u: only %" PRIu64 " pages went to the device", i, com->actor[i].in);
+		CHECK(com->actor[i].in > 100, "actor %u: only %" PRIu64 " pages went to the device", i, com->actor[i].in);
 	}
 	fprintf(stderr, "devshare: %" PRIu64 " pages came back\n", out);
 	for (unsigned i = 0; i < ACTORS; i++)
@@ -255,6 +277,18 @@ static void part_storm(void)
 	end();
 }
 
+/* Actor 0 has all, and has just used it. What does 1 get? */
+static bool gets_half(void)
+{
+	uint64_t t0;
+
+	has_all(0, "who is asked");
+	t0 = now_ns();
+	have(1, MIGRATE, "beside one that has all");
+	fprintf(stderr, "devshare: %" PRIu64 " frames of %lu after %" PRIu64 " ms\n", com->actor[1].held, DEVICE_PAGES, (now_ns() - t0) / 1000000);
+	return com->actor[1].held == DEVICE_PAGES / 2 && com->actor[1].result == -ENOSPC;
+}
+
 /* Who has not used the device for a while gives up all; who does gives up half. Nothing of what was evicted is lost. */
 static void part_asks(void)
 {
@@ -263,17 +297,14 @@ static void part_asks(void)
 	start(1, DEVICE_PAGES + 300);
 	wait_for(0, "start");
 	wait_for(1, "start");
-	has_all(0, "alone");
-	have(1, MIGRATE, "beside one that has all");
-	CHECK(com->actor[1].result == -ENOSPC, "there was room: %d", com->actor[1].result);
-	CHECK(com->actor[1].held == DEVICE_PAGES / 2, "half would be fair: %" PRIu64 " of %lu frames", com->actor[1].held, DEVICE_PAGES);
+	/* On a busy machine it may be long since the other has used it, or take too long to answer. */
+	for (unsigned tries = 0; !gets_half(); tries++)
+		CHECK(tries < 10, "half would be fair: %" PRIu64 " of %lu frames", com->actor[1].held, DEVICE_PAGES);
 	have(0, INSPECT, "evicted by another");
 	CHECK(com->actor[0].held == DEVICE_PAGES / 2, "it has %" PRIu64 " frames of %lu left", com->actor[0].held, DEVICE_PAGES);
-	sleep_ms(1200);
 	has_all(1, "beside one that sleeps");
 	have(0, INSPECT, "evicted while it sleeps");
 	have(0, WRITE, "evicted while it sleeps");
-	sleep_ms(1200);
 	has_all(0, "in turn");
 	finish(0, "asks");
 	has_all(1, "who is left");
@@ -289,7 +320,7 @@ static void part_killed(void)
 	begin();
 	start(1, DEVICE_PAGES + 100);
 	wait_for(1, "start");
-	for (unsigned round = 0; round < (opt.seconds > 5 ? 30 : 5); round++) {
+	for (unsigned round = 0; round < (opt.seconds > 5 ? 20 : 4); round++) {
 		siginfo_t si;
 
 		start(0, DEVICE_PAGES + 100);
@@ -300,7 +331,6 @@ static void part_killed(void)
 			tell_to(1, STORM);
 			sleep_ms((unsigned)below(&r, 200));
 		} else {
-			sleep_ms(1200);
 			has_all(0, "who is to be killed");
 		}
 		kill(pids[0], SIGKILL);
@@ -323,13 +353,12 @@ static void part_stopped(void)
 		wait_for(i, "start");
 	}
 	has_all(0, "who is to be stopped");
-	have(1, MIGRATE, "before");
+	gets(1, DEVICE_PAGES / 2, "before");
+	have(0, MIGRATE, "before");
 	kill(pids[0], SIGSTOP);
-	sleep_ms(1200);
-	have(2, MIGRATE, "beside one that is stopped");
+	gets(2, DEVICE_PAGES / CHUNKS, "beside one that is stopped");
 	CHECK(com->actor[2].result == -ENOSPC, "room was made by one that is stopped: %d", com->actor[2].result);
 	CHECK(com->actor[2].took_ns < slow_s(5) * 1000000000ull, "%" PRIu64 " ms for one that is stopped", com->actor[2].took_ns / 1000000);
-	CHECK(com->actor[2].held, "the others have nothing to give");
 	for (unsigned i = 1; i < 3; i++)
 		tell_to(i, STORM);
 	for (unsigned i = 1; i < 3; i++)
@@ -339,7 +368,6 @@ static void part_stopped(void)
 	kill(pids[0], SIGCONT);
 	have(0, INSPECT, "stopped, and continued");
 	finish(2, "stopped");
-	sleep_ms(2200);
 	has_all(1, "beside one that goes on");
 	have(0, INSPECT, "evicted after it has been stopped");
 	finish(0, "stopped");
@@ -355,7 +383,7 @@ static void part_forks(void)
 	start(1, DEVICE_PAGES + 50);
 	wait_for(0, "start");
 	wait_for(1, "start");
-	for (unsigned round = 0; round < (opt.seconds > 5 ? 20 : 3); round++) {
+	for (unsigned round = 0; round < (opt.seconds > 5 ? 20 : 4); round++) {
 		have(0, MIGRATE, "before a fork");
 		tell_to(1, STORM);
 		have(0, FORK, "fork");
@@ -377,7 +405,6 @@ static void part_leaves(void)
 	for (unsigned exec = 0; exec < 2; exec++) {
 		start(0, DEVICE_PAGES + 50);
 		wait_for(0, "start");
-		sleep_ms(exec ? 1200 : 0);
 		has_all(0, "who leaves");
 		tell_to(0, exec ? EXEC : LEAVE);
 		for (char path[40], comm[32] = ""; exec && strcmp(comm, "sleep\n"); sleep_ms(1)) {
