@@ -131,7 +131,7 @@ TDM_API int tdm_mprotect(struct tdm *t, void *addr, size_t len, int prot);
  *
  * Each process attaches the device by itself, with the same memory_bytes, and says which bytes of it it can reach by ops->address; and with `share`: shared memory (a
  * memfd, say), mapped by all of them for as long as it is attached, that says which 2 MiB is whose. Such a chunk is taken when tdm_device_migrate() finds no room. If
- * none is free a process is asked that has more, or has not used the device for a second: it brings home what it has in one, and hands it over. Who does not answer
+ * none is free a process is asked that has two more, or has run nothing on the device for a second: it brings home what it has in one, and hands it over. Who does not answer
  * within 250 ms is not waited for; if nobody gives anything the memory is full, as it is for a device of one process. What a process had that is dead, or has
  * executed something else, is free at once; the author sees to it that hardware does not go on writing there for it. At most 64 processes.
  *

@@ -56,7 +56,9 @@ static void worker_main(void *arg)
 			plat_wait(&d->posted, seen, ~(u64)0);
 			continue;
 		}
+		tdmi_share_runs(&d->sharer, true);
 		j->result = j->fn(w, j);
+		tdmi_share_runs(&d->sharer, false);
 		TDM_BUG_ON(tdmi_rcu_read_held(w->reader.rcu) || tdmi_rcu_read_held(w->ctx->rcu));
 		tdm_a32_st_release(&j->state, j->forget ? TDM_JOB_FREE : TDM_JOB_DONE);
 		plat_wake(&j->state, ~0u >> 1);
@@ -199,8 +201,6 @@ int tdmi_device_job_migrate(struct tdm_device_worker *w, struct tdm_device_job *
 			job->out += n;
 			/* Somebody else may be given what has just been got. */
 		} while (r == -ENOSPC && more++ < SHARE_TRIES && tdmi_device_share_more(w->dev));
-		if (w->dev->sharer.s)
-			tdmi_share_used(&w->dev->sharer);
 	}
 	return r;
 }

@@ -175,6 +175,8 @@ static bool claim(struct tdm_sharer *me, u64 stack)
 		if (tdm_a64_ld_relaxed(&p->id) || !tdm_a64_cas_acqrel(&p->id, &none, me->id))
 			continue;
 		tdm_a64_st_release(&p->asked_by, 0);
+		tdm_a64_st_release(&p->used_ns, plat_now_ns());
+		tdm_a32_st_release(&p->running, 0);
 		tdm_a64_st_release(&p->stack, stack);
 		me->me = p;
 		return true;
@@ -217,10 +219,8 @@ int tdmi_share_join(struct tdm_sharer *me, struct tdm_share *s, u32 nchunks)
 	me->has = r ? NULL : plat_map(TDM_ALIGN_UP(nchunks, TDM_PAGE_SIZE));
 	if (!r)
 		r = !me->has ? -ENOMEM : claim(me, self.stack) || (bury_dead(me) && claim(me, self.stack)) ? 0 : -ENOSPC;
-	if (!r) {
-		tdmi_share_used(me);
+	if (!r)
 		return 0;
-	}
 	if (me->has)
 		plat_unmap(me->has, TDM_ALIGN_UP(nchunks, TDM_PAGE_SIZE));
 	me->s = NULL;
@@ -240,9 +240,15 @@ void tdmi_share_forget(struct tdm_sharer *me)
 	tdm_a32_st_relaxed(&me->held, 0);
 }
 
-void tdmi_share_used(struct tdm_sharer *me)
+void tdmi_share_runs(struct tdm_sharer *me, bool begins)
 {
+	if (!me->s)
+		return;
 	tdm_a64_st_relaxed(&me->me->used_ns, plat_now_ns());
+	if (begins)
+		tdm_a32_add_acqrel(&me->me->running, 1);
+	else
+		tdm_a32_sub_acqrel(&me->me->running, 1);
 }
 
 /* ---- to take, and to ask --------------------------------------------------------------------------------------------------------- */
@@ -329,7 +335,7 @@ static struct tdm_share_process *choose(struct tdm_sharer *me, u64 ids[TDM_SHARE
 	for (u32 i = 0; i < TDM_SHARE_PROCESSES; i++) {
 		struct tdm_share_process *p = &me->s->process[i];
 		u64 used = tdm_a64_ld_relaxed(&p->used_ns);
-		bool cold = used + TDM_SHARE_COLD_NS < now;
+		bool cold = used + TDM_SHARE_COLD_NS < now && !tdm_a32_ld_relaxed(&p->running);
 
 		if (i == mine || !ids[i] || !held[i] || now < tdm_a64_ld_relaxed(&me->slow_until[i]) || (!cold && held[i] < held[mine] + 2))
 			continue;

@@ -21,7 +21,7 @@
  * A chunk that arrives after who asked has given up waiting is its own nevertheless: it is found when one is looked for the next time, or asked for by another.
  *
  * Nobody waits without a limit: who does not answer (a process that is stopped, or has executed something else) is not asked again for a while. Who asks has
- * fewer, by two at least, than who is asked, so that they do not take the same chunk from each other in turn; or that one has not used the device lately.
+ * fewer, by two at least, than who is asked, so that they do not take the same chunk from each other in turn; or that one has run nothing on the device lately.
  *
  * A process is dead if nobody has its pid, or the one who does began at another time, or all of its threads have ended; or it has executed something else since (its
  * stack begins elsewhere). That is only so within one namespace of pids, and of time: those of another one are refused.
@@ -33,13 +33,14 @@
 
 #define TDM_SHARE_PROCESSES 64u
 #define TDM_SHARE_CHUNKS_MAX (1u << 17)
-#define TDM_SHARE_COLD_NS ((u64)1000000000) /* who has not used the device for so long is asked first */
+#define TDM_SHARE_COLD_NS ((u64)1000000000) /* who has run nothing on the device for so long is asked first */
 
 struct tdm_share_process {
 	tdm_a64 id;       /* 0: nobody */
 	tdm_a64 asked_by; /* who waits for a chunk of this one's; 0: nobody. From 0 by who asks; to 0 by who is asked, or who asked */
 	tdm_a64 stack;    /* where its stack begins; 0: not known (yet). By itself; to 0 before the id is */
 	tdm_a64 used_ns;  /* when it last used the device; its own. Of CLOCK_MONOTONIC */
+	tdm_a32 running;  /* jobs of its that the device is carrying out; its own */
 	tdm_a32 bell;     /* changes when it is asked: it sleeps on it */
 	tdm_a32 news;     /* changes when it has been answered */
 };
@@ -77,8 +78,8 @@ void tdmi_share_leave(struct tdm_sharer *me);
 /* In the child of a fork: what its parent has is its parent's. */
 void tdmi_share_forget(struct tdm_sharer *me);
 
-/* It uses the device. */
-void tdmi_share_used(struct tdm_sharer *me);
+/* The device begins, or ends, something for it. */
+void tdmi_share_runs(struct tdm_sharer *me, bool begins);
 /* A chunk that is free, has been handed to it, or was a dead process's. false: there is none. */
 bool tdmi_share_take(struct tdm_sharer *me, u32 *chunk);
 /* Ask somebody for one, and wait for the answer, until wait_ns from now at most. true: look again, whoever gets it; false: there is nobody to ask. */

@@ -140,6 +140,11 @@ TEST(who_has_more_is_asked)
 	tdmi_share_give(&a, 1, 0);
 	CHECK_EQ(tdm_a32_ld_relaxed(&a.held), 3);
 	CHECK(!tdmi_share_ask(&b, 1000 * MS));
+	tdmi_share_runs(&a, true);
+	tdm_a64_st_relaxed(&a.me->used_ns, plat_now_ns() - TDM_SHARE_COLD_NS - 1);
+	CHECK(!tdmi_share_ask(&b, 1000 * MS));
+	tdmi_share_runs(&a, false);
+	CHECK(!tdmi_share_ask(&b, 1000 * MS));
 	tdm_a64_st_relaxed(&a.me->used_ns, plat_now_ns() - TDM_SHARE_COLD_NS - 1);
 	CHECK(!pthread_create(&th, NULL, give_one, &(u32){ 2 }));
 	CHECK(tdmi_share_ask(&b, 10000 * MS));
@@ -398,7 +403,8 @@ static void member(void)
 	expect(!tdmi_share_join(&o.me, share, N));
 	expect(!pthread_create(&th, NULL, gives, &o));
 	for (;;) {
-		tdmi_share_used(&o.me);
+		tdmi_share_runs(&o.me, true);
+		tdmi_share_runs(&o.me, false);
 		if (tdmi_share_take(&o.me, &c)) {
 			u64 was = tdm_a64_xchg_acqrel(&crowd->user[c], o.me.id);
 
