@@ -301,11 +301,11 @@ static bool split(struct tdm_pool *p, struct tdm_frame *block, const struct tdm_
 
 	if (!tdmi_pins_freeze(block))
 		return false;
+	tdmi_folio_to_pages(&p->frames, block);
 	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
 		struct tdm_frame *d = block + k;
 		struct tdm_pte pte = tdm_pt_get(pt, first + k);
 
-		d->order = 0;
 		d->mapcount = is_coherent(pte) && tdmi_pte_pool(p->mm, pte) == p && tdm_pte_private_frame(pte) == nr + k;
 		if (!k)
 			continue;

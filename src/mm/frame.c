@@ -335,6 +335,16 @@ u32 tdmi_folios_take_dirty(struct tdm_frames *f, u64 keep, struct tdm_frame *fol
 	return n;
 }
 
+void tdmi_folio_to_pages(struct tdm_frames *f, struct tdm_frame *folio)
+{
+	u32 n = 1u << folio->order;
+
+	plat_mutex_lock(&f->lock);
+	for (u32 i = 0; i < n; i++)
+		folio[i].order = 0;
+	plat_mutex_unlock(&f->lock);
+}
+
 void tdmi_folio_split(struct tdm_frames *f, struct tdm_frame *folio)
 {
 	u32 nr = tdm_frame_nr(f, folio), n = 1u << folio->order;

@@ -96,6 +96,8 @@ void tdmi_folio_free_dirty(struct tdm_frames *f, struct tdm_frame *folio, u32 pa
 /* Take the dirty folios of one 2 MiB range, to be emptied and freed: one where there are many, or, if there are more than keep pages in all dirty
  * folios, the one where there are most. How many; 0: not now. */
 u32 tdmi_folios_take_dirty(struct tdm_frames *f, u64 keep, struct tdm_frame *folio[TDM_HUGE_PAGES / TDM_BLOCK_PAGES]);
+/* A folio that is in use becomes one of each of its frames: no look at the chunk sees a part of that. All else of the descriptors is the caller's. */
+void tdmi_folio_to_pages(struct tdm_frames *f, struct tdm_frame *folio);
 /* Make 2^(order - 4) order-4 folios of one; each NEW with refcount 1 and its part of va. The caller fixes mapcounts. */
 void tdmi_folio_split(struct tdm_frames *f, struct tdm_frame *folio);
 /* No frame of this chunk is given to anybody from here on. It must not be isolated already. The warm and dirty ones do not count as free: for pools without. */
