@@ -77,14 +77,16 @@ static int copy(struct tdm_ctx *ctx, struct tdm_pool *pool, struct tdm_frame *de
 static bool end(struct tdm_ctx *ctx, struct tdm_pool *pool, struct tdm_frame *dev, struct tdm_frame *folio, struct tdm_pte pte, struct tdm_pt *spare, bool copied)
 {
 	struct tdm_mm *mm = ctx->mm;
-	struct tdm_pt *pmd = NULL;
-	bool done = false;
+	struct tdm_pt *pmd;
+	bool done;
 	u32 i;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	/* Wherever it is mapped now, that is the lock; if it is mapped nowhere, nobody looks. */
-	pmd = lock_leaf(mm, folio, &i);
-	done = pmd && copied && tdm_pt_get(pmd, i).v == pte.v;
+	/* Also if it is mapped no more: who has unmapped it may not be done with it. */
+	pmd = tdmi_pt_pmd(mm, folio->va);
+	plat_mutex_lock(&pmd->lock);
+	i = tdm_pt_index(pmd, folio->va);
+	done = copied && tdm_pt_get(pmd, i).v == pte.v;
 	if (done) {
 		tdmi_huge_to_private(mm, pmd, i, spare, pool, dev);
 		tdmi_dev_mapped(pool, dev);
@@ -93,8 +95,7 @@ static bool end(struct tdm_ctx *ctx, struct tdm_pool *pool, struct tdm_frame *de
 		tdmi_folio_release(mm, folio, 0); /* our isolation still holds it */
 	}
 	folio->flags &= (u8)~TDM_FRAME_F_WRITEBACK;
-	if (pmd)
-		tdm_pt_unlock(pmd);
+	tdm_pt_unlock(pmd);
 	tdmi_rcu_read_unlock(ctx->rcu);
 	return done;
 }
