@@ -10,6 +10,7 @@
  *     devices fault [home]                           tdm_device_prefault() of pages that are in ram, mapped or at home; soft faults of the same
  *     devices touch [PAGES=1|16]                     the CPU touches what is on a device; what is at home, and a copy
  *
+ * cpu: not by the clock, but by the CPU time of the process: what is done, on a machine that is busy with something else, too (not gup, range).
  * ROUNDS=9. Where there are two sides both are measured in each round, the order changing from one to the next, since what else the machine does changes, too:
  * "ratio" is the median of the rounds' ratios, ours to the other; else medians of the rounds, of which the first is not counted. One line of JSON. Built with the engine
  * inside, for what has no public function.
@@ -46,6 +47,7 @@ struct uffdio_move {
 
 static size_t mib, threads = 1, rounds = 9, every = 16, batch = 512, intervals = 1, per_fault = 1;
 static bool thp, home;
+static clockid_t timer = CLOCK_MONOTONIC;
 static struct tdm *engine;
 static struct tdm_soft *soft;
 
@@ -90,6 +92,14 @@ __attribute__((noreturn)) static void fail(const char *what, long got)
 {
 	fprintf(stderr, "devices: %s: %ld\n", what, got);
 	exit(1);
+}
+
+static uint64_t timer_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(timer, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 /* ---- memory, and who uses it ------------------------------------------------------------------------------------------------ */
@@ -169,7 +179,7 @@ static double timed(void (*fn)(uint8_t *p, uint8_t *q, size_t len), uint8_t *p, 
 	pthread_t t[MAX_THREADS];
 	struct part w[MAX_THREADS];
 	size_t each = (len / threads + HUGE - 1) & ~(HUGE - 1);
-	uint64_t t0 = now_ns();
+	uint64_t t0 = timer_ns();
 
 	for (size_t i = 0; i < threads; i++) {
 		size_t from = i * each < len ? i * each : len;
@@ -181,7 +191,7 @@ static double timed(void (*fn)(uint8_t *p, uint8_t *q, size_t len), uint8_t *p, 
 	run_part(&w[0]);
 	for (size_t i = 1; i < threads; i++)
 		pthread_join(t[i], NULL);
-	return (double)(now_ns() - t0);
+	return (double)(timer_ns() - t0);
 }
 
 static void start(size_t memory)
@@ -328,10 +338,10 @@ static struct {
 
 static double ours_4k(void)
 {
-	uint64_t t0 = now_ns();
+	uint64_t t0 = timer_ns();
 	size_t n;
 	int e = tdm_device_migrate(tdm_soft_device(soft), single.p, single.len, &n);
-	double ns = (double)(now_ns() - t0);
+	double ns = (double)(timer_ns() - t0);
 
 	if (e || n < single.len / single.step / 100 * 99)
 		fail("tdm_device_migrate", e ? e : (long)n);
@@ -341,7 +351,7 @@ static double ours_4k(void)
 
 static double theirs_4k(void)
 {
-	uint64_t t0 = now_ns();
+	uint64_t t0 = timer_ns();
 	double ns;
 
 	for (size_t at = 0; at < single.len; at += single.step) {
@@ -352,7 +362,7 @@ static double theirs_4k(void)
 		memcpy(single.to + at, single.homes + at, PAGE);
 		madvise(single.homes + at, PAGE, MADV_DONTNEED);
 	}
-	ns = (double)(now_ns() - t0);
+	ns = (double)(timer_ns() - t0);
 	for (size_t at = 0; at < single.len; at += single.step)
 		memcpy(single.from + at, single.to + at, PAGE);
 	check(single.from, single.len, single.step);
@@ -608,14 +618,14 @@ static double rounds_ns(struct tdm_notifiers *nots, uint64_t off, size_t places,
 
 	for (size_t i = 0; i < n; i++)
 		at[i] = i < places || !places ? (rand64(&rng) % intervals << 22) + off : at[i % places];
-	t0 = now_ns();
+	t0 = timer_ns();
 	for (size_t i = 0; i < n; i++) {
 		struct tdm_inv_range r = TDM_INV_RANGE(at[i], at[i] + BLOCK, TDM_INV_CLEAR);
 
 		(void)tdmi_invalidate_start(nots, &r);
 		tdmi_invalidate_end(nots, &r);
 	}
-	t0 = now_ns() - t0;
+	t0 = timer_ns() - t0;
 	free(at);
 	return (double)t0 / (double)n;
 }
@@ -678,11 +688,11 @@ static void come_back(void)
 static double cpu_touches(void)
 {
 	volatile const uint8_t *v = faults.p;
-	uint64_t t0 = now_ns(), sum = 0;
+	uint64_t t0 = timer_ns(), sum = 0;
 
 	for (size_t i = 0; i < faults.n; i++)
 		sum += v[faults.order[i] * BLOCK];
-	t0 = now_ns() - t0;
+	t0 = timer_ns() - t0;
 	if (sum == 1)
 		printf(" ");
 	return (double)t0 / (double)faults.n;
@@ -705,14 +715,14 @@ static double soft_fault(void)
 
 static void fault_thread(struct tdm_device_thread *t, void *arg, size_t i)
 {
-	uint64_t t0 = now_ns();
+	uint64_t t0 = timer_ns();
 
 	(void)arg;
 	(void)i;
 	faults.result = 0;
 	for (size_t k = 0; k < faults.n && !faults.result; k++)
 		faults.result = tdm_device_prefault(t, faults.p + faults.order[k] * BLOCK, 1, 1);
-	faults.ns = now_ns() - t0;
+	faults.ns = timer_ns() - t0;
 }
 
 static double device_fault(void)
@@ -756,11 +766,11 @@ static double device_touch(void)
 static double soft_fault_and_copy(void)
 {
 	double ns = soft_fault();
-	uint64_t t0 = now_ns();
+	uint64_t t0 = timer_ns();
 
 	for (size_t i = 0; i < faults.n; i++)
 		memcpy(faults.to + faults.order[i] * BLOCK, faults.from + faults.order[i] * BLOCK, per_fault * PAGE);
-	t0 = now_ns() - t0;
+	t0 = timer_ns() - t0;
 	note("ns_copy", (double)t0 / (double)faults.n);
 	return ns + (double)t0 / (double)faults.n;
 }
@@ -821,6 +831,7 @@ int main(int argc, char **argv)
 			continue;
 		thp = thp || !strcmp(argv[i], "thp");
 		home = home || !strcmp(argv[i], "home");
+		timer = !strcmp(argv[i], "cpu") ? CLOCK_PROCESS_CPUTIME_ID : timer;
 	}
 	mib = mib ? mib : 256;
 	if (argc < 2 || !fn || rounds < 1 || rounds > MAX_ROUNDS || threads < 1 || threads > MAX_THREADS || !every ||

@@ -33,7 +33,7 @@
 #define LONE_PROBE 64u
 #define NO_GUESS TDM_BLOCK_PAGES
 #define DEVICE_TRIES 4u
-#define BATCH 8u /* blocks at once: see reclaim.c */
+#define BATCH 32u /* blocks at once: see reclaim.c */
 
 /* One block of a fault in progress. */
 struct block {

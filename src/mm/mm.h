@@ -185,7 +185,7 @@ u32 tdmi_trim(struct tdm_ctx *ctx);
 int tdmi_pack_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, struct tdm_pool *pool, u64 *pages, bool *again);
 /* The same, to a device, of up to `most` blocks in a row, from va on, that lie in one table, and are home, all of them and side by side. *blocks: so many have been dealt with; 0:
  * the first one is not like that, or there is no memory for it in one piece. */
-#define TDM_PACK_MANY 8u
+#define TDM_PACK_MANY 32u
 int tdmi_pack_many(struct tdm_ctx *ctx, u64 va, u32 most, struct tdm_pool *pool, u32 *blocks);
 /* An isolated 2 MiB folio on probation becomes 32 blocks. true: they are on the list now. */
 bool tdmi_split_home(struct tdm_ctx *ctx, struct tdm_frame *folio);

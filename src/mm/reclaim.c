@@ -14,7 +14,7 @@
 #include "mm/gup.h"
 #include "mm/mm.h"
 
-#define BATCH 8u /* blocks by one move: what each call and its TLB flush cost is shared, and no event waits for longer than some 100 us */
+#define BATCH 32u /* blocks by one move, at most a table: what each call and its TLB flush cost is shared, and no event waits for longer than some 100 us */
 #define DIRTY_SHARE 64 /* of the limit */
 #define DIRTY_MAX 2048 /* pages */
 #define RESIDENT_MIN ((u64)512) /* pages that are left alone, whatever the budget */

@@ -145,7 +145,7 @@ int tdmi_device_do(struct tdm_device *d, int (*fn)(struct tdm_device_worker *, s
 
 /* ---- jobs ------------------------------------------------------------------------------------------------------------------------- */
 
-/* The job is only for memory that has been found, and some of it has not. */
+/* The job is only for memory that has been found, and some of it has not. What has been is known before its pages are: both become so under one hold of the event lock. */
 static bool unknown(struct tdm_device_worker *w, const struct tdm_device_job *job)
 {
 	struct tdm_mm *mm = w->ctx->mm;
@@ -159,6 +159,8 @@ static bool unknown(struct tdm_device_worker *w, const struct tdm_device_job *jo
 	while (va < job->b && tdmi_vma_find(mm, va, &v))
 		va = v.end;
 	tdmi_rcu_read_unlock(w->ctx->rcu);
+	plat_mutex_lock(&mm->event_lock);
+	plat_mutex_unlock(&mm->event_lock);
 	tdmi_mm_exit(w->ctx);
 	return va < job->b;
 }

@@ -20,6 +20,7 @@
 #define SLEEP_MIN (NS_PER_MS / 4)
 #define SLEEP_MAX (100 * NS_PER_MS)
 #define RECYCLE_NS (100 * NS_PER_MS)
+#define RECYCLE_QUIET 10u /* looks */
 
 struct tdm_live *tdmi_live;
 
@@ -67,7 +68,8 @@ static void keep_less(struct tdm_live *l, u32 most, u64 bytes)
 
 /*
  * What goes to a device leaves its physical pages behind, and mostly comes back soon: kept, they save the kernel the work of taking pages back and giving
- * them out again, which is as much as that of copying. As long as pages come and go there may be as many as devices hold; from then on it gets less.
+ * them out again, which is as much as that of copying. As long as pages come and go there may be as many as devices hold; from then on it gets less. They go
+ * and come with the steps of some computation, and between two of these nothing moves: that must not be taken for the end.
  */
 static void recycle(struct tdm_live *l)
 {
@@ -77,9 +79,10 @@ static void recycle(struct tdm_live *l)
 		return;
 	l->recycle_next_ns = now + RECYCLE_NS;
 	frames = tdmi_live_device_frames(l, &moved);
-	if (moved != l->migrated)
+	l->recycle_quiet = moved == l->migrated ? l->recycle_quiet + 1 : 0;
+	if (!l->recycle_quiet)
 		l->recycle = frames / TDM_BLOCK_PAGES;
-	else
+	else if (l->recycle_quiet > RECYCLE_QUIET)
 		l->recycle -= TDM_MIN(l->recycle, l->recycle / 8 + 1);
 	l->migrated = moved;
 	keep_less(l, warm_blocks(l) + warm_base(l), ~(u64)0);

@@ -172,6 +172,7 @@ struct tdm_live {
 	u64 published_ns;
 	u64 quiet;                   /* ticks in a row in which nothing happened */
 	u64 migrated, recycle_next_ns; /* pages that had gone to devices, or come from there, when that was last looked at; when to look again */
+	u32 recycle_quiet;           /* looks since they moved */
 	u64 recycle;                 /* blocks that may be kept for those that come back from devices */
 	bool warned_full, warned_over;
 	bool no_recycle;             /* the program lends its pages to the kernel: see interpose.c */

@@ -5,6 +5,7 @@
  * adds    both increment the same words: none is lost. stores: each has words of its own, in pages that both use, and always finds what it has written last
  * maps    munmap, mmap, mremap, mprotect, madvise while the device reads, writes and takes pages: what it gets is an error, or something that has been at that
  *         address; and when the call has returned, nothing old
+ * found   two threads have parts of new memory migrated: who comes while the engine is taking it in for the other one waits until its pages are known
  */
 #include "device.h"
 
@@ -537,9 +538,57 @@ static void part_maps(void)
 	engine_stop();
 }
 
+/* ---- found ------------------------------------------------------------------------------------------------------------------------------ */
+
+#define NEW (64 * MiB)
+static char *new_memory;
+static _Atomic bool begun;
+
+static void *second_half(void *arg)
+{
+	uint64_t by, t0;
+	size_t n;
+
+	while (!begun)
+		;
+	for (by = now_ns() + *(uint64_t *)arg; now_ns() < by;)
+		;
+	t0 = now_ns();
+	n = migrate(dev, new_memory + NEW / 2, NEW / 2);
+	/* An event keeps pages where they are, but not before it has been waited for. */
+	CHECK(n || now_ns() - t0 > 100000000, "nothing of what another thread had found went to the device (after %" PRIu64 " ns)", *(uint64_t *)arg);
+	return NULL;
+}
+
+static void part_found(void)
+{
+	struct rng r = { opt.seed };
+
+	soft_start(NEW, 2);
+	for (unsigned round = 0; round < (quick() ? 60 : 25 * opt.seconds); round++) {
+		uint64_t delay = below(&r, below(&r, 2000000) + 1);
+		pthread_t th;
+
+		new_memory = anon(NEW);
+		CHECK_SYS(madvise(new_memory, NEW, MADV_NOHUGEPAGE));
+		for (size_t o = 0; o < NEW; o += PAGE)
+			new_memory[o] = 1;
+		begun = false;
+		CHECK(pthread_create(&th, NULL, second_half, &delay) == 0, "pthread_create");
+		begun = true;
+		migrate(dev, new_memory, NEW / 2);
+		pthread_join(th, NULL);
+		munmap(new_memory, NEW);
+	}
+	soft_end();
+	engine_stop();
+}
+
 int main(int argc, char **argv)
 {
-	static const struct part parts[] = { { "adds", part_adds }, { "adds-forks", part_adds_forks }, { "stores", part_stores }, { "maps", part_maps } };
+	static const struct part parts[] = {
+		{ "adds", part_adds }, { "adds-forks", part_adds_forks }, { "stores", part_stores }, { "maps", part_maps }, { "found", part_found },
+	};
 
 	parse(argc, argv);
 	return run_parts(parts, sizeof(parts) / sizeof(*parts));
