@@ -299,6 +299,7 @@ static bool split(struct tdm_pool *p, struct tdm_frame *block, const struct tdm_
 {
 	u32 first = tdm_pt_index(pt, block->va), nr = tdm_frame_nr(&p->frames, block);
 
+	TDM_BUG_ON(block->order != TDM_BLOCK_ORDER);
 	if (!tdmi_pins_freeze(block))
 		return false;
 	tdmi_folio_to_pages(&p->frames, block);

@@ -455,7 +455,8 @@ static int read_device(struct block *b, const struct tdm_pte *pte, void **at, u3
 			at[k] = *mask >> k & 1 ? at[k] : NULL;
 		r = tdmi_dev_read(b->mm, pte, at, TDM_BLOCK_PAGES);
 	}
-	return r;
+	/* In here these mean: again, or there is nothing there. A device may mean what it likes. */
+	return r == -EAGAIN || r == -ESTALE || r == -ENOENT ? -EIO : r;
 }
 
 static int bring_device(struct block *b, u32 mask)

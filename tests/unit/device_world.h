@@ -14,6 +14,7 @@ static struct test_device {
 	u8 *seen;        /* folios, by their first frame: device_check() */
 	u32 fail;        /* the nth copy from now on fails; 0: none */
 	bool dead;       /* every copy fails */
+	int error;       /* with this; 0: -EIO */
 	u32 bad;         /* this frame cannot be read any more, plus 1; 0: none */
 	void (*on_copy)(void *arg); /* called while a copy is under way */
 	void *on_copy_arg;
@@ -55,7 +56,7 @@ static inline int dev_copy_out(struct tdm_pool *p, void *dst, u32 frame, u32 n)
 	if (d->on_out)
 		d->on_out(d, frame, n);
 	if (dev_fails(d) || (d->bad && d->bad - 1 >= frame && d->bad - 1 < frame + n))
-		return -EIO;
+		return d->error ? d->error : -EIO;
 	memcpy(dst, d->memory + P(frame), P(n));
 	return 0;
 }

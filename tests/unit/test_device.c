@@ -564,6 +564,25 @@ TEST(who_asks_for_a_bad_page_is_told)
 	}
 }
 
+/* Whatever the device calls it: it is not taken for something of the engine's, which would try for ever, or not at all. */
+TEST(what_a_device_calls_its_error)
+{
+	static const int error[] = { -EAGAIN, -ESTALE, -ENOENT, -ENODEV };
+	u64 x;
+
+	for (u32 i = 0; i < TDM_ARRAY_SIZE(error); i++) {
+		put_bad(i & 1, 700);
+		dev.error = error[i];
+		CHECK_EQ(tdmi_bring(ctx, BASE + P(512), BASE + P(1024)), error[i] == -ENODEV ? -ENODEV : -EIO);
+		CHECK_EQ(on_device(700, 701), 1);
+		CHECK_EQ(tdmi_cpu_read(&cpu, ctx, BASE + P(700), &x, 8), -EIO);
+		CHECK(is_poison(700));
+		get_range(512, 700, 1);
+		get_range(701, 1024, 1);
+		end();
+	}
+}
+
 static struct tdm_ctx *second;
 static struct plat_thread *thread;
 static u32 copies;
