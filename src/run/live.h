@@ -47,6 +47,7 @@ enum tdm_live_op {
 	TDM_OP_EXCLUDE,
 	TDM_OP_PUBLISH,
 	TDM_OP_FIND,
+	TDM_OP_MAPPED,
 	TDM_OP_SETTLE,
 	TDM_OP_LOCK_ALL,
 	TDM_OP_NO_RECYCLE,
@@ -174,6 +175,12 @@ struct tdm_live {
 	u64 migrated, recycle_next_ns; /* pages that had gone to devices, or come from there, when that was last looked at; when to look again */
 	u32 recycle_quiet;           /* looks since they moved */
 	u64 recycle;                 /* blocks that may be kept for those that come back from devices */
+	struct {
+		tdm_a64 live, fresh; /* bytes */
+		tdm_a64 most_live, most_fresh; /* who makes it more than that waits for a look; main's */
+		tdm_a32 looks;       /* that somebody has asked for, so far; main's */
+		u64 start;           /* usage when it was first looked at; main's */
+	} mapped;                    /* live_mapped.c */
 	bool warned_full, warned_over;
 	bool no_recycle;             /* the program lends its pages to the kernel: see interpose.c */
 
@@ -187,6 +194,7 @@ struct tdm_live {
 	} watch;                     /* device_watch.c; main's, but for the lock */
 
 	/* forking; see live_fork.c */
+	tdm_a32 forking;             /* somebody has req_lock for it; under that */
 	bool fork_announced;         /* frozen for it; req_lock */
 	int fork_sock;               /* main's end, in the program's descriptor table */
 	int fork_peer;               /* the child's end, likewise */
@@ -249,6 +257,20 @@ void tdmi_live_forget_unregistered(struct tdm_live *l);
 int tdmi_live_exclude(struct tdm_live *l, u64 start, u64 end);
 /* mlock2(2) every mapping that is not ours. */
 int tdmi_live_lock_all(unsigned flags);
+/*
+ * live_mapped.c. On the program's threads: `len` bytes have been mapped (private, anonymous, writable) / unmapped. The former waits if need be until main has looked.
+ */
+void tdmi_live_mapped(struct tdm_live *l, u64 len);
+void tdmi_live_unmapped(struct tdm_live *l, u64 len);
+/* Main: with `usage` bytes in use, what there would be if all that has been mapped were used. Memory is looked for from now on. */
+u64 tdmi_live_mapped_ahead(struct tdm_live *l, u64 usage);
+/* Main: nobody waits as long as that would be no more than `most`; as long as no more than `most` is mapped. */
+void tdmi_live_mapped_watch(struct tdm_live *l, u64 usage, u64 most);
+void tdmi_live_mapped_manage(struct tdm_live *l, u64 most);
+/* Main: TDM_OP_MAPPED is done; those who have come meanwhile ask again. */
+void tdmi_live_mapped_found(struct tdm_live *l);
+/* In the child of a fork, which has no other thread: what is inherited is not what is counted here. */
+void tdmi_live_mapped_child(struct tdm_live *l);
 /* live_fork.c: around fork(2), on the forking thread, and main's side of it. */
 void tdmi_live_fork_prepare(void);
 void tdmi_live_fork_parent(void);

@@ -78,6 +78,7 @@ void tdmi_live_fork_prepare(void)
 	if (!l)
 		return;
 	plat_mutex_lock(&l->req_lock);
+	tdm_a32_st_release(&l->forking, 1);
 	touch_stack();
 	l->fork_announced = false;
 	for (;;) {
@@ -125,6 +126,7 @@ void tdmi_live_fork_parent(void)
 	} else {
 		tdm_a32_cas_acqrel(&l->state, &state, TDM_LIVE_WATCHING);
 	}
+	tdm_a32_st_release(&l->forking, 0);
 	plat_mutex_unlock(&l->req_lock);
 }
 
@@ -150,7 +152,9 @@ void tdmi_live_fork_child(void)
 	state = tdm_a32_ld_relaxed(&l->state);
 	tdm_a32_st_relaxed(&l->child_ready, 0);
 	plat_mutex_reset(&l->req_lock);
+	tdm_a32_st_relaxed(&l->forking, 0);
 	tdm_a32_st_relaxed(&l->req.state, 0);
+	tdmi_live_mapped_child(l);
 	l->pid = (u32)tdm_sys0(SYS_getpid);
 	l->published_ns = 0;
 	l->pss_next_ns = 0;
