@@ -110,6 +110,7 @@ static void measure(struct tdm_live *l)
 		tdm_a64_st_relaxed(&l->control->slot[l->slot].gauge[TDM_GAUGE_USAGE], l->usage);
 	if (tdm_a32_ld_relaxed(&l->state) != TDM_LIVE_ENGAGED) {
 		tdmi_live_mapped_watch(l, l->usage, engage_at(l->limit));
+		tdm_a64_st_relaxed(&l->fork_exceeds, 2 * l->usage > engage_at(l->limit));
 	} else {
 		u64 tracked = tdmi_mm_tracked(&l->mm);
 
@@ -373,6 +374,12 @@ static void serve_request(struct tdm_live *l)
 	case TDM_OP_PUBLISH:
 		measure(l);
 		tdmi_live_publish(l);
+		break;
+	case TDM_OP_FORK_AHEAD:
+		if (tdm_a64_ld_relaxed(&l->fork_exceeds) && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_WATCHING) {
+			try_engage(l);
+			(void)notice(l, true);
+		}
 		break;
 	case TDM_OP_FORK_PREPARE:
 		tdmi_live_fork_serve(l); /* answers the request itself, twice */

@@ -52,6 +52,7 @@ enum tdm_live_op {
 	TDM_OP_LOCK_ALL,
 	TDM_OP_NO_RECYCLE,
 	TDM_OP_CALL,
+	TDM_OP_FORK_AHEAD,
 	TDM_OP_FORK_PREPARE,
 	TDM_OP_FORK_PARENT,
 };
@@ -166,7 +167,12 @@ struct tdm_live {
 	int statm;
 	u64 usage, peak, limit;
 	tdm_a64 shared;              /* of the resident set: others' part of it, as last measured */
-	u64 pss_next_ns;
+	struct {
+		u64 all, anon;       /* bytes that were others' when it was measured; of these in anonymous memory */
+		u64 rss, faults, family; /* what the counters said then; see live_shared.c */
+		u64 told;            /* of our copies since then: those that have been told of */
+		u64 next_ns, soon_ns; /* when to measure again; if there is reason to */
+	} share;
 	tdm_a64 look_by_ns;          /* main means to have looked by then; any thread. 0: it has not looked yet */
 	u64 over_since_ns;           /* above the limit with nothing left to move since then; 0: no */
 	u64 other_seen;              /* unmanaged bytes when memory was last looked for */
@@ -195,6 +201,7 @@ struct tdm_live {
 
 	/* forking; see live_fork.c */
 	tdm_a32 forking;             /* somebody has req_lock for it; under that */
+	tdm_a64 fork_exceeds;        /* 1: what there is, twice, is more than fits; main's */
 	bool fork_announced;         /* frozen for it; req_lock */
 	int fork_sock;               /* main's end, in the program's descriptor table */
 	int fork_peer;               /* the child's end, likewise */
@@ -294,6 +301,10 @@ void tdmi_frozen_end(struct tdm_live *l);
 void tdmi_frozen_take(struct tdm_live *l, const struct tdm_frozen_event *event, u32 n, u32 birth);
 /* A fork that nobody has announced (tdm_host.forked). */
 void tdmi_live_raw_fork(void *arg, struct tdm_ctx *ctx, int child_uffd);
+/* live_shared.c. Main: how much of the rss bytes that are resident is other processes'. */
+u64 tdmi_live_shared(struct tdm_live *l, u64 rss);
+/* In the child of a fork: nothing is known of that. */
+void tdmi_live_shared_child(struct tdm_live *l);
 /* live_stats.c */
 u64 tdmi_live_rss(struct tdm_live *l);
 /* Main looks at the latest `ns` from now. */

@@ -81,6 +81,8 @@ void tdmi_live_fork_prepare(void)
 	tdm_a32_st_release(&l->forking, 1);
 	touch_stack();
 	l->fork_announced = false;
+	if (tdm_a32_ld_acquire(&l->state) == TDM_LIVE_WATCHING && tdm_a64_ld_relaxed(&l->fork_exceeds))
+		tdmi_live_request_locked(l, TDM_OP_FORK_AHEAD, 0, 0, NULL);
 	for (;;) {
 		u32 state = TDM_LIVE_WATCHING;
 
@@ -157,7 +159,7 @@ void tdmi_live_fork_child(void)
 	tdmi_live_mapped_child(l);
 	l->pid = (u32)tdm_sys0(SYS_getpid);
 	l->published_ns = 0;
-	l->pss_next_ns = 0;
+	tdmi_live_shared_child(l);
 	tdm_a64_st_relaxed(&l->look_by_ns, 0);
 	l->over_since_ns = 0;
 	if (l->control) {
