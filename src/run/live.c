@@ -110,7 +110,7 @@ static void measure(struct tdm_live *l)
 		tdm_a64_st_relaxed(&l->control->slot[l->slot].gauge[TDM_GAUGE_USAGE], l->usage);
 	if (tdm_a32_ld_relaxed(&l->state) != TDM_LIVE_ENGAGED) {
 		tdmi_live_mapped_watch(l, l->usage, engage_at(l->limit));
-		tdm_a64_st_relaxed(&l->fork_exceeds, 2 * l->usage > engage_at(l->limit));
+		tdm_a64_st_relaxed(&l->fork_most, engage_at(l->limit) / 2);
 	} else {
 		u64 tracked = tdmi_mm_tracked(&l->mm);
 
@@ -120,6 +120,7 @@ static void measure(struct tdm_live *l)
 		tdm_a64_st_relaxed(&l->mm.limit_bytes, l->limit);
 		tdm_a64_st_relaxed(&l->mm.high_bytes, l->limit == ~(u64)0 ? l->limit : l->limit - reserve(l->limit));
 		tdmi_live_mapped_manage(l, reserve(l->limit) + headroom(l, l->limit - reserve(l->limit)) / 4);
+		tdmi_live_copies_measured(l);
 		tdmi_live_look_by(l, 0);
 	}
 }
@@ -376,7 +377,7 @@ static void serve_request(struct tdm_live *l)
 		tdmi_live_publish(l);
 		break;
 	case TDM_OP_FORK_AHEAD:
-		if (tdm_a64_ld_relaxed(&l->fork_exceeds) && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_WATCHING) {
+		if (notice(l, false) == TDM_LIVE_WATCHING && l->usage > tdm_a64_ld_relaxed(&l->fork_most)) {
 			try_engage(l);
 			(void)notice(l, true);
 		}

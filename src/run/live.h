@@ -182,6 +182,11 @@ struct tdm_live {
 	u32 recycle_quiet;           /* looks since they moved */
 	u64 recycle;                 /* blocks that may be kept for those that come back from devices */
 	struct {
+		tdm_a32 all;         /* everything is watched */
+		tdm_a64 usage, passed; /* bytes: as last measured; stores that went ahead since then, with all of their blocks */
+		tdm_a64 futile_until; /* waiting for room has just been in vain: nobody waits before this time, in ns */
+	} copies;                    /* live_copies.c; any thread of the engine's */
+	struct {
 		tdm_a64 live, fresh; /* bytes */
 		tdm_a64 most_live, most_fresh; /* who makes it more than that waits for a look; main's */
 		tdm_a32 looks;       /* that somebody has asked for, so far; main's */
@@ -201,7 +206,7 @@ struct tdm_live {
 
 	/* forking; see live_fork.c */
 	tdm_a32 forking;             /* somebody has req_lock for it; under that */
-	tdm_a64 fork_exceeds;        /* 1: what there is, twice, is more than fits; main's */
+	tdm_a64 fork_most;           /* of more than that, in bytes, there must not be a copy before the process is managed; main's */
 	bool fork_announced;         /* frozen for it; req_lock */
 	int fork_sock;               /* main's end, in the program's descriptor table */
 	int fork_peer;               /* the child's end, likewise */
@@ -305,7 +310,14 @@ void tdmi_live_raw_fork(void *arg, struct tdm_ctx *ctx, int child_uffd);
 u64 tdmi_live_shared(struct tdm_live *l, u64 rss);
 /* In the child of a fork: nothing is known of that. */
 void tdmi_live_shared_child(struct tdm_live *l);
+/* live_copies.c. Main: before a fork, with nobody in the mm; after it has measured. */
+void tdmi_live_copies_watch(struct tdm_live *l);
+void tdmi_live_copies_measured(struct tdm_live *l);
+/* A handler, inside the mm: a store to va waits, which may be to what is shared. */
+void tdmi_live_copy(struct tdm_live *l, struct tdm_ctx *ctx, u64 va);
 /* live_stats.c */
+/* The resident set, bytes, by any thread of the engine's; 0: not to be had. */
+u64 tdmi_live_resident(struct tdm_live *l);
 u64 tdmi_live_rss(struct tdm_live *l);
 /* Main looks at the latest `ns` from now. */
 void tdmi_live_look_by(struct tdm_live *l, u64 ns);

@@ -70,6 +70,14 @@ static __attribute__((noinline)) void touch_stack(void)
 		below[i] = 0;
 }
 
+/* The largest resident set that there was: whether it is as large now is for main to see. */
+static u64 peak(void)
+{
+	struct rusage u;
+
+	return tdm_sys2(SYS_getrusage, RUSAGE_SELF, &u) ? 0 : (u64)u.ru_maxrss << 10;
+}
+
 void tdmi_live_fork_prepare(void)
 {
 	struct tdm_live *l = tdmi_live;
@@ -81,7 +89,7 @@ void tdmi_live_fork_prepare(void)
 	tdm_a32_st_release(&l->forking, 1);
 	touch_stack();
 	l->fork_announced = false;
-	if (tdm_a32_ld_acquire(&l->state) == TDM_LIVE_WATCHING && tdm_a64_ld_relaxed(&l->fork_exceeds))
+	if (tdm_a32_ld_acquire(&l->state) == TDM_LIVE_WATCHING && peak() > tdm_a64_ld_relaxed(&l->fork_most))
 		tdmi_live_request_locked(l, TDM_OP_FORK_AHEAD, 0, 0, NULL);
 	for (;;) {
 		u32 state = TDM_LIVE_WATCHING;
@@ -419,6 +427,7 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 	freeze_settled(l);
 	tdmi_coherent_before_fork(l->ctx);
 	tdmi_live_devices_at_fork(l);
+	tdmi_live_copies_watch(l);
 	tdmi_frozen_begin(l);
 	answer(l, 0);
 	while (!parent || (child ? !done : expected(l, sock, &until))) {

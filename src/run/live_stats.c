@@ -19,8 +19,7 @@ static u64 number(const char *s, u32 n)
 	return v;
 }
 
-/* 0: not to be had. */
-static u64 read_rss(struct tdm_live *l)
+u64 tdmi_live_resident(struct tdm_live *l)
 {
 	char buf[128];
 	long n = tdm_sys4(SYS_pread64, l->statm, buf, sizeof(buf) - 1, 0);
@@ -37,7 +36,7 @@ u64 tdmi_live_rss(struct tdm_live *l)
 
 	if (l->statm < 0)
 		l->statm = tdmi_linux_fd_keep(tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/statm", O_RDONLY | O_CLOEXEC, 0));
-	rss = read_rss(l);
+	rss = tdmi_live_resident(l);
 	if (!rss)
 		return l->usage;
 	/* Far from the limit nobody needs to know. */
@@ -57,7 +56,7 @@ void tdmi_live_look_late(struct tdm_live *l, u64 now)
 
 	if (!by || now < by || !tdm_a64_cas_acqrel(&l->look_by_ns, &by, now + LATE_NS))
 		return;
-	usage = read_rss(l);
+	usage = tdmi_live_resident(l);
 	usage -= TDM_MIN(tdm_a64_ld_relaxed(&l->shared) + tdmi_live_device_bytes(l), usage);
 	tracked = tdmi_mm_tracked(&l->mm);
 	if (usage)

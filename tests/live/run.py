@@ -253,6 +253,19 @@ def halted(hs):
     return h.note(r)
 
 
+def copies(hs):
+    """Four children write to all that they inherited: more than twice the budget, copied by the kernel alone. A fifth above the budget is allowed here, for a moment: with
+    each birth the others' shares get smaller at once, but what they have only as fast as it is packed, and the child brings an engine of its own. Nobody waiting
+    for room, it was twice the budget."""
+    hs.tandem()
+    ram = "96M"
+    r = hs.run([os.path.join(hs.args.build, "live-progs", "budget"), "--mb", "160", "--only", "processes"], ram=ram, tier="lz4", limit=60, sample=True)
+    h.judge(r)
+    if r.peak > h.size(ram) * 1.2:
+        raise h.Failed("\n".join([f"the budget of {ram} was exceeded: {h.note(r)}; at the peak:"] + list(r.what)))
+    return h.note(r)
+
+
 def exec_chain(hs):
     """A shell that runs programs under the same budget: each is managed in its turn."""
     hs.tandem()
@@ -309,6 +322,7 @@ def tests():
     t.add("exec-chain", exec_chain)
     t.add("starved", starved, quick=False)
     t.add("halted", halted, quick=False)
+    t.add("copies", copies, quick=False)
     t.add("start-twice", start_twice)
     t.add("dmirror", dmirror)
     inject.add(t)
