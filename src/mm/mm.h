@@ -163,6 +163,14 @@ int tdmi_bring(struct tdm_ctx *ctx, u64 start, u64 end);
 /* The same for a caller that holds the event lock. */
 int tdmi_bring_locked(struct tdm_ctx *ctx, u64 start, u64 end);
 
+/* ---- cow.c: stores to what a fork's other side may share. The caller is in the mm, or everybody is out of it; no lock is held. */
+/* Have stores wait to at most about `most` pages, spread over what is mapped. */
+void tdmi_cow_watch(struct tdm_ctx *ctx, u32 most);
+/* ... to everything that is mapped. */
+void tdmi_cow_watch_all(struct tdm_ctx *ctx);
+/* Stores to the block of va go ahead, also those that wait. 0; -EAGAIN: there is an event to be read; -ENOMEM; anything else: it is not ours. */
+int tdmi_cow_pass(struct tdm_ctx *ctx, u64 va);
+
 /* ---- reclaim.c */
 /* Evict until usage is below target (bytes) or `pages` have been freed, or nothing is left to do. The pages freed. */
 u64 tdmi_reclaim(struct tdm_ctx *ctx, u64 target, u64 pages);

@@ -91,7 +91,7 @@ static int reg(int uffd, u64 start, u64 end, u64 mode)
 
 int tdmi_host_register(struct tdm_host *h, u64 start, u64 end)
 {
-	return reg(h->uffd, start, end, UFFDIO_REGISTER_MODE_MISSING);
+	return reg(h->uffd, start, end, UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
 }
 
 int tdmi_host_register_events(struct tdm_host *h, u64 start, u64 end)
@@ -277,9 +277,25 @@ static void host_wake(struct tdm_port *p, struct tdm_va va, u32 n)
 	tdmi_host_wake(host_of(p)->uffd, va.v, (u64)n << TDM_PAGE_SHIFT);
 }
 
+int tdmi_host_protect(int uffd, u64 va, u64 len, bool on)
+{
+	struct uffdio_writeprotect w = { .range = { va, len }, .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0 };
+
+	return (int)tdm_sys3(SYS_ioctl, uffd, UFFDIO_WRITEPROTECT, &w);
+}
+
+static int host_protect(struct tdm_port *p, struct tdm_va va, u64 len, bool on)
+{
+	return tdmi_host_protect(host_of(p)->uffd, va.v, len, on);
+}
+
 static int host_unshare(struct tdm_port *p, struct tdm_va va, u32 n)
 {
-	int r = (int)tdm_sys3(SYS_madvise, va.v, (u64)n << TDM_PAGE_SHIFT, TDM_MADV_POPULATE_WRITE);
+	int r;
+
+	/* Or this would wait for a handler, who may wait for us. */
+	(void)host_protect(p, va, (u64)n << TDM_PAGE_SHIFT, false);
+	r = (int)tdm_sys3(SYS_madvise, va.v, (u64)n << TDM_PAGE_SHIFT, TDM_MADV_POPULATE_WRITE);
 
 	return r == -EFAULT ? tdmi_host_unshare_readonly(p, va, n) : r;
 }
@@ -586,6 +602,7 @@ static const struct tdm_port_ops host_ops = {
 	.present = host_present,
 	.holds = host_holds,
 	.next_present = host_next_present,
+	.protect = host_protect,
 	.unshare = host_unshare,
 	.populate = host_populate,
 	.mapping = host_mapping,

@@ -23,6 +23,7 @@
 struct tdm_host_fault {
 	u64 va;
 	bool write;
+	bool copy;   /* the page is there, and stores to it wait: see mm/cow.c, host_readonly.c */
 	u32 tid; /* of the thread that waits */
 };
 
@@ -95,6 +96,8 @@ void tdmi_host_fds_restore(const struct rlimit *was);
 /* UFFDIO_COPY through any userfaultfd, and back out of the way. Pages done in *done. */
 int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done);
 int tdmi_host_wake(int uffd, u64 va, u64 len);
+/* Have stores to mapped pages wait, through any userfaultfd, or let them go on. 0 or -errno of the kernel. */
+int tdmi_host_protect(int uffd, u64 va, u64 len, bool on);
 /* Have a message come on the userfaultfd of the address space in which this is called, and wait until it is read. */
 void tdmi_host_call(struct tdm_host *h);
 /* Is there still anybody in the address space of a child that uffd serves? */

@@ -333,7 +333,8 @@ static bool next_fault(struct tdm_host *h, struct tdm_ctx *ctx, struct tdm_host_
 			return false;
 		if (m.event == UFFD_EVENT_PAGEFAULT) {
 			*out = (struct tdm_host_fault){ m.arg.pagefault.address & TDM_PAGE_MASK,
-							m.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE, m.arg.pagefault.feat.ptid };
+							m.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE,
+							m.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP, m.arg.pagefault.feat.ptid };
 			return true;
 		}
 		if (m.event == UFFD_EVENT_FORK)

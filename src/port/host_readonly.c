@@ -49,13 +49,6 @@ int tdmi_host_unshare_readonly(struct tdm_port *p, struct tdm_va va, u32 n)
 	return r;
 }
 
-static int write_protect(struct tdm_host *h, u64 va, u64 len, bool on)
-{
-	struct uffdio_writeprotect w = { .range = { va, len }, .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0 };
-
-	return (int)tdm_sys3(SYS_ioctl, h->uffd, UFFDIO_WRITEPROTECT, &w);
-}
-
 /* Write-protection is a mode of the whole VMA: one that had it in parts would be several. */
 static int register_wp(struct tdm_host *h, u64 va, const struct tdm_mapping *m)
 {
@@ -106,11 +99,11 @@ int tdmi_host_invalidate_readonly(struct tdm_port *p, struct tdm_va va, void *sl
 		return -EBUSY;
 	if (is_readonly(h, va.v, len, &m))
 		r = register_wp(h, va.v, &m);
-	r = r ? r : write_protect(h, va.v, len, true);
+	r = r ? r : tdmi_host_protect(h->uffd, va.v, len, true);
 	if (!r) {
 		r = take(h, va.v, slot, n, done);
 		/* It wakes whoever has tried to write. */
-		(void)write_protect(h, va.v, len, false);
+		(void)tdmi_host_protect(h->uffd, va.v, len, false);
 	}
 	tdm_maps_take_end(h->gate);
 	return r;

@@ -60,6 +60,9 @@ struct tdm_port_ops {
 	bool (*holds)(struct tdm_port *p, const void *slot);
 	/* The first mapped page at or after va and before end; end when there is none. No table lock is needed. */
 	u64 (*next_present)(struct tdm_port *p, u64 va, u64 end);
+	/* From now on, stores to pages that are mapped in [va, va + len) wait until somebody is told (on), or do not any more, and who waits goes on. -EAGAIN: an event is
+	 * to be read; -ENOENT: not all of it is ours. May be NULL: they never wait. */
+	int (*protect)(struct tdm_port *p, struct tdm_va va, u64 len, bool on);
 	/* Make n mapped pages the process's own where they are copies shared by fork. No lock is held. */
 	int (*unshare)(struct tdm_port *p, struct tdm_va va, u32 n);
 	/* Have n pages there that can be read, or written, as an access by the program would; it may wait for as long as that. -EFAULT: an access would fail;

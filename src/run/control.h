@@ -103,6 +103,7 @@ struct tdm_control {
 	tdm_a32 reap_lock;
 	tdm_a32 slots_used; /* high-water mark of slot indices + 1 */
 	tdm_a64 peak;       /* largest sum of usages seen by anyone, bytes */
+	tdm_a64 copied;     /* bytes that forks had shared, and that have been copied since, by all processes together, at most (live_shared.c) */
 	tdm_a64 procs;      /* processes that ever took a slot */
 	tdm_a64 unmanaged;  /* processes that could not be managed (no slot, engine failed to start) */
 	tdm_a64 dead[TDM_STAT_NR]; /* totals of processes that have ended */

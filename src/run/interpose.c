@@ -46,6 +46,19 @@ static void gone(long r, void *addr, size_t len)
 		tdmi_device_unmapped(l, start, start + TDM_ALIGN_UP(len, TDM_PAGE_SIZE));
 }
 
+/* What is there now that was not, of memory that counts (live_mapped.c). */
+static void grown(u64 before, u64 after)
+{
+	struct tdm_live *l = tdmi_live;
+
+	before = TDM_ALIGN_UP(before, TDM_PAGE_SIZE);
+	after = TDM_ALIGN_UP(after, TDM_PAGE_SIZE);
+	if (l && after > before)
+		tdmi_live_mapped(l, after - before);
+	else if (l && before > after)
+		tdmi_live_unmapped(l, before - after);
+}
+
 /* The program's own calls are not the engine's, of which tests have some fail: these are made directly. */
 static long raw_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *to)
 {
@@ -72,10 +85,18 @@ EXPORT int munmap(void *addr, size_t len)
 	if (g)
 		tdm_maps_change_end(g);
 	gone(r, addr, len);
+	if (!r)
+		grown(len, 0);
 	return (int)result(r);
 }
 
-/* Only what takes the place of something else matters. */
+/* Will it be used, most likely, as it is? */
+static bool counts(int prot, int flags)
+{
+	return (flags & MAP_ANONYMOUS) && (flags & MAP_TYPE) == MAP_PRIVATE && (prot & PROT_WRITE) && !(flags & MAP_NORESERVE);
+}
+
+/* Only what takes the place of something else matters to the gate. */
 void *tdmi_interpose_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 {
 	struct tdm_maps_gate *g = flags & MAP_FIXED ? gate() : NULL;
@@ -88,6 +109,10 @@ void *tdmi_interpose_mmap(void *addr, size_t len, int prot, int flags, int fd, o
 		tdm_maps_change_end(g);
 	if (flags & MAP_FIXED)
 		gone(r, addr, len);
+	if ((flags & MAP_FIXED) && (r >= 0 || r <= -4096))
+		grown(len, 0);
+	if ((r >= 0 || r <= -4096) && counts(prot, flags))
+		grown(0, len);
 	return (void *)result(r);
 }
 
@@ -184,6 +209,8 @@ EXPORT void *mremap(void *addr, size_t old_len, size_t new_len, int flags, ...)
 		(void)tdmi_live_request(l, TDM_OP_FIND, 0, 0, NULL);
 		r = do_mremap(l, addr, old_len, new_len, flags, to);
 	}
+	if (r >= 0 || r <= -4096)
+		grown(old_len, new_len);
 	if (r < 0 && r > -4096) {
 		errno = (int)-r;
 		return MAP_FAILED;

@@ -39,6 +39,17 @@ static u64 reserve(u64 limit)
 	return TDM_MIN(TDM_MAX(limit / 50, (u64)1 << 20), (u64)16 << 20);
 }
 
+static u64 headroom(const struct tdm_live *l, u64 at)
+{
+	return at > l->usage ? at - l->usage : 0;
+}
+
+/* From here on there is something to do. */
+static u64 engage_at(u64 limit)
+{
+	return limit == ~(u64)0 ? limit : limit - limit / 5;
+}
+
 /* Blocks that may be kept for reuse: enough for what is brought and taken between two looks. */
 static u32 warm_base(const struct tdm_live *l)
 {
@@ -97,7 +108,10 @@ static void measure(struct tdm_live *l)
 	l->peak = TDM_MAX(l->peak, l->usage);
 	if (l->control && l->slot >= 0)
 		tdm_a64_st_relaxed(&l->control->slot[l->slot].gauge[TDM_GAUGE_USAGE], l->usage);
-	if (tdm_a32_ld_relaxed(&l->state) == TDM_LIVE_ENGAGED) {
+	if (tdm_a32_ld_relaxed(&l->state) != TDM_LIVE_ENGAGED) {
+		tdmi_live_mapped_watch(l, l->usage, engage_at(l->limit));
+		tdm_a64_st_relaxed(&l->fork_most, engage_at(l->limit) / 2);
+	} else {
 		u64 tracked = tdmi_mm_tracked(&l->mm);
 
 		tdmi_frames_warm_limit(&l->mm.frames, warm_blocks(l));
@@ -105,6 +119,8 @@ static void measure(struct tdm_live *l)
 		tdm_a64_st_relaxed(&l->mm.other_bytes, l->usage > tracked ? l->usage - tracked : 0);
 		tdm_a64_st_relaxed(&l->mm.limit_bytes, l->limit);
 		tdm_a64_st_relaxed(&l->mm.high_bytes, l->limit == ~(u64)0 ? l->limit : l->limit - reserve(l->limit));
+		tdmi_live_mapped_manage(l, reserve(l->limit) + headroom(l, l->limit - reserve(l->limit)) / 4);
+		tdmi_live_copies_measured(l);
 		tdmi_live_look_by(l, 0);
 	}
 }
@@ -158,6 +174,7 @@ static bool grown(const struct tdm_live *l)
 /* Look for it. */
 static void find(struct tdm_live *l)
 {
+	(void)tdmi_live_mapped_ahead(l, l->usage);
 	tdmi_live_find(l);
 	measure(l);
 	l->other_seen = tdm_a64_ld_relaxed(&l->mm.other_bytes);
@@ -205,17 +222,6 @@ static void make_room(struct tdm_live *l)
 
 /* ---- a look ------------------------------------------------------------------------------------------------------- */
 
-static u64 headroom(const struct tdm_live *l, u64 at)
-{
-	return at > l->usage ? at - l->usage : 0;
-}
-
-/* From here on there is something to do. */
-static u64 engage_at(u64 limit)
-{
-	return limit == ~(u64)0 ? limit : limit - limit / 5;
-}
-
 static void try_engage(struct tdm_live *l)
 {
 	char err[240] = "", line[300];
@@ -236,21 +242,27 @@ static void try_engage(struct tdm_live *l)
 	}
 }
 
+/* Measure, and see to it that what there is is managed, if it is time for that. new: there is more than has been measured. The state. */
+static u32 notice(struct tdm_live *l, bool new)
+{
+	measure(l);
+	if (tdm_a32_ld_acquire(&l->state) == TDM_LIVE_WATCHING && tdmi_live_mapped_ahead(l, l->usage) > engage_at(l->limit)) {
+		try_engage(l);
+		measure(l);
+		new = true;
+	}
+	if (tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED && (new || (l->usage > engage_at(l->limit) && (grown(l) || l->usage > l->limit))))
+		find(l);
+	return tdm_a32_ld_acquire(&l->state);
+}
+
 /* One look at things. The time until the next one, in ns. */
 static u64 tick(struct tdm_live *l)
 {
 	u64 before = l->usage, room, ns;
-	u32 state = tdm_a32_ld_acquire(&l->state);
+	u32 state = notice(l, false);
 
-	measure(l);
-	if (state == TDM_LIVE_WATCHING && l->usage > engage_at(l->limit)) {
-		try_engage(l);
-		state = tdm_a32_ld_acquire(&l->state);
-		measure(l);
-	}
 	if (state == TDM_LIVE_ENGAGED) {
-		if (l->usage > engage_at(l->limit) && (grown(l) || l->usage > l->limit))
-			find(l);
 		l->other_seen = TDM_MIN(l->other_seen, tdm_a64_ld_relaxed(&l->mm.other_bytes));
 		tdmi_live_note_threads(l);
 		recycle(l);
@@ -349,6 +361,10 @@ static void serve_request(struct tdm_live *l)
 		if (tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
 			tdmi_live_find(l);
 		break;
+	case TDM_OP_MAPPED:
+		(void)notice(l, true);
+		tdmi_live_mapped_found(l);
+		break;
 	case TDM_OP_SETTLE:
 		if (tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
 			settle(l, q->a, q->b);
@@ -359,6 +375,12 @@ static void serve_request(struct tdm_live *l)
 	case TDM_OP_PUBLISH:
 		measure(l);
 		tdmi_live_publish(l);
+		break;
+	case TDM_OP_FORK_AHEAD:
+		if (notice(l, false) == TDM_LIVE_WATCHING && l->usage > tdm_a64_ld_relaxed(&l->fork_most)) {
+			try_engage(l);
+			(void)notice(l, true);
+		}
 		break;
 	case TDM_OP_FORK_PREPARE:
 		tdmi_live_fork_serve(l); /* answers the request itself, twice */
@@ -481,6 +503,7 @@ int tdmi_live_start(const struct tdm_live_config *c, char *err, size_t errlen)
 		strncpy(l->tier[i], c->tier[i], sizeof(l->tier[i]) - 1);
 	l->control = c->control;
 	l->slot = -1;
+	tdmi_live_mapped_child(l);
 	l->pid = (u32)tdm_sys0(SYS_getpid);
 	if (c->control) {
 		char comm[16] = "";

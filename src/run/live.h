@@ -47,10 +47,12 @@ enum tdm_live_op {
 	TDM_OP_EXCLUDE,
 	TDM_OP_PUBLISH,
 	TDM_OP_FIND,
+	TDM_OP_MAPPED,
 	TDM_OP_SETTLE,
 	TDM_OP_LOCK_ALL,
 	TDM_OP_NO_RECYCLE,
 	TDM_OP_CALL,
+	TDM_OP_FORK_AHEAD,
 	TDM_OP_FORK_PREPARE,
 	TDM_OP_FORK_PARENT,
 };
@@ -165,7 +167,12 @@ struct tdm_live {
 	int statm;
 	u64 usage, peak, limit;
 	tdm_a64 shared;              /* of the resident set: others' part of it, as last measured */
-	u64 pss_next_ns;
+	struct {
+		u64 all, anon;       /* bytes that were others' when it was measured; of these in anonymous memory */
+		u64 rss, faults, family; /* what the counters said then; see live_shared.c */
+		u64 told;            /* of our copies since then: those that have been told of */
+		u64 next_ns, soon_ns; /* when to measure again; if there is reason to */
+	} share;
 	tdm_a64 look_by_ns;          /* main means to have looked by then; any thread. 0: it has not looked yet */
 	u64 over_since_ns;           /* above the limit with nothing left to move since then; 0: no */
 	u64 other_seen;              /* unmanaged bytes when memory was last looked for */
@@ -174,6 +181,17 @@ struct tdm_live {
 	u64 migrated, recycle_next_ns; /* pages that had gone to devices, or come from there, when that was last looked at; when to look again */
 	u32 recycle_quiet;           /* looks since they moved */
 	u64 recycle;                 /* blocks that may be kept for those that come back from devices */
+	struct {
+		tdm_a32 all;         /* everything is watched */
+		tdm_a64 usage, passed; /* bytes: as last measured; stores that went ahead since then, with all of their blocks */
+		tdm_a64 futile_until; /* waiting for room has just been in vain: nobody waits before this time, in ns */
+	} copies;                    /* live_copies.c; any thread of the engine's */
+	struct {
+		tdm_a64 live, fresh; /* bytes */
+		tdm_a64 most_live, most_fresh; /* who makes it more than that waits for a look; main's */
+		tdm_a32 looks;       /* that somebody has asked for, so far; main's */
+		u64 start;           /* usage when it was first looked at; main's */
+	} mapped;                    /* live_mapped.c */
 	bool warned_full, warned_over;
 	bool no_recycle;             /* the program lends its pages to the kernel: see interpose.c */
 
@@ -187,6 +205,8 @@ struct tdm_live {
 	} watch;                     /* device_watch.c; main's, but for the lock */
 
 	/* forking; see live_fork.c */
+	tdm_a32 forking;             /* somebody has req_lock for it; under that */
+	tdm_a64 fork_most;           /* of more than that, in bytes, there must not be a copy before the process is managed; main's */
 	bool fork_announced;         /* frozen for it; req_lock */
 	int fork_sock;               /* main's end, in the program's descriptor table */
 	int fork_peer;               /* the child's end, likewise */
@@ -249,6 +269,20 @@ void tdmi_live_forget_unregistered(struct tdm_live *l);
 int tdmi_live_exclude(struct tdm_live *l, u64 start, u64 end);
 /* mlock2(2) every mapping that is not ours. */
 int tdmi_live_lock_all(unsigned flags);
+/*
+ * live_mapped.c. On the program's threads: `len` bytes have been mapped (private, anonymous, writable) / unmapped. The former waits if need be until main has looked.
+ */
+void tdmi_live_mapped(struct tdm_live *l, u64 len);
+void tdmi_live_unmapped(struct tdm_live *l, u64 len);
+/* Main: with `usage` bytes in use, what there would be if all that has been mapped were used. Memory is looked for from now on. */
+u64 tdmi_live_mapped_ahead(struct tdm_live *l, u64 usage);
+/* Main: nobody waits as long as that would be no more than `most`; as long as no more than `most` is mapped. */
+void tdmi_live_mapped_watch(struct tdm_live *l, u64 usage, u64 most);
+void tdmi_live_mapped_manage(struct tdm_live *l, u64 most);
+/* Main: TDM_OP_MAPPED is done; those who have come meanwhile ask again. */
+void tdmi_live_mapped_found(struct tdm_live *l);
+/* In the child of a fork, which has no other thread: what is inherited is not what is counted here. */
+void tdmi_live_mapped_child(struct tdm_live *l);
 /* live_fork.c: around fork(2), on the forking thread, and main's side of it. */
 void tdmi_live_fork_prepare(void);
 void tdmi_live_fork_parent(void);
@@ -272,7 +306,18 @@ void tdmi_frozen_end(struct tdm_live *l);
 void tdmi_frozen_take(struct tdm_live *l, const struct tdm_frozen_event *event, u32 n, u32 birth);
 /* A fork that nobody has announced (tdm_host.forked). */
 void tdmi_live_raw_fork(void *arg, struct tdm_ctx *ctx, int child_uffd);
+/* live_shared.c. Main: how much of the rss bytes that are resident is other processes'. */
+u64 tdmi_live_shared(struct tdm_live *l, u64 rss);
+/* In the child of a fork: nothing is known of that. */
+void tdmi_live_shared_child(struct tdm_live *l);
+/* live_copies.c. Main: before a fork, with nobody in the mm; after it has measured. */
+void tdmi_live_copies_watch(struct tdm_live *l);
+void tdmi_live_copies_measured(struct tdm_live *l);
+/* A handler, inside the mm: a store to va waits, which may be to what is shared. */
+void tdmi_live_copy(struct tdm_live *l, struct tdm_ctx *ctx, u64 va);
 /* live_stats.c */
+/* The resident set, bytes, by any thread of the engine's; 0: not to be had. */
+u64 tdmi_live_resident(struct tdm_live *l);
 u64 tdmi_live_rss(struct tdm_live *l);
 /* Main looks at the latest `ns` from now. */
 void tdmi_live_look_by(struct tdm_live *l, u64 ns);

@@ -70,6 +70,14 @@ static __attribute__((noinline)) void touch_stack(void)
 		below[i] = 0;
 }
 
+/* The largest resident set that there was: whether it is as large now is for main to see. */
+static u64 peak(void)
+{
+	struct rusage u;
+
+	return tdm_sys2(SYS_getrusage, RUSAGE_SELF, &u) ? 0 : (u64)u.ru_maxrss << 10;
+}
+
 void tdmi_live_fork_prepare(void)
 {
 	struct tdm_live *l = tdmi_live;
@@ -78,8 +86,11 @@ void tdmi_live_fork_prepare(void)
 	if (!l)
 		return;
 	plat_mutex_lock(&l->req_lock);
+	tdm_a32_st_release(&l->forking, 1);
 	touch_stack();
 	l->fork_announced = false;
+	if (tdm_a32_ld_acquire(&l->state) == TDM_LIVE_WATCHING && peak() > tdm_a64_ld_relaxed(&l->fork_most))
+		tdmi_live_request_locked(l, TDM_OP_FORK_AHEAD, 0, 0, NULL);
 	for (;;) {
 		u32 state = TDM_LIVE_WATCHING;
 
@@ -125,6 +136,7 @@ void tdmi_live_fork_parent(void)
 	} else {
 		tdm_a32_cas_acqrel(&l->state, &state, TDM_LIVE_WATCHING);
 	}
+	tdm_a32_st_release(&l->forking, 0);
 	plat_mutex_unlock(&l->req_lock);
 }
 
@@ -150,10 +162,12 @@ void tdmi_live_fork_child(void)
 	state = tdm_a32_ld_relaxed(&l->state);
 	tdm_a32_st_relaxed(&l->child_ready, 0);
 	plat_mutex_reset(&l->req_lock);
+	tdm_a32_st_relaxed(&l->forking, 0);
 	tdm_a32_st_relaxed(&l->req.state, 0);
+	tdmi_live_mapped_child(l);
 	l->pid = (u32)tdm_sys0(SYS_getpid);
 	l->published_ns = 0;
-	l->pss_next_ns = 0;
+	tdmi_live_shared_child(l);
 	tdm_a64_st_relaxed(&l->look_by_ns, 0);
 	l->over_since_ns = 0;
 	if (l->control) {
@@ -413,6 +427,7 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 	freeze_settled(l);
 	tdmi_coherent_before_fork(l->ctx);
 	tdmi_live_devices_at_fork(l);
+	tdmi_live_copies_watch(l);
 	tdmi_frozen_begin(l);
 	answer(l, 0);
 	while (!parent || (child ? !done : expected(l, sock, &until))) {

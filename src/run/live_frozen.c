@@ -413,7 +413,9 @@ static void serve(struct tdm_live *l, const struct tdm_birth *b, u64 va)
 		if (!b && f->njournal < TDM_LIVE_JOURNAL)
 			f->journal[f->njournal++] = (struct tdm_restored){ va, f->n };
 	}
-	tdmi_host_wake(uffd, va, TDM_PAGE_SIZE);
+	/* It is there, then, and perhaps a store that waits (mm/cow.c): for the time of a fork it need not. */
+	if (bytes || tdmi_host_protect(uffd, va, TDM_PAGE_SIZE, false))
+		tdmi_host_wake(uffd, va, TDM_PAGE_SIZE);
 }
 
 void tdmi_frozen_begin(struct tdm_live *l)

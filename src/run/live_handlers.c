@@ -213,7 +213,10 @@ static bool serve_one(struct tdm_live *l, struct tdm_handler *h, struct tdm_ctx 
 	*tid = f.tid;
 	ctx->tid = f.tid;
 	tdmi_live_look_late(l, start);
-	tdmi_fault(ctx, (struct tdm_va){ f.va }, f.write);
+	if (f.copy)
+		tdmi_live_copy(l, ctx, f.va);
+	else
+		tdmi_fault(ctx, (struct tdm_va){ f.va }, f.write);
 	count_latency(ctx, plat_now_ns() - start);
 	if (l->nhandlers > 1)
 		follow(l, f.tid);

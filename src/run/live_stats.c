@@ -19,46 +19,7 @@ static u64 number(const char *s, u32 n)
 	return v;
 }
 
-/* The process's proportional share, from the kernel's own sum over its page tables: dear, so asked for seldom. 0: unknown. */
-static u64 read_pss(void)
-{
-	long fd = tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/smaps_rollup", O_RDONLY | O_CLOEXEC, 0), n;
-	char buf[1024], *p;
-	u64 v = 0;
-
-	if (fd < 0)
-		return 0;
-	n = tdm_sys3(SYS_read, fd, buf, sizeof(buf) - 1);
-	tdm_sys1(SYS_close, fd);
-	if (n <= 0)
-		return 0;
-	buf[n] = 0;
-	p = strstr(buf, "\nPss:");
-	for (p = p ? p + 5 : buf + n; *p == ' ';)
-		p++;
-	while (*p >= '0' && *p <= '9')
-		v = v * 10 + (u64)(*p++ - '0');
-	return v << 10;
-}
-
-/*
- * What is shared with others (libraries, pages not yet copied after a fork) counts in full in the resident set, and by halves and thirds in what the
- * budget is about. The difference changes slowly: it is measured from time to time, for at most one hundredth of the time.
- */
-static u64 shared_elsewhere(struct tdm_live *l, u64 rss)
-{
-	u64 now = plat_now_ns(), pss;
-
-	if (now >= l->pss_next_ns) {
-		pss = read_pss();
-		tdm_a64_st_relaxed(&l->shared, pss && rss > pss ? rss - pss : 0);
-		l->pss_next_ns = plat_now_ns() + TDM_MAX((plat_now_ns() - now) * 100, (u64)300000000);
-	}
-	return TDM_MIN(tdm_a64_ld_relaxed(&l->shared), rss);
-}
-
-/* 0: not to be had. */
-static u64 read_rss(struct tdm_live *l)
+u64 tdmi_live_resident(struct tdm_live *l)
 {
 	char buf[128];
 	long n = tdm_sys4(SYS_pread64, l->statm, buf, sizeof(buf) - 1, 0);
@@ -75,11 +36,11 @@ u64 tdmi_live_rss(struct tdm_live *l)
 
 	if (l->statm < 0)
 		l->statm = tdmi_linux_fd_keep(tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/statm", O_RDONLY | O_CLOEXEC, 0));
-	rss = read_rss(l);
+	rss = tdmi_live_resident(l);
 	if (!rss)
 		return l->usage;
 	/* Far from the limit nobody needs to know. */
-	return rss > l->limit / 2 ? rss - shared_elsewhere(l, rss) : rss;
+	return rss > l->limit / 2 ? rss - tdmi_live_shared(l, rss) : rss;
 }
 
 void tdmi_live_look_by(struct tdm_live *l, u64 ns)
@@ -95,7 +56,7 @@ void tdmi_live_look_late(struct tdm_live *l, u64 now)
 
 	if (!by || now < by || !tdm_a64_cas_acqrel(&l->look_by_ns, &by, now + LATE_NS))
 		return;
-	usage = read_rss(l);
+	usage = tdmi_live_resident(l);
 	usage -= TDM_MIN(tdm_a64_ld_relaxed(&l->shared) + tdmi_live_device_bytes(l), usage);
 	tracked = tdmi_mm_tracked(&l->mm);
 	if (usage)

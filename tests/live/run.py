@@ -8,6 +8,7 @@
   run.py --seconds 3600 --seed 7 oracle-pages    the content oracle for an hour
 """
 import argparse
+import ctypes
 import errno
 import os
 import signal
@@ -224,6 +225,47 @@ def starved(hs):
     return h.note(r)
 
 
+def halted(hs):
+    """The thread that watches does not run at all as the program maps twice its budget and fills it: who maps more than there is room for waits until it does."""
+    hs.tandem()
+    ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+    ptrace.argtypes = [ctypes.c_long] * 4
+    seize, interrupt, detach, wall = 0x4206, 0x4207, 17, 0x40000000
+    ram = "96M"
+
+    def act(proc):
+        found = []
+        while not found and proc.poll() is None:
+            found = [t for p, up in h.descendants().items() if up == proc.pid and h.read(f"/proc/{p}/comm").strip() == "budget" for t in threads_named(p, "tandem")]
+            time.sleep(0.005)
+        if not found:
+            raise h.Failed("the thread that watches was not found")
+        if ptrace(seize, found[0], 0, 0):
+            raise h.Skip(f"no right to stop a thread: {os.strerror(ctypes.get_errno())}")
+        ptrace(interrupt, found[0], 0, 0)
+        os.waitpid(found[0], wall)
+        time.sleep(1)  # it maps after 0.4
+        ptrace(detach, found[0], 0, 0)
+    r = hs.run([os.path.join(hs.args.build, "live-progs", "budget"), "--mb", "192", "--only", "late"], ram=ram, tier="lz4", limit=60, sample=True, act=act)
+    h.judge(r)
+    if r.peak > h.size(ram) * 1.02 + 4 * h.MIB:
+        raise h.Failed("\n".join([f"the budget of {ram} was exceeded: {h.note(r)}; at the peak:"] + list(r.what)))
+    return h.note(r)
+
+
+def copies(hs):
+    """Four children write to all that they inherited: more than twice the budget, copied by the kernel alone. A fifth above the budget is allowed here, for a moment: with
+    each birth the others' shares get smaller at once, but what they have only as fast as it is packed, and the child brings an engine of its own. Nobody waiting
+    for room, it was twice the budget."""
+    hs.tandem()
+    ram = "96M"
+    r = hs.run([os.path.join(hs.args.build, "live-progs", "budget"), "--mb", "160", "--only", "processes"], ram=ram, tier="lz4", limit=60, sample=True)
+    h.judge(r)
+    if r.peak > h.size(ram) * 1.2:
+        raise h.Failed("\n".join([f"the budget of {ram} was exceeded: {h.note(r)}; at the peak:"] + list(r.what)))
+    return h.note(r)
+
+
 def exec_chain(hs):
     """A shell that runs programs under the same budget: each is managed in its turn."""
     hs.tandem()
@@ -279,6 +321,8 @@ def tests():
     t.add("fits-its-budget", small_budget)
     t.add("exec-chain", exec_chain)
     t.add("starved", starved, quick=False)
+    t.add("halted", halted, quick=False)
+    t.add("copies", copies, quick=False)
     t.add("start-twice", start_twice)
     t.add("dmirror", dmirror)
     inject.add(t)

@@ -837,6 +837,16 @@ int tdmi_host_copy(int uffd, u64 va, const void *src, u32 n, u32 *done)
 	return r;
 }
 
+/* No store waits here. */
+int tdmi_host_protect(int uffd, u64 va, u64 len, bool on)
+{
+	(void)uffd;
+	(void)va;
+	(void)len;
+	(void)on;
+	return -ENOENT;
+}
+
 int tdmi_host_wake(int uffd, u64 va, u64 len)
 {
 	if (uffd == live.host.uffd)

@@ -142,6 +142,13 @@ static void part_grow(void)
 	munmap(p, len);
 }
 
+/* All of it at once, by a program that has used next to nothing before. */
+static void part_late(void)
+{
+	sleep_ms(400); /* for the driver, who keeps the engine from looking */
+	write_read(opt.mb, 0, 11 << 20);
+}
+
 /* Four processes, one budget. The inherited memory is shared until they write. */
 static void part_processes(void)
 {
@@ -183,7 +190,7 @@ int main(int argc, char **argv)
 	static const struct part parts[] = {
 		{ "memset", part_memset }, { "soft", part_soft }, { "hard", part_hard }, { "many", part_many }, { "brk", part_brk },
 		{ "malloc", part_malloc }, { "threads", part_threads }, { "processes", part_processes }, { "huge", part_huge },
-		{ "grow", part_grow },
+		{ "grow", part_grow }, { "late", part_late },
 	};
 
 	parse(argc, argv);
