@@ -12,6 +12,8 @@
 #include "base/lockrank.h"
 
 #define PINNED_RETRY_NS ((u64)500000000)
+/* In gen, of an isolated folio: pages of it have come home since. Who has it isolated need not know. */
+#define HOME_MEANWHILE 0xffu
 
 static void push_tail(struct tdm_lru *l, struct tdm_lru_list *q, struct tdm_frame *d)
 {
@@ -109,6 +111,8 @@ void tdmi_lru_add_home(struct tdm_lru *l, struct tdm_frame *d)
 			unlink(l, q, d);
 		d->state = TDM_FRAME_HOME;
 		push_tail(l, &l->home, d);
+	} else if (d->state == TDM_FRAME_ISOLATED) {
+		d->gen = HOME_MEANWHILE;
 	}
 	plat_mutex_unlock(&l->lock);
 }
@@ -134,6 +138,7 @@ static struct tdm_frame *isolate_head(struct tdm_lru *l, struct tdm_lru_list *q)
 	d = &l->frames->desc[q->head];
 	unlink(l, q, d);
 	d->state = TDM_FRAME_ISOLATED;
+	d->gen = 0;
 	d->refcount++;
 	return d;
 }
@@ -193,6 +198,7 @@ static bool isolate(struct tdm_lru *l, struct tdm_frame *d)
 	if (q) {
 		unlink(l, q, d);
 		d->state = TDM_FRAME_ISOLATED;
+		d->gen = 0;
 		d->refcount++;
 	}
 	return q != NULL;
@@ -230,7 +236,7 @@ bool tdmi_lru_putback(struct tdm_lru *l, struct tdm_frame *d, enum tdm_lru_where
 	dead = --d->refcount == 0;
 	if (dead) {
 		d->state = TDM_FRAME_NEW;
-	} else if (where == TDM_LRU_TO_HOME) {
+	} else if (where == TDM_LRU_TO_HOME || d->gen == HOME_MEANWHILE) {
 		d->state = TDM_FRAME_HOME;
 		push_tail(l, &l->home, d);
 	} else if (where == TDM_LRU_TO_PINNED) {

@@ -241,6 +241,31 @@ TEST(unmap_drop_and_move)
 }
 
 /* What is evicted is at home, and can go on from there. */
+/* Pages of a block come home from the device while somebody has its folio isolated, who knows of none: it goes where folios with home pages are. */
+TEST(evict_to_a_folio_that_is_isolated)
+{
+	struct tdm_frame *folio;
+	struct tdm_pt *pt;
+	u64 n;
+
+	begin(1024);
+	put_range(0, 16, 1);
+	CHECK_EQ(to_device(0, 8), 8);
+	tdmi_rcu_read_lock(ctx->rcu);
+	CHECK_EQ(tdmi_pt_lock(&mm, BASE, false, &pt), 0);
+	folio = tdmi_block_folio(&mm, pt, tdm_pt_index(pt, BASE));
+	CHECK(folio && tdmi_lru_isolate(&mm.lru, folio));
+	tdm_pt_unlock(pt);
+	tdmi_rcu_read_unlock(ctx->rcu);
+	CHECK_EQ(tdmi_pool_evict(ctx, &dev.pool, 8, &n), 0);
+	CHECK_EQ(n, 8);
+	CHECK(!tdmi_lru_putback(&mm.lru, folio, TDM_LRU_TO_YOUNG));
+	CHECK_EQ(folio->state, TDM_FRAME_HOME);
+	check_counters();
+	get_range(0, 16, 1);
+	end();
+}
+
 TEST(evict)
 {
 	u64 n;
