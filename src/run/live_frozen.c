@@ -402,19 +402,17 @@ static void serve(struct tdm_live *l, const struct tdm_birth *b, u64 va)
 		r = tdmi_frozen_page(f->ctx, was, &bytes);
 	if (r)
 		plat_abort("tandem: a page could not be read back from its tier during a fork\n");
-	if (bytes) {
-		r = tdmi_host_copy(uffd, va, bytes, 1, &done);
-		/* An event is pending. Faults are read before events: were the thread woken now, it would fault again, and with enough of
-		 * them the event would never be read. */
-		if (r == -EAGAIN && !b && f->ndeferred < TDM_LIVE_DEFERRED) {
-			f->deferred[f->ndeferred++] = va;
-			return;
-		}
-		if (!b && f->njournal < TDM_LIVE_JOURNAL)
-			f->journal[f->njournal++] = (struct tdm_restored){ va, f->n };
+	/* It is there: perhaps a store that waits (mm/cow.c). For the time of a fork it need not. */
+	r = bytes ? tdmi_host_copy(uffd, va, bytes, 1, &done) : tdmi_host_protect(uffd, va, TDM_PAGE_SIZE, false);
+	/* An event is pending. Faults are read before events: were the thread woken now, it would fault again, and with enough of
+	 * them the event would never be read. */
+	if (r == -EAGAIN && !b && f->ndeferred < TDM_LIVE_DEFERRED) {
+		f->deferred[f->ndeferred++] = va;
+		return;
 	}
-	/* It is there, then, and perhaps a store that waits (mm/cow.c): for the time of a fork it need not. */
-	if (bytes || tdmi_host_protect(uffd, va, TDM_PAGE_SIZE, false))
+	if (bytes && !b && f->njournal < TDM_LIVE_JOURNAL)
+		f->journal[f->njournal++] = (struct tdm_restored){ va, f->n };
+	if (bytes || r)
 		tdmi_host_wake(uffd, va, TDM_PAGE_SIZE);
 }
 
