@@ -82,6 +82,7 @@ static void arguments(void)
 	expect(run(SNAPSHOT, a, NULL, 1), -EFAULT, "nowhere to put a snapshot");
 	expect(run(READ, a, b, 1ul << 40), -EFAULT, "more than there is");
 	expect(run(FLAGS, a, b, 1), 0, "a flag");
+	expect(run(FLAGS, a, b, 2), 0, "no flag that there is");
 	expect(open_dev(4) < 0 ? -errno : 0, -ENOENT, "a fifth device");
 	expect(open("/dev/hmm_dmirror", O_RDWR) < 0 ? -errno : 0, -ENOENT, "a device without a number");
 	expect(open(nowhere, O_RDWR) < 0 ? -errno : 0, -EFAULT, "a path that cannot be read");
@@ -180,6 +181,44 @@ static void mapped(void)
 	CHECK(m[PAGE] == 0, "two mappings have one page");
 	munmap(m, 2 * PAGE);
 	munmap(s, PAGE);
+}
+
+/* ---- moves ----------------------------------------------------------------------------------------------------------- */
+
+static void expect_all(const char *p, char want, const char *what)
+{
+	for (size_t i = 0; i < N * PAGE; i++)
+		CHECK(p[i] == want, "%s: byte %zu is %d, must be %d", what, i, p[i], want);
+}
+
+/* The old place stays mapped, or not; the device is told that its pages have left either way. */
+static void moves(void)
+{
+	char *b = map(N * PAGE, PROT_READ | PROT_WRITE);
+
+	for (int i = 0; i < 8; i++) {
+		int keep = i & 1 ? MREMAP_DONTUNMAP : 0, fd = CHECK_SYS(open_dev(i & 2));
+		char *m = map(N * PAGE, PROT_READ | PROT_WRITE), *to = map(N * PAGE, PROT_NONE);
+
+		memset(m, 'm', N * PAGE);
+		if (i & 4)
+			expect(run_on(fd, READ, m, b, N), 0, "read what will move");
+		else
+			expect(run_on(fd, TO_DEV, m, b, N), 0, "migrate what will move");
+		CHECK(mremap(m, N * PAGE, N * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED | keep, to) == to, "mremap: %s", strerror(errno));
+		memset(b, 0, N * PAGE);
+		expect(run_on(fd, READ, to, b, N), 0, "at the new place");
+		expect_all(b, 'm', "the device at the new place");
+		expect(run_on(fd, READ, m, b, N), keep ? 0 : -EFAULT, "at the old place");
+		expect_all(b, keep ? 0 : 'm', "the device at the old place");
+		expect_all(to, 'm', "the new place");
+		if (keep)
+			expect_all(m, 0, "the old place");
+		CHECK_SYS(munmap(m, N * PAGE));
+		CHECK_SYS(munmap(to, N * PAGE));
+		CHECK_SYS(close(fd));
+	}
+	munmap(b, N * PAGE);
 }
 
 /* ---- numbers --------------------------------------------------------------------------------------------------------- */
@@ -320,7 +359,7 @@ int main(int argc, char **argv)
 {
 	static const struct part parts[] = {
 		{ "arguments", arguments }, { "kinds", kinds }, { "snapshots", snapshots }, { "mapped", mapped },
-		{ "numbers", numbers },     { "forks", forks }, { "own_uffd", own_uffd },
+		{ "moves", moves },         { "numbers", numbers }, { "forks", forks }, { "own_uffd", own_uffd },
 	};
 
 	parse(argc, argv);
