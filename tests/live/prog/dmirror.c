@@ -35,7 +35,7 @@ static int run_on(int fd, unsigned nr, void *addr, void *ptr, uint64_t npages)
 		CHECK(c.cpages == 77 && c.faults == 78, "command %u failed and changed the struct", nr);
 		return -e;
 	}
-	CHECK(c.cpages == npages || nr == FLAGS, "command %u: %" PRIu64 " pages of %" PRIu64, nr, c.cpages, npages);
+	CHECK(c.cpages == npages || nr == FLAGS || nr == TO_SYS, "command %u: %" PRIu64 " pages of %" PRIu64, nr, c.cpages, npages);
 	return 0;
 }
 
@@ -181,6 +181,58 @@ static void mapped(void)
 	CHECK(m[PAGE] == 0, "two mappings have one page");
 	munmap(m, 2 * PAGE);
 	munmap(s, PAGE);
+}
+
+/* ---- what has migrated, as others see it ----------------------------------------------------------------------------------- */
+
+#define HUGE (512 * PAGE)
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+/* Pages [from, to) of m: the byte of each in a snapshot; and whether pagemap shows each as swapped, or else as present. */
+static void expect_seen(int fd, char *m, size_t from, size_t to, unsigned char want, bool swapped, const char *what)
+{
+	unsigned char got[512];
+	uint64_t entry[512];
+	int pagemap = CHECK_SYS(open("/proc/self/pagemap", O_RDONLY));
+
+	expect(run_on(fd, SNAPSHOT, m, got, 512), 0, what);
+	CHECK(pread(pagemap, entry, sizeof(entry), (off_t)((uintptr_t)m / PAGE * 8)) == sizeof(entry), "pagemap: %s", strerror(errno));
+	CHECK_SYS(close(pagemap));
+	for (size_t i = from; i < to; i++) {
+		CHECK(got[i] == want, "%s: page %zu of a snapshot is %#x, must be %#x", what, i, got[i], want);
+		CHECK(entry[i] >> 62 == (swapped ? 1 : 2), "%s: the entry of page %zu in pagemap is %#" PRIx64, what, i, entry[i]);
+	}
+}
+
+static void migrated(void)
+{
+	char *all = map(2 * HUGE, PROT_READ | PROT_WRITE), *m = (char *)(((uintptr_t)all + HUGE - 1) & ~(HUGE - 1)), *b = map(HUGE, PROT_READ | PROT_WRITE);
+	int other = CHECK_SYS(open_dev(1)), coherent = CHECK_SYS(open_dev(2));
+	unsigned char huge;
+
+	memset(m, 'h', HUGE);
+	/* Without huge pages there are none to be seen. */
+	huge = madvise(m, HUGE, MADV_COLLAPSE) ? 0 : 0x04;
+	expect_seen(dev, m, 0, 512, 0x02 | huge, false, "in ram");
+	expect(run(TO_DEV, m, b, 512), 0, "migrate");
+	expect_seen(dev, m, 0, 512, 0x22 | huge, true, "on a device");
+	expect_seen(other, m, 0, 512, 0x00, true, "on another device");
+	/* What is left of a folio is mapped by small pages. */
+	CHECK_SYS(munmap(m + 100 * PAGE, PAGE));
+	expect_seen(dev, m, 0, 100, 0x22, true, "before a hole");
+	expect_seen(dev, m, 101, 512, 0x22, true, "behind a hole");
+	CHECK(m[PAGE] == 'h', "something else came back");
+	expect_seen(dev, m, 1, 2, 0x02, false, "a page that came back");
+	expect(run(TO_SYS, m, NULL, 100), 0, "bring it back");
+	expect_seen(dev, m, 0, 100, 0x02, false, "what came back");
+	expect(run_on(coherent, TO_DEV, m, b, 100), 0, "migrate to coherent memory");
+	expect_seen(coherent, m, 0, 100, 0x42, false, "in coherent memory");
+	CHECK_SYS(close(other));
+	CHECK_SYS(close(coherent));
+	munmap(all, 2 * HUGE);
+	munmap(b, HUGE);
 }
 
 /* ---- moves ----------------------------------------------------------------------------------------------------------- */
@@ -359,7 +411,7 @@ int main(int argc, char **argv)
 {
 	static const struct part parts[] = {
 		{ "arguments", arguments }, { "kinds", kinds }, { "snapshots", snapshots }, { "mapped", mapped },
-		{ "moves", moves },         { "numbers", numbers }, { "forks", forks }, { "own_uffd", own_uffd },
+		{ "migrated", migrated },   { "moves", moves }, { "numbers", numbers },     { "forks", forks }, { "own_uffd", own_uffd },
 	};
 
 	parse(argc, argv);
