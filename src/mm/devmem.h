@@ -41,7 +41,7 @@ struct tdm_pool {
 	struct tdm_frames frames;
 	struct tdm_lru lru;
 	bool coherent;                  /* constant */
-	tdm_a32 fail_alloc;             /* for tests: the next allocation fails, once */
+	tdm_a32 fail_alloc;             /* for tests: the next allocation for it fails, once: of its memory, or of 2 MiB of ram */
 	u8 **slot;                      /* coherent: of each 2 MiB of frames; constant while attached */
 	tdm_a64 copied;                 /* coherent: pages that a write after a fork has copied to ram, as far as it was noticed */
 	tdm_a64 pages;                  /* named by entries */
