@@ -36,6 +36,7 @@ int tdmi_pool_init(struct tdm_pool *p, const struct tdm_pool_ops *ops, void *arg
 	p->coherent = false;
 	tdm_a32_st_relaxed(&p->fail_alloc, 0);
 	p->slot = NULL;
+	p->node = -1;
 	tdm_a64_st_relaxed(&p->copied, 0);
 	tdm_a64_st_relaxed(&p->pages, 0);
 	tdm_a64_st_relaxed(&p->moved_in, 0);
