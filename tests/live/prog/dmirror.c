@@ -235,6 +235,63 @@ static void migrated(void)
 	munmap(b, HUGE);
 }
 
+/* ---- private mappings of files ------------------------------------------------------------------------------------------------------ */
+
+static _Atomic bool enough;
+static unsigned long added[2];
+
+static void *adder(void *arg)
+{
+	static _Atomic unsigned next;
+	unsigned k = next++ % 2;
+
+	for (added[k] = 0; !enough; added[k]++)
+		for (size_t i = 0; i < 512; i++)
+			++((volatile unsigned long *)((char *)arg + i * PAGE))[k];
+	return NULL;
+}
+
+/* They become anonymous memory while two threads store there. */
+static void file_private(void)
+{
+	char path[] = "/tmp/dmirror-XXXXXX", *b = map(512 * PAGE, PROT_READ | PROT_WRITE);
+	int fd = CHECK_SYS(mkstemp(path));
+
+	unlink(path);
+	CHECK_SYS(ftruncate(fd, 512 * PAGE));
+	for (int round = 0; round < 20; round++) {
+		char *m = mmap(NULL, 512 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+		struct cmd c = { (uintptr_t)m, (uintptr_t)b, 512, 0, 0 };
+		pthread_t t[2];
+
+		CHECK(m != MAP_FAILED, "mmap: %s", strerror(errno));
+		for (size_t i = 0; i < 512; i++)
+			*(volatile char *)(m + i * PAGE) = 0;
+		enough = false;
+		for (int i = 0; i < 2; i++)
+			pthread_create(&t[i], NULL, adder, m);
+		sleep_ms(2);
+		/* They take pages back as soon as these have gone. */
+		CHECK(!ioctl(dev, REQUEST(TO_DEV), &c) || errno == ENOENT, "migrate: %s", strerror(errno));
+		sleep_ms(2);
+		enough = true;
+		for (int i = 0; i < 2; i++)
+			pthread_join(t[i], NULL);
+		for (size_t i = 0; i < 512; i++)
+			for (int k = 0; k < 2; k++)
+				CHECK(((unsigned long *)(m + i * PAGE))[k] == added[k], "page %zu: thread %d has added %lu, %lu are there", i, k, added[k],
+				      ((unsigned long *)(m + i * PAGE))[k]);
+		/* With nobody there all of it goes. */
+		memset(m, round + 1, 512 * PAGE);
+		expect(run(TO_DEV, m, b, 512), 0, "a private mapping of a file");
+		CHECK(!memcmp(b, m, 512 * PAGE) && *m == round + 1, "something else is there");
+		CHECK_SYS(munmap(m, 512 * PAGE));
+	}
+	CHECK(pread(fd, b, PAGE, 0) == PAGE && page_is_zero(b), "the file has changed");
+	close(fd);
+	munmap(b, 512 * PAGE);
+}
+
 /* ---- moves ----------------------------------------------------------------------------------------------------------- */
 
 static void expect_all(const char *p, char want, const char *what)
@@ -411,7 +468,8 @@ int main(int argc, char **argv)
 {
 	static const struct part parts[] = {
 		{ "arguments", arguments }, { "kinds", kinds }, { "snapshots", snapshots }, { "mapped", mapped },
-		{ "migrated", migrated },   { "moves", moves }, { "numbers", numbers },     { "forks", forks }, { "own_uffd", own_uffd },
+		{ "migrated", migrated },   { "moves", moves }, { "file_private", file_private }, { "numbers", numbers }, { "forks", forks },
+		{ "own_uffd", own_uffd },
 	};
 
 	parse(argc, argv);
