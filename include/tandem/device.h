@@ -74,6 +74,7 @@ struct tdm_device_ops {
 #define TDM_DEVICE_SLOW 1u        /* copies take long: others serve faults meanwhile */
 #define TDM_DEVICE_WRITE_AHEAD 2u /* a read maps for writing too: fewer faults of the device, but after a fork pages leave its memory that it only reads */
 #define TDM_DEVICE_INHERITED 4u   /* its memory is private anonymous memory of this process, mapped before tdm_start(): a child has a copy. Else it is emptied before a fork */
+#define TDM_DEVICE_COHERENT 8u    /* the CPU can map its memory, too: a page that migrates there stays mapped, and nothing is copied back when the CPU uses it. No copy_in, no copy_out */
 
 struct tdm_device_options {
 	size_t size;            /* sizeof(struct tdm_device_options) */
@@ -82,7 +83,8 @@ struct tdm_device_options {
 	uint64_t process_bytes; /* resident memory of this process that is the device's, and not counted against the budget */
 	unsigned threads;       /* at most 16; 0: one */
 	unsigned flags;         /* TDM_DEVICE_* */
-	void *share;            /* its memory is that of several processes: see tdm_device_share_init(). NULL: it is this process's alone */
+	void *share;            /* its memory is that of several processes: see tdm_device_share_init(). NULL: it is this process's alone. Not with TDM_DEVICE_COHERENT */
+	int numa_node;          /* TDM_DEVICE_COHERENT: its memory is pages of this node, as long as that has any; -1: of any node. Else not looked at */
 	unsigned stuck_ms;      /* an op that takes longer than so many milliseconds, or a function of tdm_device_atomic(), is told of on stderr, by name; 0: 10000 */
 };
 
@@ -100,8 +102,8 @@ struct tdm_device_stats {
 	uint64_t retries;        /* fills that had to begin again, because of these */
 };
 
-/* Attach a device to the engine's address space. *out is valid until it is detached. -EINVAL: an option; -ENOSPC: there are 8 already; -ENOMEM; -EAGAIN: no thread
- * could be started. */
+/* Attach a device to the engine's address space. *out is valid until it is detached. -EINVAL: an option, or a NUMA node that there cannot be; -ENOSPC: there are 8 already;
+ * -ENOMEM; -EAGAIN: no thread could be started. Of numa_node: -ENXIO: the node has no memory; -EOPNOTSUPP: the kernel knows no nodes; -EPERM: mbind(2) is not allowed here. */
 TDM_API int tdm_device_attach(struct tdm *t, const struct tdm_device_ops *ops, const struct tdm_device_options *options, struct tdm_device **out);
 
 /* Bring home what it has, and end its threads. The handle is not valid any more. -EBUSY: it is being used; the error of a copy, or -ENOMEM: what is there stays,

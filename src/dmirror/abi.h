@@ -43,7 +43,7 @@ enum tdm_dmirror_nr {
 #define TDM_DMIRROR_REQUEST(nr) _IOWR(TDM_DMIRROR_TYPE, (nr), struct tdm_dmirror_cmd)
 _Static_assert(TDM_DMIRROR_REQUEST(TDM_DMIRROR_SNAPSHOT) == 0xc0284804, "as the kernel numbers them");
 
-#define TDM_DMIRROR_FLAG_FAIL_ALLOC ((u64)1 << 0) /* the next allocation of a large page fails, once */
+#define TDM_DMIRROR_FLAG_FAIL_ALLOC ((u64)1 << 0) /* the next allocation fails, once: of the device's memory, or, on the way back, of a large page */
 
 /* The bytes of a snapshot. */
 #define TDM_DMIRROR_PROT_NONE   0x00u /* nothing is mapped, or not for us */

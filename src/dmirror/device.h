@@ -40,6 +40,8 @@ void tdmi_dmirror_bounce_free(struct tdm_dmirror *d);
 int tdmi_dmirror_store(struct tdm_dmirror *d, u64 dst, const void *src, u64 len);
 /* migrate.c */
 tdm_dmirror_op tdmi_dmirror_migrate_to_dev, tdmi_dmirror_migrate_to_sys, tdmi_dmirror_exclusive, tdmi_dmirror_check_exclusive, tdmi_dmirror_release;
+/* private_file.c: private mappings of files in the range, if every page of them there has been written, become anonymous memory. What cannot stays. Not within the mm. */
+void tdmi_dmirror_make_anonymous(struct tdm_dmirror *d, u64 start, u64 end);
 /* snapshot.c */
 tdm_dmirror_op tdmi_dmirror_snapshot;
 

@@ -62,6 +62,44 @@ int tdmi_dmirror_command(struct tdm_dmirror *d, u32 nr, struct tdm_dmirror_cmd *
 	return r;
 }
 
+struct look {
+	u64 va, bits[TDM_DMIRROR_LOOK / 64];
+	u32 n;
+};
+
+/* The caller's memory may have to be brought: not within the mm. */
+static int look(struct tdm_device_worker *w, struct tdm_device_job *job)
+{
+	struct look *there = job->arg, l = { .va = there->va, .n = there->n };
+	struct tdm_ctx *ctx = w->ctx;
+
+	tdm_device_enter_mm(w);
+	tdmi_rcu_read_lock(ctx->rcu);
+	for (u32 k = 0; k < l.n; k++) {
+		struct tdm_pte pte;
+		u32 i;
+
+		if (!tdmi_pt_walk(ctx->mm, l.va + ((u64)k << TDM_PAGE_SHIFT), &i, &pte)->level && tdm_pte_is(pte, TDM_PTE_T_PRIVATE))
+			l.bits[k / 64] |= (u64)1 << (k % 64);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+	tdmi_mm_exit(ctx);
+	memcpy(there->bits, l.bits, sizeof(l.bits));
+	return 0;
+}
+
+int tdmi_dmirror_find_private(struct tdm_dmirror *d, u64 va, u32 n, u64 *bits)
+{
+	struct look l = { .va = va, .n = n };
+	int r;
+
+	if (n > TDM_DMIRROR_LOOK || va + ((u64)n << TDM_PAGE_SHIFT) > (u64)1 << 47)
+		return -EINVAL;
+	r = tdmi_device_do(d->dev, look, &l, 0, 0, NULL);
+	memcpy(bits, l.bits, sizeof(l.bits));
+	return r;
+}
+
 /* ---- its memory ---------------------------------------------------------------------------------------------------------- */
 
 static void *memory(void *arg, u32 frame)

@@ -21,7 +21,16 @@ int tdmi_dmirror_open(u32 minor, struct tdm_dmirror **out);
 void tdmi_dmirror_close(struct tdm_dmirror *d);
 /* Carry out a command that obeys the rules for all of them (abi.h), and wait; others wait for their turn. -EINVAL: there is no such command. */
 int tdmi_dmirror_command(struct tdm_dmirror *d, u32 nr, struct tdm_dmirror_cmd *cmd);
+/* Which of the n pages from va on, at most TDM_DMIRROR_LOOK, are in the private memory of any device, and so not at their addresses: a bit each. -ENODEV: no device is here. */
+#define TDM_DMIRROR_LOOK 512u
+int tdmi_dmirror_find_private(struct tdm_dmirror *d, u64 va, u32 n, u64 *bits);
 /* In the child of a fork, once its engine runs: the device is the parent's. */
 void tdmi_dmirror_forget(struct tdm_dmirror *d);
+
+/* ---- within the front end: front.c, pagemap.c */
+/* tdmi_dmirror_find_private() on any device that is open. */
+int tdmi_dmirror_private(u64 va, u32 n, u64 *bits);
+/* A file that is no device has been opened. */
+void tdmi_dmirror_opened(int fd, const char *path);
 
 #endif

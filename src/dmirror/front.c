@@ -251,8 +251,11 @@ static long do_open(int dir, const char *path, int flags, va_list ap)
 	if (fd < 0 && fd != -ENOENT && fd != -ENXIO && fd != -ENODEV && fd != -EACCES)
 		return result(fd);
 	minor = minor_of(path);
-	if (minor == TDM_DMIRROR_MINORS)
+	if (minor == TDM_DMIRROR_MINORS) {
+		if (fd >= 0)
+			tdmi_dmirror_opened((int)fd, path);
 		return result(fd);
+	}
 	if (fd >= 0)
 		tdm_sys1(SYS_close, fd);
 	return result(open_device(minor, flags));
@@ -361,6 +364,29 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	}
 	end(&signals);
 	return (int)result(r);
+}
+
+/* ---- where pages are --------------------------------------------------------------------------------------------------------- */
+
+int tdmi_dmirror_private(u64 va, u32 n, u64 *bits)
+{
+	struct entry *e = NULL;
+	u64 signals;
+	int r = -ENODEV;
+
+	begin(&signals);
+	plat_mutex_lock(&table.lock);
+	for (u32 i = 0; i < OPEN_MAX && !e && table.pid == (u32)tdm_sys0(SYS_getpid); i++)
+		e = tdm_a32_ld_relaxed(&table.entry[i].fd) ? &table.entry[i] : NULL;
+	if (e)
+		e->users++;
+	plat_mutex_unlock(&table.lock);
+	if (e) {
+		r = tdmi_dmirror_find_private(e->dev, va, n, bits);
+		put(e);
+	}
+	end(&signals);
+	return r;
 }
 
 /* ---- mmap ---------------------------------------------------------------------------------------------------------------- */

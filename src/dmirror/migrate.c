@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* migrate.c - pages to the device's memory and back, and pages for the device alone. */
-#include <sys/mman.h>
 #include "dmirror/device.h"
-#include "plat/linux/sys.h"
-#include "port/uapi.h"
 
 #define CHUNK 512u
 
@@ -19,48 +16,6 @@ static int check(struct tdm_dmirror *d, u64 start, u64 end)
 			return r && r != -ENOENT ? r : -EINVAL;
 	}
 	return 0;
-}
-
-/* Has every page of the range been written, so that it is the process's and no page of the file? */
-static bool all_copied(struct tdm_dmirror *d, u64 start, u64 end)
-{
-	struct tdm_page_region vec[2];
-	struct tdm_pm_scan s = { .size = sizeof(s), .start = start, .end = end, .vec = (u64)(uintptr_t)vec, .vec_len = TDM_ARRAY_SIZE(vec),
-				 .category_inverted = TDM_PAGE_IS_FILE, .category_mask = TDM_PAGE_IS_PRESENT | TDM_PAGE_IS_FILE,
-				 .return_mask = TDM_PAGE_IS_PRESENT };
-
-	return tdm_sys3(SYS_ioctl, d->live->host.pagemap, TDM_PAGEMAP_SCAN, &s) == 1 && vec[0].start == start && vec[0].end == end;
-}
-
-/*
- * A private mapping of a file of which no page is the file's any more is anonymous memory with a name; but the kernel lets no userfaultfd serve it. So anonymous memory
- * with the same bytes takes its place. What a thread of the program stores there while it is copied is lost: this is for a test that has no such thread,
- * and nothing but these devices does it. libc's calls that change mappings are kept out.
- */
-static void make_anonymous(struct tdm_dmirror *d, u64 start, u64 end)
-{
-	struct tdm_live *l = d->live;
-	long tmp = tdm_sys6(SYS_mmap, 0, (long)(end - start), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (tmp < 0 && tmp > -4096)
-		return;
-	if (tdm_maps_take_begin(&l->gate)) {
-		if (all_copied(d, start, end) && !tdmi_dmirror_store(d, (u64)tmp, (const void *)(uintptr_t)start, end - start) &&
-		    tdm_sys5(SYS_mremap, tmp, end - start, end - start, MREMAP_MAYMOVE | MREMAP_FIXED, start) == (long)start)
-			tmp = 0;
-		tdm_maps_take_end(&l->gate);
-	}
-	if (tmp)
-		tdm_sys2(SYS_munmap, tmp, end - start);
-}
-
-static void make_all_anonymous(struct tdm_dmirror *d, u64 start, u64 end)
-{
-	struct tdm_mapping m;
-
-	for (u64 at = start; at < end && !tdmi_host_mapping(&d->live->host, at, &m); at = m.end)
-		if (m.file && !m.shared && m.writable && !m.executable && m.start < end)
-			make_anonymous(d, TDM_MAX(m.start, start), TDM_MIN(m.end, end));
 }
 
 /* Is the page at va in no memory: never touched, or in a tier? */
@@ -100,7 +55,7 @@ int tdmi_dmirror_migrate_to_dev(struct tdm_dmirror *d, struct tdm_dmirror_cmd *c
 
 	if (r)
 		return r;
-	make_all_anonymous(d, c->addr, end);
+	tdmi_dmirror_make_anonymous(d, c->addr, end);
 	(void)tdmi_live_request(d->live, TDM_OP_FIND, 0, 0, NULL);
 	bring(d, c->addr, end);
 	tdm_device_enter_mm(d->w);

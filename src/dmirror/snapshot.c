@@ -79,21 +79,39 @@ static int snapshot(struct tdm_dmirror *d, u64 start, u64 end, u8 *out)
 	return r;
 }
 
-/* What devices have of the batch, which the kernel does not know. */
+/* Is the table for va one folio of a device's, of 2 MiB, as a whole? */
+static bool is_whole(struct tdm_ctx *ctx, u64 va)
+{
+	struct tdm_pt *pt;
+	bool whole = false;
+
+	tdmi_rcu_read_lock(ctx->rcu);
+	if (!tdmi_pt_lock(ctx->mm, va, false, &pt) && pt) {
+		whole = !pt->level && tdmi_dev_whole(ctx->mm, tdm_pt_get(pt, 0));
+		tdm_pt_unlock(pt);
+	}
+	tdmi_rcu_read_unlock(ctx->rcu);
+	return whole;
+}
+
+/* What devices have of the batch, which the kernel does not know. A folio of 2 MiB that has migrated as one is what a driver's would be: mapped by one entry. */
 static int overlay(struct tdm_dmirror *d, u64 start, u64 n, u8 *out)
 {
 	u64 entry[BATCH] = { 0 };
 	struct tdm_range_fault rf = { .start = start, .end = start + (n << TDM_PAGE_SHIFT), .entry = entry, .owner = d->dev };
+	bool whole[BATCH / TDM_HUGE_PAGES + 1];
 	int r;
 
 	tdm_device_enter_mm(d->w);
 	r = tdmi_range_fault(d->w->ctx, &rf);
+	for (u32 k = 0; k < TDM_ARRAY_SIZE(whole); k++)
+		whole[k] = is_whole(d->w->ctx, start + k * TDM_HUGE_SIZE);
 	tdmi_mm_exit(d->w->ctx);
 	for (u64 i = 0; i < n && !r; i++) {
 		u8 rights = entry[i] & TDM_RF_WRITE ? TDM_DMIRROR_PROT_WRITE : TDM_DMIRROR_PROT_READ;
 
 		if (entry[i] & TDM_RF_DEVICE)
-			out[i] = TDM_DMIRROR_PROT_PRIVATE_LOCAL | rights;
+			out[i] = TDM_DMIRROR_PROT_PRIVATE_LOCAL | rights | (whole[(start % TDM_HUGE_SIZE + (i << TDM_PAGE_SHIFT)) / TDM_HUGE_SIZE] ? TDM_DMIRROR_PROT_PMD : 0);
 		else if (entry[i] & TDM_RF_COHERENT)
 			out[i] |= entry[i] & TDM_RF_FOREIGN ? TDM_DMIRROR_PROT_COHERENT_REMOTE : TDM_DMIRROR_PROT_COHERENT_LOCAL;
 	}

@@ -5,7 +5,8 @@
  * A page that is there is mapped at its address like any page of ram; what differs is where it lies, and whose it is: its entry is COHERENT and names a frame of the
  * pool, reclaim does not see it, and it can always be evicted, since nobody pins it for long. A pool's frames have slots as those of ram have homes (they are taken
  * from the same arena, and are where a NUMA policy applies). Migration copies a page from its home to the slot, and moves it from there to its address
- * (pack.c); eviction goes the other way, below. In between the slot is empty, and the page at its address.
+ * (pack.c); eviction goes the other way, below. In between the slot is empty, and the page at its address: the same physical page, so what decides which node it
+ * is of is where the slot's pages come from.
  *
  * fork() shares such a page between parent and child, and who writes it first gets a copy, which the kernel makes, in ram. Nobody is told; so each entry is marked before
  * a fork, and looked at again before somebody relies on it: if there is another page at the address now, it is one of ram.
@@ -29,23 +30,34 @@ static size_t slots_bytes(const struct tdm_pool *p)
 
 int tdmi_coherent_attach(struct tdm_mm *mm, struct tdm_pool *p)
 {
+	int r = 0;
+
 	p->slot = plat_map(slots_bytes(p));
-	for (u32 i = 0; i < p->frames.nframes / TDM_HUGE_PAGES && p->slot; i++) {
+	if (!p->slot)
+		return -ENOMEM;
+	for (u32 i = 0; i < p->frames.nframes / TDM_HUGE_PAGES && !r; i++) {
 		struct tdm_frame *f = tdmi_folio_alloc(&mm->frames, TDM_HUGE_ORDER, false, NULL);
 
 		if (!f) {
-			tdmi_coherent_detach(mm, p);
-			return -ENOMEM;
+			r = -ENOMEM;
+			break;
 		}
 		p->slot[i] = tdm_frame_home(&mm->frames, f);
+		if (p->node >= 0)
+			r = plat_mem_node(p->slot[i], TDM_HUGE_SIZE, p->node);
 	}
-	return p->slot ? 0 : -ENOMEM;
+	if (r)
+		tdmi_coherent_detach(mm, p);
+	return r;
 }
 
 void tdmi_coherent_detach(struct tdm_mm *mm, struct tdm_pool *p)
 {
-	for (u32 i = 0; i < p->frames.nframes / TDM_HUGE_PAGES && p->slot[i]; i++)
+	for (u32 i = 0; i < p->frames.nframes / TDM_HUGE_PAGES && p->slot[i]; i++) {
+		if (p->node >= 0)
+			(void)plat_mem_node(p->slot[i], TDM_HUGE_SIZE, -1);
 		tdmi_folio_free(&mm->frames, &mm->frames.desc[(size_t)(p->slot[i] - mm->frames.arena) >> TDM_PAGE_SHIFT]);
+	}
 	plat_unmap(p->slot, slots_bytes(p));
 	p->slot = NULL;
 }

@@ -36,6 +36,7 @@ int tdmi_pool_init(struct tdm_pool *p, const struct tdm_pool_ops *ops, void *arg
 	p->coherent = false;
 	tdm_a32_st_relaxed(&p->fail_alloc, 0);
 	p->slot = NULL;
+	p->node = -1;
 	tdm_a64_st_relaxed(&p->copied, 0);
 	tdm_a64_st_relaxed(&p->pages, 0);
 	tdm_a64_st_relaxed(&p->moved_in, 0);
@@ -88,13 +89,15 @@ struct tdm_frame *tdmi_dev_folio(struct tdm_pool *p, u32 frame)
 	return &p->frames.desc[frame & ~((1u << (p->frames.desc[frame].order & 15)) - 1)];
 }
 
+static bool is_to_fail(struct tdm_pool *p)
+{
+	return tdm_a32_ld_relaxed(&p->fail_alloc) && tdm_a32_xchg_acqrel(&p->fail_alloc, 0);
+}
+
 struct tdm_frame *tdmi_dev_alloc(struct tdm_pool *p, u32 order, u64 va)
 {
-	struct tdm_frame *d;
+	struct tdm_frame *d = is_to_fail(p) ? NULL : tdmi_folio_alloc(&p->frames, order, false, NULL);
 
-	if (tdm_a32_ld_relaxed(&p->fail_alloc) && tdm_a32_xchg_acqrel(&p->fail_alloc, 0))
-		return NULL;
-	d = tdmi_folio_alloc(&p->frames, order, false, NULL);
 	if (!d)
 		return NULL;
 	d->va = va;
@@ -282,6 +285,8 @@ int tdmi_dev_whole_home(struct tdm_ctx *ctx, u64 va, struct tdm_pool *p)
 	tdmi_rcu_read_unlock(ctx->rcu);
 	if (!pt)
 		return -ENOENT;
+	if (is_to_fail(p))
+		return -ENOMEM;
 	folio = tdmi_folio_alloc(&mm->frames, TDM_HUGE_ORDER, true, &warm);
 	if (!folio)
 		return -ENOMEM;

@@ -41,8 +41,9 @@ struct tdm_pool {
 	struct tdm_frames frames;
 	struct tdm_lru lru;
 	bool coherent;                  /* constant */
-	tdm_a32 fail_alloc;             /* for tests: the next allocation fails, once */
+	tdm_a32 fail_alloc;             /* for tests: the next allocation for it fails, once: of its memory, or of 2 MiB of ram */
 	u8 **slot;                      /* coherent: of each 2 MiB of frames; constant while attached */
+	int node;                       /* coherent: the NUMA node of its pages, or -1; set before it is attached, then constant */
 	tdm_a64 copied;                 /* coherent: pages that a write after a fork has copied to ram, as far as it was noticed */
 	tdm_a64 pages;                  /* named by entries */
 	tdm_a64 moved_in, moved_out;    /* pages, ever */
@@ -56,7 +57,7 @@ int tdmi_pool_init(struct tdm_pool *p, const struct tdm_pool_ops *ops, void *arg
 int tdmi_pool_init_coherent(struct tdm_pool *p, const struct tdm_pool_ops *ops, void *arg, const void *owner, u32 nframes);
 /* It is attached to nothing. */
 void tdmi_pool_destroy(struct tdm_pool *p);
-/* -ENOSPC: there are TDM_POOLS_MAX already; -ENOMEM: no homes for the slots of coherent memory. Nobody else attaches, or detaches. */
+/* -ENOSPC: there are TDM_POOLS_MAX already; -ENOMEM: no homes for the slots of coherent memory; those of plat_mem_node(): its node. Nobody else attaches, or detaches. */
 int tdmi_pool_attach(struct tdm_mm *mm, struct tdm_pool *p);
 /* -EBUSY: there are pages in it. Nobody migrates to it any more. */
 int tdmi_pool_detach(struct tdm_pool *p);

@@ -156,6 +156,22 @@ static struct tdm_pte packed_entry(const struct packing *p, u32 k, u64 handle, u
 	return p->pool ? tdm_pte_mk_private(p->pool->id, dev_frame(p, k)) : tdm_pte_mk_swap(handle, index, clock);
 }
 
+/* One page, of which the mapping allows no move: a new one, which has to come from the pool's node, too. */
+static int coherent_copy(struct tdm_ctx *ctx, const struct tdm_pool *pool, u64 va, void *slot, u32 *done)
+{
+	struct tdm_port *port = ctx->mm->port;
+	int r;
+
+	if (pool->node >= 0)
+		plat_thread_node(pool->node);
+	r = port->ops->fill_copy(port, (struct tdm_va){ va }, slot, 1, done);
+	if (pool->node >= 0)
+		plat_thread_node(-1);
+	if (*done)
+		port->ops->discard(port, &slot, done, 1);
+	return r;
+}
+
 /* Coherent pages go from their slots to their addresses, as far as they still are what they were. Those that are there. The table lock is held. */
 static u32 coherent_place(struct tdm_ctx *ctx, struct packing *p, struct tdm_pt *pt)
 {
@@ -175,12 +191,9 @@ static u32 coherent_place(struct tdm_ctx *ctx, struct packing *p, struct tdm_pt 
 			void *slot = tdmi_coherent_slot(p->pool, dev_frame(p, k));
 
 			r = port->ops->fill(port, (struct tdm_va){ page_va(p, k) }, slot, n, &done);
-			/* A read-only mapping: by copy, which the thread's NUMA policy places. */
-			if (r == -EINVAL && n == 1) {
-				r = port->ops->fill_copy(port, (struct tdm_va){ page_va(p, k) }, slot, n, &done);
-				if (done)
-					port->ops->discard(port, &slot, &done, 1);
-			}
+			/* A read-only mapping: by copy. */
+			if (r == -EINVAL && n == 1)
+				r = coherent_copy(ctx, p->pool, page_va(p, k), slot, &done);
 			tdmi_fill_end(ctx);
 		}
 		placed |= ((1u << done) - 1) << k;

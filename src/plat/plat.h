@@ -22,6 +22,11 @@ void *plat_map(size_t size);
 void plat_unmap(void *p, size_t size);
 /* Give the physical pages of a page-aligned part of a plat_map() back; it reads as zeros afterwards. */
 void plat_discard(void *p, size_t size);
+/* The physical pages of a page-aligned part of a plat_map(), those that are there and those to come, are of this NUMA node, as long as it has any; -1: wherever
+ * they come from. -ENXIO: the node has no memory; -EOPNOTSUPP: there are no nodes; -EPERM, -ENOMEM. Undone by -1 alone. */
+int plat_mem_node(void *p, size_t size, int node);
+/* The same of pages that the kernel makes for this thread anywhere else, from now on; for one that plat_mem_node() has accepted, or -1. */
+void plat_thread_node(int node);
 /* memcpy() to a plat_map() of 2 MiB or more, to pages that are mostly untouched: where the world can give a page together with its bytes it need
  * not be zeroed, nor faulted in. The rest of the last page, if that was untouched, gets what lies behind the bytes at src: it must be readable so far. */
 void plat_copy_new(void *dst, const void *src, size_t len);

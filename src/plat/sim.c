@@ -153,6 +153,19 @@ void plat_discard(void *p, size_t size)
 	memset(p, 0, size);
 }
 
+/* There is one node. */
+int plat_mem_node(void *p, size_t size, int node)
+{
+	(void)p;
+	(void)size;
+	return node > 0 ? -ENXIO : 0;
+}
+
+void plat_thread_node(int node)
+{
+	(void)node;
+}
+
 void plat_copy_new(void *dst, const void *src, size_t len)
 {
 	memcpy(dst, src, len);

@@ -330,6 +330,7 @@ int tdmi_live_device_attach(struct tdm_live *l, const struct tdm_device_config *
 		r = (c->coherent ? tdmi_pool_init_coherent : tdmi_pool_init)(&d->pool, c->pool_ops, c->arg, d, c->nframes);
 	if (r)
 		goto out_watch;
+	d->pool.node = c->on_node ? c->node : -1;
 	/* Nobody is in a round, or looks for a pool. */
 	tdmi_mm_freeze(&l->mm);
 	tdmi_notifiers_arm(&l->mm.notifiers);
@@ -571,8 +572,12 @@ u64 tdmi_live_device_bytes(const struct tdm_live *l)
 	for (u32 i = 0; i < TDM_DEVICES_MAX; i++) {
 		const struct tdm_device *d = l->device[i];
 
-		if (d && d->live)
-			bytes += d->config.share ? TDM_MIN(d->config.resident_bytes, tdmi_device_frames_here(d) << TDM_PAGE_SHIFT) : d->config.resident_bytes;
+		if (!d || !d->live)
+			continue;
+		bytes += d->config.share ? TDM_MIN(d->config.resident_bytes, tdmi_device_frames_here(d) << TDM_PAGE_SHIFT) : d->config.resident_bytes;
+		/* Mapped at their addresses, and so counted as the program's. */
+		if (d->config.coherent)
+			bytes += tdm_a64_ld_relaxed(&d->pool.pages) << TDM_PAGE_SHIFT;
 	}
 	return bytes;
 }

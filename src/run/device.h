@@ -56,6 +56,8 @@ struct tdm_device_config {
 	u32 nworkers;
 	u64 resident_bytes;                      /* of this process's memory: the device's, and not counted against the budget */
 	bool coherent;                           /* the CPU can map its memory: the pool's copies are not called */
+	bool on_node;                            /* coherent: its pages are of this NUMA node: */
+	int node;
 	bool inherited;                          /* its memory is private memory of this process, all of which a child inherits */
 	bool write_ahead;                        /* see mirror.h */
 	struct tdm_share *share;                 /* or NULL: all of the memory is this process's. Mapped as long as the device is attached */
@@ -86,7 +88,8 @@ struct tdm_device {
 	tdm_a32 giver_stop;
 };
 
-/* Attach a device. Called on a thread of the program. *out is its until it is detached. 0; -EINVAL; -ENOSPC: too many devices; -ENOMEM. */
+/* Attach a device. Called on a thread of the program. *out is its until it is detached. 0; -EINVAL; -ENOSPC: too many devices; -ENOMEM;
+ * of its node: those of plat_mem_node(). */
 int tdmi_device_attach(struct tdm_live *l, const struct tdm_device_config *config, struct tdm_device **out);
 /* Bring home what it has, and end it. -EBUSY: a job is queued or runs; or why a page could not be brought: then it stays. In the child of a fork it only
  * forgets it. Called on a thread of the program. */

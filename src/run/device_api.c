@@ -3,6 +3,7 @@
 #include <string.h>
 #include <tandem/device.h>
 #include "mm/gup.h"
+#include "plat/linux/linux.h"
 #include "run/api.h"
 #include "run/live.h"
 
@@ -160,13 +161,15 @@ static const struct tdm_mirror_ops mirror_ops = { .memory = memory, .mapped = ma
 static bool check(const struct tdm_device_ops *ops, const struct tdm_device_options *o)
 {
 	const u64 sizes = TDM_MIRROR_4K | TDM_MIRROR_64K | TDM_MIRROR_2M;
-	bool copies = ops && ops->copy_in && ops->copy_out && ops->address;
+	bool coherent = o && (o->flags & TDM_DEVICE_COHERENT), none = ops && !ops->copy_in && !ops->copy_out;
+	bool copies = ops && (coherent ? none : ops->copy_in && ops->copy_out && ops->address);
 
 	return ops && o && ops->size == sizeof(*ops) && o->size == sizeof(*o) && ops->name && !!o->memory_bytes == copies &&
 	       o->memory_bytes % TDM_HUGE_SIZE == 0 && o->memory_bytes >> TDM_PAGE_SHIFT <= ~(u32)0 && o->threads <= TDM_DEVICE_WORKERS &&
 	       (!o->page_sizes || ((o->page_sizes & TDM_MIRROR_4K) && !(o->page_sizes & ~sizes))) &&
-	       !(o->flags & ~(TDM_DEVICE_SLOW | TDM_DEVICE_WRITE_AHEAD | TDM_DEVICE_INHERITED)) &&
-	       (!o->share || (tdm_device_share_bytes(o->memory_bytes) && !(o->flags & TDM_DEVICE_INHERITED)));
+	       !(o->flags & ~(TDM_DEVICE_SLOW | TDM_DEVICE_WRITE_AHEAD | TDM_DEVICE_INHERITED | TDM_DEVICE_COHERENT)) &&
+	       (!coherent || o->numa_node == -1 || !tdmi_linux_node_check(o->numa_node)) &&
+	       (!o->share || (tdm_device_share_bytes(o->memory_bytes) && !(o->flags & (TDM_DEVICE_INHERITED | TDM_DEVICE_COHERENT))));
 }
 
 static int attach(struct tdm_live *l, const struct tdm_device_ops *ops, const struct tdm_device_options *o, struct tdm_device **out)
@@ -177,7 +180,8 @@ static int attach(struct tdm_live *l, const struct tdm_device_ops *ops, const st
 				       .nworkers = o->threads ? o->threads : 1, .resident_bytes = o->process_bytes,
 				       .share = o->share, .chunk = chunk,
 				       .stuck_ns = o->stuck_ms ? (u64)o->stuck_ms * 1000000 : STUCK_NS, .busy = busy,
-				       .inherited = o->flags & TDM_DEVICE_INHERITED, .write_ahead = o->flags & TDM_DEVICE_WRITE_AHEAD };
+				       .coherent = o->flags & TDM_DEVICE_COHERENT, .on_node = (o->flags & TDM_DEVICE_COHERENT) && o->numa_node >= 0,
+				       .node = o->numa_node, .inherited = o->flags & TDM_DEVICE_INHERITED, .write_ahead = o->flags & TDM_DEVICE_WRITE_AHEAD };
 	int r;
 
 	for (u32 i = 0; i < TDM_DEVICES_MAX && !a; i++)

@@ -59,7 +59,7 @@ static void grown(u64 before, u64 after)
 		tdmi_live_unmapped(l, before - after);
 }
 
-/* The program's own calls are not the engine's, of which tests have some fail: these are made directly. */
+/* The program's own calls are not the engine's, of which tests have some fail: these are made directly. The caller says what is gone. */
 static long raw_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *to)
 {
 	struct tdm_maps_gate *g = gate();
@@ -70,7 +70,6 @@ static long raw_mremap(void *addr, size_t old_len, size_t new_len, int flags, vo
 	r = tdm_sys6_raw(SYS_mremap, (long)addr, (long)old_len, (long)new_len, flags, (long)to, 0);
 	if (g)
 		tdm_maps_change_end(g);
-	gone(r, addr, old_len);
 	return r;
 }
 
@@ -185,9 +184,15 @@ static long mremap_keep(struct tdm_live *l, void *addr, size_t old_len, size_t n
 
 static long do_mremap(struct tdm_live *l, void *addr, size_t old_len, size_t new_len, int flags, void *to)
 {
+	long r;
+
 	if (l && (flags & MREMAP_DONTUNMAP) && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
-		return mremap_keep(l, addr, old_len, new_len, flags, to);
-	return raw_mremap(addr, old_len, new_len, flags, to);
+		r = mremap_keep(l, addr, old_len, new_len, flags, to);
+	else
+		r = raw_mremap(addr, old_len, new_len, flags, to);
+	/* A request, too: not within the one of mremap_keep(). */
+	gone(r, addr, old_len);
+	return r;
 }
 
 /*

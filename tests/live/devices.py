@@ -10,7 +10,7 @@ import harness as h
 
 # program: its parts: (quick, seconds that a quick run may take)
 PROGRAMS = {
-    "devices": ({"lost": 1, "unpin": 1, "there-and-back": 1, "kept": 1, "refused": 1, "full": 1, "copies-fail": 1, "detach": 1, "many": 1, "budget": 0, "hangs": 1}, 120),
+    "devices": ({"coherent": 1, "lost": 1, "unpin": 1, "there-and-back": 1, "kept": 1, "refused": 1, "full": 1, "copies-fail": 1, "detach": 1, "many": 1, "budget": 0, "hangs": 1}, 120),
     "devraces": ({"adds": 1, "adds-forks": 1, "stores": 1, "maps": 1, "found": 1}, 120),
     "devshare": ({"storm": 1, "asks": 1, "killed": 1, "stopped": 1, "forks": 1, "leaves": 1}, 120),
     "devforks": ({"storm": 1, "side-by-side": 1, "ends": 1, "bare": 1, "reads": 1, "frames": 1, "busy": 1}, 120),

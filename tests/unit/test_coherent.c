@@ -89,6 +89,30 @@ TEST(there_when_somebody_has_been_woken)
 	end();
 }
 
+/* Its node has no memory: nothing is taken. */
+TEST(a_node_without_memory)
+{
+	u64 used;
+
+	begin();
+	end();
+	start_with(0, PAGES, 2 * FRAMES);
+	used = tdm_a64_ld_relaxed(&mm.frames.used);
+	CHECK_EQ(tdmi_pool_init_coherent(&pool, &ops, NULL, &pool, 1024), 0);
+	CHECK_EQ(pool.node, -1);
+	pool.node = 1;
+	CHECK_EQ(tdmi_pool_attach(&mm, &pool), -ENXIO);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.frames.used), used);
+	pool.node = 0;
+	CHECK_EQ(tdmi_pool_attach(&mm, &pool), 0);
+	CHECK_EQ(tdm_a64_ld_relaxed(&mm.frames.used), used + 1024);
+	map(BASE, BASE + P(PAGES));
+	put_range(0, 100, 7);
+	CHECK_EQ(to_device(0, 100), 100);
+	get_range(0, 100, 7);
+	end();
+}
+
 TEST(there_and_back)
 {
 	begin();

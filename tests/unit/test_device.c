@@ -433,6 +433,32 @@ TEST(two_mib_without_a_place_in_one_piece)
 	end();
 }
 
+/* An allocation that fails once, there and back: by blocks. */
+TEST(two_mib_of_which_an_allocation_fails)
+{
+	u64 n;
+
+	begin(1024);
+	put_huge(512, 1);
+	put_huge(1024, 1);
+	tdm_a32_st_relaxed(&dev.pool.fail_alloc, 1);
+	CHECK_EQ(to_device(512, 1024), 512);
+	CHECK_EQ(tdm_a32_ld_relaxed(&dev.pool.fail_alloc), 0);
+	CHECK(!is_whole_on_device(512));
+	get_range(512, 1024, 1);
+	CHECK_EQ(to_device(1024, 1536), 512);
+	CHECK(is_whole_on_device(1024));
+	tdm_a32_st_relaxed(&dev.pool.fail_alloc, 1);
+	CHECK_EQ(tdmi_pool_evict_range(ctx, &dev.pool, BASE + P(1024), BASE + P(1536), &n), 0);
+	CHECK_EQ(n, 512);
+	CHECK_EQ(tdm_a32_ld_relaxed(&dev.pool.fail_alloc), 0);
+	CHECK(!is_leaf(1024));
+	get_range(1024, 1536, 1);
+	device_check();
+	check_counters();
+	end();
+}
+
 /* A part leaves, by whatever way: the rest is there still, and comes by blocks. */
 TEST(parts_of_two_mib_leave)
 {

@@ -8,13 +8,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <linux/mempolicy.h>
+#include <linux/userfaultfd.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <tandem/soft.h>
 #include <unistd.h>
 #include "base/atomic.h"
+#include "plat/linux/linux.h"
 #include "plat/linux/sys.h"
 #include "run/share.h"
 #include "runner/t.h"
@@ -23,9 +27,31 @@
 #define MIB ((size_t)1 << 20)
 
 static tdm_a32 no_proc; /* 1: there is no /proc */
+static tdm_a32 bind_error; /* of mbind(); 0: none */
+static tdm_a32 copies, copies_on_node; /* pages made in mem by UFFDIO_COPY; with node 0 preferred by the thread */
 static tdm_a32 refuse; /* the nth thread from now on, and those after it; 0: none */
 
-long tdmi_inject(long nr, long a, long b, long c, long d, long e, long f)
+static struct tdm *engine;
+static struct tdm_soft *soft;
+static struct tdm_device *dev;
+static char *mem; /* 64 pages, with a page of nobody's on either side */
+
+#define LEN (64 * PAGE)
+
+static void copy_seen(const struct uffdio_copy *c)
+{
+	u64 node[16] = { 0 };
+	int mode = -1;
+
+	if (c->dst < (u64)(uintptr_t)mem || c->dst >= (u64)(uintptr_t)mem + LEN)
+		return;
+	tdm_sys6_raw(SYS_get_mempolicy, (long)&mode, (long)node, 64 * 16, 0, 0, 0);
+	tdm_a32_add_acqrel(&copies, (u32)(c->len / PAGE));
+	if (mode == MPOL_PREFERRED && node[0] == 1)
+		tdm_a32_add_acqrel(&copies_on_node, (u32)(c->len / PAGE));
+}
+
+static long inject(long nr, long a, long b, long c, long d, long e, long f)
 {
 	u32 n = nr == SYS_clone ? tdm_a32_ld_acquire(&refuse) : 0;
 
@@ -38,12 +64,14 @@ long tdmi_inject(long nr, long a, long b, long c, long d, long e, long f)
 	return nr == SYS_clone ? 0 : tdm_sys6_raw(nr, a, b, c, d, e, f);
 }
 
-static struct tdm *engine;
-static struct tdm_soft *soft;
-static struct tdm_device *dev;
-static char *mem; /* 64 pages, with a page of nobody's on either side */
-
-#define LEN (64 * PAGE)
+long tdmi_inject(long nr, long a, long b, long c, long d, long e, long f)
+{
+	if (nr == SYS_mbind && tdm_a32_ld_acquire(&bind_error))
+		return -(long)tdm_a32_ld_acquire(&bind_error);
+	if (nr == SYS_ioctl && b == (long)UFFDIO_COPY)
+		copy_seen((const struct uffdio_copy *)(uintptr_t)c);
+	return inject(nr, a, b, c, d, e, f);
+}
 
 static char *map(size_t len)
 {
@@ -158,7 +186,7 @@ TEST(attach_options)
 #define OPT(field, v) { offsetof(struct tdm_device_options, field), sizeof(((struct tdm_device_options *)0)->field), v, false }
 		OPS(size, sizeof(struct tdm_device_ops) - 8), OPS(size, 0), OPS(name, 0), OPS(copy_in, 0), OPS(copy_out, 0), OPS(address, 0),
 		OPT(size, 0), OPT(size, sizeof(struct tdm_device_options) + 8), OPT(memory_bytes, 0), OPT(memory_bytes, 4096), OPT(memory_bytes, 3 * MIB),
-		OPT(memory_bytes, (u64)1 << 45), OPT(page_sizes, 65536), OPT(page_sizes, 4096 | 8192), OPT(threads, 17), OPT(flags, 8), OPT(flags, 1u << 31),
+		OPT(memory_bytes, (u64)1 << 45), OPT(page_sizes, 65536), OPT(page_sizes, 4096 | 8192), OPT(threads, 17), OPT(flags, 8), OPT(flags, 16), OPT(flags, 1u << 31),
 	};
 
 	begin_engine();
@@ -179,6 +207,111 @@ TEST(attach_options)
 }
 
 /* A thread is refused, each that attaching makes: nothing is left of it. */
+/* ---- coherent memory, and its node --------------------------------------------------------------------------------------------------- */
+
+static const struct tdm_device_ops coherent_ops = { .size = sizeof(coherent_ops), .name = "coherent" };
+static const struct tdm_device_options coherent_options = { .size = sizeof(coherent_options), .memory_bytes = 2 * MIB, .flags = TDM_DEVICE_COHERENT,
+							    .numa_node = -1 };
+
+TEST(attach_coherent_options)
+{
+	static u8 somewhere[PAGE];
+	static const struct {
+		u64 memory;
+		int node;
+		bool in, all, share;
+	} bad[] = {
+		{ .memory = 0, .node = -1 },         { .memory = 2 * MIB, .node = -2 },         { .memory = 2 * MIB, .node = 1024 },
+		{ .memory = 2 * MIB, .node = 1 << 30 }, { .memory = 2 * MIB, .node = -1, .in = true }, { .memory = 2 * MIB, .node = -1, .all = true },
+		{ .memory = 2 * MIB, .node = -1, .share = true },
+	};
+
+	begin_engine();
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		struct tdm_device_ops ops = bad[i].all ? good_ops : coherent_ops;
+		struct tdm_device_options o = coherent_options;
+
+		ops.copy_in = bad[i].in ? copy_in : ops.copy_in;
+		o.memory_bytes = bad[i].memory;
+		o.numa_node = bad[i].node;
+		o.share = bad[i].share ? somewhere : NULL;
+		if (tdm_device_attach(engine, &ops, &o, &dev) != -EINVAL)
+			t_fail(__FILE__, __LINE__, "mistake %zu is not -EINVAL", i);
+	}
+	for (int node = -1; node < 1; node++) {
+		struct tdm_device_options o = coherent_options;
+
+		o.numa_node = node;
+		CHECK_EQ(tdm_device_attach(engine, &coherent_ops, &o, &dev), 0);
+		CHECK_EQ(tdm_device_detach(dev), 0);
+	}
+	end_engine();
+}
+
+TEST(nodes_that_cannot)
+{
+	static const struct {
+		int kernel, ours;
+	} error[] = { { EINVAL, -ENXIO }, { ENOSYS, -EOPNOTSUPP }, { EPERM, -EPERM }, { ENOMEM, -ENOMEM } };
+	struct tdm_device_options o = coherent_options;
+
+	o.numa_node = 0;
+	begin_engine();
+	for (size_t i = 0; i < sizeof(error) / sizeof(*error); i++) {
+		tdm_a32_st_release(&bind_error, (u32)error[i].kernel);
+		CHECK_EQ(tdm_device_attach(engine, &coherent_ops, &o, &dev), error[i].ours);
+		/* Without one nobody asks for it. */
+		CHECK_EQ(tdm_device_attach(engine, &coherent_ops, &coherent_options, &dev), 0);
+		CHECK_EQ(tdm_device_detach(dev), 0);
+		tdm_a32_st_release(&bind_error, 0);
+	}
+	CHECK_EQ(tdm_device_attach(engine, &coherent_ops, &o, &dev), 0);
+	CHECK_EQ(tdm_device_detach(dev), 0);
+	end_engine();
+}
+
+/* What cannot be moved to its place, because it may not be written there, is copied: to a page of the same node. */
+TEST(copies_to_a_node)
+{
+	struct tdm_device_options o = coherent_options;
+	size_t n;
+
+	begin_engine();
+	for (int node = -1; node < 1; node++) {
+		o.numa_node = node;
+		CHECK_EQ(tdm_device_attach(engine, &coherent_ops, &o, &dev), 0);
+		CHECK_EQ(tdm_device_migrate(dev, mem, LEN, &n), 0);
+		CHECK_EQ(n, 64);
+		CHECK_EQ(tdm_device_evict(dev, ~(size_t)0, &n), 0);
+		CHECK_EQ(n, 64);
+		tdm_a32_st_release(&copies, 0);
+		tdm_a32_st_release(&copies_on_node, 0);
+		CHECK_EQ(tdm_mprotect(engine, mem, LEN, PROT_READ), 0);
+		CHECK_EQ(tdm_device_migrate(dev, mem, LEN, &n), 0);
+		CHECK_EQ(n, 64);
+		CHECK_EQ(tdm_a32_ld_acquire(&copies), 64);
+		CHECK_EQ(tdm_a32_ld_acquire(&copies_on_node), node < 0 ? 0 : 64);
+		CHECK_EQ(tdm_mprotect(engine, mem, LEN, PROT_READ | PROT_WRITE), 0);
+		for (size_t i = 0; i < LEN; i++)
+			CHECK_EQ(mem[i], 1);
+		CHECK_EQ(tdm_device_detach(dev), 0);
+	}
+	end_engine();
+}
+
+TEST(node_lists)
+{
+	static const struct {
+		const char *list;
+		u64 nodes;
+	} good[] = { { "0\n", 1 }, { "0-3\n", 0xf }, { "1,3", 0xa }, { "0,2-4,9\n", 0x21d }, { "10-11\n", 0xc00 }, { "\n", 0 }, { "", 0 }, { "-\n", 0 } };
+
+	for (size_t i = 0; i < sizeof(good) / sizeof(*good); i++)
+		for (int node = -2; node < 64; node++)
+			if (tdmi_linux_node_listed(good[i].list, node) != (node >= 0 && (good[i].nodes >> node & 1)))
+				t_fail(__FILE__, __LINE__, "node %d in list %zu", node, i);
+}
+
 TEST(attach_without_threads, .seconds = 60)
 {
 	struct tdm_device_ops ops = { .size = sizeof(ops), .name = "none" };

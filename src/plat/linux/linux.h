@@ -45,6 +45,11 @@ int tdmi_linux_fd_keep(long fd);
 /* The kernel's id of the calling thread. */
 int tdmi_linux_gettid(void);
 
+/* Can there be this NUMA node, by what the kernel says? 0, also if it does not say; -EINVAL. */
+int tdmi_linux_node_check(int node);
+/* Is it in a list as those of /sys: "0-3,8"? For tests. */
+bool tdmi_linux_node_listed(const char *list, int node);
+
 /* fn(arg, tid) for every thread of the process that /proc knows of now. false: not all could be seen. */
 bool tdmi_linux_each_thread(void (*fn)(void *arg, u32 tid), void *arg);
 

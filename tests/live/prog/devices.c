@@ -142,6 +142,107 @@ static void part_kept(void)
 	engine_stop();
 }
 
+/* ---- memory that the CPU can map, on a NUMA node --------------------------------------------------------------------------------------------- */
+
+/* The first node that has memory; -1: the kernel does not say. */
+static int some_node(void)
+{
+	int fd = open("/sys/devices/system/node/has_memory", O_RDONLY | O_CLOEXEC), node = -1;
+	char line[100] = "";
+
+	if (fd < 0)
+		return -1;
+	if (read(fd, line, sizeof(line) - 1) > 0)
+		node = atoi(line);
+	close(fd);
+	return node;
+}
+
+/* How long the mapping that begins at `start` is. */
+static size_t mapping_len(unsigned long start)
+{
+	unsigned long from, to;
+	size_t len = 0;
+	char line[400];
+	FILE *f = fopen("/proc/self/maps", "re");
+
+	CHECK(f != NULL, "/proc/self/maps: %s", strerror(errno));
+	while (!len && fgets(line, sizeof(line), f))
+		if (sscanf(line, "%lx-%lx", &from, &to) == 2 && from == start)
+			len = to - from;
+	fclose(f);
+	return len;
+}
+
+/* Bytes of mappings whose pages are to come from that node. */
+static size_t bytes_of_node(int node)
+{
+	char line[400], policy[40], want[40];
+	FILE *f = fopen("/proc/self/numa_maps", "re");
+	unsigned long start;
+	size_t bytes = 0;
+
+	CHECK(f != NULL, "/proc/self/numa_maps: %s", strerror(errno));
+	snprintf(want, sizeof(want), "prefer:%d", node);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "%lx %39s", &start, policy) == 2 && !strcmp(policy, want))
+			bytes += mapping_len(start);
+	fclose(f);
+	return bytes;
+}
+
+static void lie_on(char *p, size_t len, int node)
+{
+	for (size_t o = 0; o < len; o += PAGE) {
+		void *page = p + o;
+		int where = -1;
+
+		CHECK_SYS(syscall(SYS_move_pages, 0, 1ul, &page, NULL, &where, 0));
+		CHECK(where == node, "page %zu is on node %d, not on %d", o / PAGE, where, node);
+	}
+}
+
+static void part_coherent(void)
+{
+	size_t len = opt.mb * MiB / 4 & ~(HUGE - 1), n = 0;
+	struct tdm_device_ops ops = { .size = sizeof(ops), .name = "coherent" };
+	struct tdm_device_options o = { .size = sizeof(o), .memory_bytes = len, .flags = TDM_DEVICE_COHERENT, .numa_node = some_node() };
+	char *p;
+	int r;
+
+	/* With a budget that is not enough: a device's memory does not count. */
+	engine_start(len / 2);
+	r = tdm_device_attach(engine, &ops, &o, &dev);
+	CHECK(r == 0, "tdm_device_attach: %d", r);
+	if (o.numa_node >= 0)
+		CHECK(bytes_of_node(o.numa_node) == len, "%zu bytes are of the node, of %zu", bytes_of_node(o.numa_node), len);
+	p = region(len);
+	for (size_t at = 0; at < len; at += HUGE) {
+		CHECK(tdm_pagein(engine, p + at, HUGE) == 0, "tdm_pagein");
+		migrate_all(dev, p + at, HUGE, "coherent");
+	}
+	for (uint64_t round = 1; round <= 3; round++) {
+		sleep_ms(300);
+		CHECK(stats_of(dev).memory_pages == len / PAGE, "%" PRIu64 " pages are there", stats_of(dev).memory_pages);
+		CHECK(out_pages(p, len) == 0, "%zu pages are not mapped", out_pages(p, len));
+		if (o.numa_node >= 0)
+			lie_on(p, len, o.numa_node);
+		check(p, len, NAME, round, "where they are");
+		device_check(dev, p, len, NAME, round, "as the device sees it");
+		device_fill(dev, p, len / 2, NAME, round + 1);
+		fill(p + len / 2, len / 2, NAME + len / 2 / PAGE, round + 1);
+	}
+	CHECK(tdm_device_evict(dev, ~(size_t)0, &n) == 0 && n == len / PAGE, "tdm_device_evict: %zu", n);
+	check(p, len, NAME, 4, "in ram");
+	r = tdm_device_detach(dev);
+	CHECK(r == 0, "tdm_device_detach: %d", r);
+	dev = NULL;
+	if (o.numa_node >= 0)
+		CHECK(bytes_of_node(o.numa_node) == 0, "%zu bytes are still of the node", bytes_of_node(o.numa_node));
+	munmap(p, len);
+	engine_stop();
+}
+
 /* ---- what refuses --------------------------------------------------------------------------------------------------------------------------- */
 
 static int ring_make(void)
@@ -613,7 +714,7 @@ static void part_hangs(void)
 int main(int argc, char **argv)
 {
 	static const struct part parts[] = {
-		{ "lost", part_lost }, { "unpin", part_unpin }, { "there-and-back", part_there_and_back }, { "kept", part_kept }, { "refused", part_refused }, { "full", part_full },
+		{ "coherent", part_coherent }, { "lost", part_lost }, { "unpin", part_unpin }, { "there-and-back", part_there_and_back }, { "kept", part_kept }, { "refused", part_refused }, { "full", part_full },
 		{ "copies-fail", part_copies_fail }, { "detach", part_detach }, { "many", part_many }, { "budget", part_budget }, { "hangs", part_hangs },
 	};
 

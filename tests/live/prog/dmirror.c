@@ -35,7 +35,7 @@ static int run_on(int fd, unsigned nr, void *addr, void *ptr, uint64_t npages)
 		CHECK(c.cpages == 77 && c.faults == 78, "command %u failed and changed the struct", nr);
 		return -e;
 	}
-	CHECK(c.cpages == npages || nr == FLAGS, "command %u: %" PRIu64 " pages of %" PRIu64, nr, c.cpages, npages);
+	CHECK(c.cpages == npages || nr == FLAGS || nr == TO_SYS, "command %u: %" PRIu64 " pages of %" PRIu64, nr, c.cpages, npages);
 	return 0;
 }
 
@@ -82,6 +82,7 @@ static void arguments(void)
 	expect(run(SNAPSHOT, a, NULL, 1), -EFAULT, "nowhere to put a snapshot");
 	expect(run(READ, a, b, 1ul << 40), -EFAULT, "more than there is");
 	expect(run(FLAGS, a, b, 1), 0, "a flag");
+	expect(run(FLAGS, a, b, 2), 0, "no flag that there is");
 	expect(open_dev(4) < 0 ? -errno : 0, -ENOENT, "a fifth device");
 	expect(open("/dev/hmm_dmirror", O_RDWR) < 0 ? -errno : 0, -ENOENT, "a device without a number");
 	expect(open(nowhere, O_RDWR) < 0 ? -errno : 0, -EFAULT, "a path that cannot be read");
@@ -180,6 +181,153 @@ static void mapped(void)
 	CHECK(m[PAGE] == 0, "two mappings have one page");
 	munmap(m, 2 * PAGE);
 	munmap(s, PAGE);
+}
+
+/* ---- what has migrated, as others see it ----------------------------------------------------------------------------------- */
+
+#define HUGE (512 * PAGE)
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+/* Pages [from, to) of m: the byte of each in a snapshot; and whether pagemap shows each as swapped, or else as present. */
+static void expect_seen(int fd, char *m, size_t from, size_t to, unsigned char want, bool swapped, const char *what)
+{
+	unsigned char got[512];
+	uint64_t entry[512];
+	int pagemap = CHECK_SYS(open("/proc/self/pagemap", O_RDONLY));
+
+	expect(run_on(fd, SNAPSHOT, m, got, 512), 0, what);
+	CHECK(pread(pagemap, entry, sizeof(entry), (off_t)((uintptr_t)m / PAGE * 8)) == sizeof(entry), "pagemap: %s", strerror(errno));
+	CHECK_SYS(close(pagemap));
+	for (size_t i = from; i < to; i++) {
+		CHECK(got[i] == want, "%s: page %zu of a snapshot is %#x, must be %#x", what, i, got[i], want);
+		CHECK(entry[i] >> 62 == (swapped ? 1 : 2), "%s: the entry of page %zu in pagemap is %#" PRIx64, what, i, entry[i]);
+	}
+}
+
+static void migrated(void)
+{
+	char *all = map(2 * HUGE, PROT_READ | PROT_WRITE), *m = (char *)(((uintptr_t)all + HUGE - 1) & ~(HUGE - 1)), *b = map(HUGE, PROT_READ | PROT_WRITE);
+	int other = CHECK_SYS(open_dev(1)), coherent = CHECK_SYS(open_dev(2));
+	unsigned char huge;
+
+	memset(m, 'h', HUGE);
+	/* Without huge pages there are none to be seen. */
+	huge = madvise(m, HUGE, MADV_COLLAPSE) ? 0 : 0x04;
+	expect_seen(dev, m, 0, 512, 0x02 | huge, false, "in ram");
+	expect(run(TO_DEV, m, b, 512), 0, "migrate");
+	expect_seen(dev, m, 0, 512, 0x22 | huge, true, "on a device");
+	expect_seen(other, m, 0, 512, 0x00, true, "on another device");
+	/* What is left of a folio is mapped by small pages. */
+	CHECK_SYS(munmap(m + 100 * PAGE, PAGE));
+	expect_seen(dev, m, 0, 100, 0x22, true, "before a hole");
+	expect_seen(dev, m, 101, 512, 0x22, true, "behind a hole");
+	CHECK(m[PAGE] == 'h', "something else came back");
+	expect_seen(dev, m, 1, 2, 0x02, false, "a page that came back");
+	expect(run(TO_SYS, m, NULL, 100), 0, "bring it back");
+	expect_seen(dev, m, 0, 100, 0x02, false, "what came back");
+	expect(run_on(coherent, TO_DEV, m, b, 100), 0, "migrate to coherent memory");
+	expect_seen(coherent, m, 0, 100, 0x42, false, "in coherent memory");
+	CHECK_SYS(close(other));
+	CHECK_SYS(close(coherent));
+	munmap(all, 2 * HUGE);
+	munmap(b, HUGE);
+}
+
+/* ---- private mappings of files ------------------------------------------------------------------------------------------------------ */
+
+static _Atomic bool enough;
+static unsigned long added[2];
+
+static void *adder(void *arg)
+{
+	static _Atomic unsigned next;
+	unsigned k = next++ % 2;
+
+	for (added[k] = 0; !enough; added[k]++)
+		for (size_t i = 0; i < 512; i++)
+			++((volatile unsigned long *)((char *)arg + i * PAGE))[k];
+	return NULL;
+}
+
+/* They become anonymous memory while two threads store there. */
+static void file_private(void)
+{
+	char path[] = "/tmp/dmirror-XXXXXX", *b = map(512 * PAGE, PROT_READ | PROT_WRITE);
+	int fd = CHECK_SYS(mkstemp(path));
+
+	unlink(path);
+	CHECK_SYS(ftruncate(fd, 512 * PAGE));
+	for (int round = 0; round < 20; round++) {
+		char *m = mmap(NULL, 512 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+		struct cmd c = { (uintptr_t)m, (uintptr_t)b, 512, 0, 0 };
+		pthread_t t[2];
+
+		CHECK(m != MAP_FAILED, "mmap: %s", strerror(errno));
+		for (size_t i = 0; i < 512; i++)
+			*(volatile char *)(m + i * PAGE) = 0;
+		enough = false;
+		for (int i = 0; i < 2; i++)
+			pthread_create(&t[i], NULL, adder, m);
+		sleep_ms(2);
+		/* They take pages back as soon as these have gone. */
+		CHECK(!ioctl(dev, REQUEST(TO_DEV), &c) || errno == ENOENT, "migrate: %s", strerror(errno));
+		sleep_ms(2);
+		enough = true;
+		for (int i = 0; i < 2; i++)
+			pthread_join(t[i], NULL);
+		for (size_t i = 0; i < 512; i++)
+			for (int k = 0; k < 2; k++)
+				CHECK(((unsigned long *)(m + i * PAGE))[k] == added[k], "page %zu: thread %d has added %lu, %lu are there", i, k, added[k],
+				      ((unsigned long *)(m + i * PAGE))[k]);
+		/* With nobody there all of it goes. */
+		memset(m, round + 1, 512 * PAGE);
+		expect(run(TO_DEV, m, b, 512), 0, "a private mapping of a file");
+		CHECK(!memcmp(b, m, 512 * PAGE) && *m == round + 1, "something else is there");
+		CHECK_SYS(munmap(m, 512 * PAGE));
+	}
+	CHECK(pread(fd, b, PAGE, 0) == PAGE && page_is_zero(b), "the file has changed");
+	close(fd);
+	munmap(b, 512 * PAGE);
+}
+
+/* ---- moves ----------------------------------------------------------------------------------------------------------- */
+
+static void expect_all(const char *p, char want, const char *what)
+{
+	for (size_t i = 0; i < N * PAGE; i++)
+		CHECK(p[i] == want, "%s: byte %zu is %d, must be %d", what, i, p[i], want);
+}
+
+/* The old place stays mapped, or not; the device is told that its pages have left either way. */
+static void moves(void)
+{
+	char *b = map(N * PAGE, PROT_READ | PROT_WRITE);
+
+	for (int i = 0; i < 8; i++) {
+		int keep = i & 1 ? MREMAP_DONTUNMAP : 0, fd = CHECK_SYS(open_dev(i & 2));
+		char *m = map(N * PAGE, PROT_READ | PROT_WRITE), *to = map(N * PAGE, PROT_NONE);
+
+		memset(m, 'm', N * PAGE);
+		if (i & 4)
+			expect(run_on(fd, READ, m, b, N), 0, "read what will move");
+		else
+			expect(run_on(fd, TO_DEV, m, b, N), 0, "migrate what will move");
+		CHECK(mremap(m, N * PAGE, N * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED | keep, to) == to, "mremap: %s", strerror(errno));
+		memset(b, 0, N * PAGE);
+		expect(run_on(fd, READ, to, b, N), 0, "at the new place");
+		expect_all(b, 'm', "the device at the new place");
+		expect(run_on(fd, READ, m, b, N), keep ? 0 : -EFAULT, "at the old place");
+		expect_all(b, keep ? 0 : 'm', "the device at the old place");
+		expect_all(to, 'm', "the new place");
+		if (keep)
+			expect_all(m, 0, "the old place");
+		CHECK_SYS(munmap(m, N * PAGE));
+		CHECK_SYS(munmap(to, N * PAGE));
+		CHECK_SYS(close(fd));
+	}
+	munmap(b, N * PAGE);
 }
 
 /* ---- numbers --------------------------------------------------------------------------------------------------------- */
@@ -320,7 +468,8 @@ int main(int argc, char **argv)
 {
 	static const struct part parts[] = {
 		{ "arguments", arguments }, { "kinds", kinds }, { "snapshots", snapshots }, { "mapped", mapped },
-		{ "numbers", numbers },     { "forks", forks }, { "own_uffd", own_uffd },
+		{ "migrated", migrated },   { "moves", moves }, { "file_private", file_private }, { "numbers", numbers }, { "forks", forks },
+		{ "own_uffd", own_uffd },
 	};
 
 	parse(argc, argv);
