@@ -577,7 +577,14 @@ static void host_discard_many(struct tdm_port *p, void *const *slot, const u32 *
 	struct tdm_host *h = host_of(p);
 	u64 start = TDM_ALIGN_DOWN((u64)(uintptr_t)slot[0], TDM_HUGE_SIZE), end = start + TDM_HUGE_SIZE;
 
-	if (n < MANY || tdmi_host_unregister(h, start, end)) {
+	if (n < MANY) {
+		host_discard(p, slot, pages, n);
+		return;
+	}
+	/* Nobody registers it again meanwhile: dropping it would be an event, for which we would wait, and perhaps be those who read it. */
+	plat_mutex_lock(&h->trash_lock);
+	if (tdmi_host_unregister(h, start, end)) {
+		plat_mutex_unlock(&h->trash_lock);
 		host_discard(p, slot, pages, n);
 		return;
 	}
@@ -587,6 +594,7 @@ static void host_discard_many(struct tdm_port *p, void *const *slot, const u32 *
 	}
 	plat_window();
 	register_again(h, start, end);
+	plat_mutex_unlock(&h->trash_lock);
 }
 
 static const struct tdm_port_ops host_ops = {

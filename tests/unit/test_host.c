@@ -93,6 +93,86 @@ TEST(a_child_calls_and_ends, .may_leak = true)
 	tdmi_host_close(&h);
 }
 
+/* ---- pages of the arena are given back by two threads at once ------------------------------------------------------------------ */
+
+#define HALF (TDM_HUGE_PAGES / 2)
+
+static tdm_a32 giving;
+
+/* These are shared with a child, so they are dropped in place. */
+static void *give_one_by_one(void *arg)
+{
+	struct tdm_host *h = arg;
+	u32 one = 1;
+
+	for (u32 i = 0; i < HALF; i++) {
+		void *slot = (u8 *)h->arena + (size_t)i * TDM_PAGE_SIZE;
+
+		h->port.ops->discard(&h->port, &slot, &one, 1);
+	}
+	tdm_a32_sub_acqrel(&giving, 1);
+	return NULL;
+}
+
+static void *give_many(void *arg)
+{
+	struct tdm_host *h = arg;
+	void *slot[HALF - 1];
+	u32 pages[HALF - 1];
+
+	for (u32 i = 0; i < HALF - 1; i++) { /* the last page is the beacon */
+		slot[i] = (u8 *)h->arena + (size_t)(HALF + i) * TDM_PAGE_SIZE;
+		pages[i] = 1;
+	}
+	while (tdm_a32_ld_acquire(&giving) == 2)
+		h->port.ops->discard_many(&h->port, slot, pages, HALF - 1);
+	tdm_a32_sub_acqrel(&giving, 1);
+	return NULL;
+}
+
+/* None of that is an event: who reads events may be waiting for the one who gives them back. */
+TEST(two_give_pages_back, .may_leak = true, .seconds = 60)
+{
+	static struct tdm_host h;
+	char err[200] = "";
+	int fd = tdmi_host_open_uffd(err, sizeof(err)), status;
+	u8 *arena = plat_map(TDM_HUGE_SIZE);
+	struct uffd_msg m;
+	u32 events = 0;
+
+	if (fd < 0)
+		SKIP(err);
+	CHECK_EQ(madvise(arena, TDM_HUGE_SIZE, MADV_NOHUGEPAGE), 0);
+	CHECK_EQ(tdmi_host_init(&h, fd, arena, TDM_HUGE_SIZE), 0);
+	for (u32 run = 0; run < 60; run++) {
+		pthread_t reader, one, many;
+		void *child;
+		pid_t pid;
+
+		memset(arena, 1, HALF * TDM_PAGE_SIZE);
+		CHECK_EQ(pthread_create(&reader, NULL, read_fork, &h), 0);
+		pid = fork();
+		CHECK(pid >= 0);
+		while (pid == 0)
+			pause();
+		CHECK_EQ(pthread_join(reader, &child), 0);
+		tdm_a32_st_release(&giving, 2);
+		CHECK_EQ(pthread_create(&one, NULL, give_one_by_one, &h), 0);
+		CHECK_EQ(pthread_create(&many, NULL, give_many, &h), 0);
+		while (tdm_a32_ld_acquire(&giving))
+			events += tdmi_host_read_msg(fd, &m) == 1;
+		CHECK_EQ(pthread_join(one, NULL), 0);
+		CHECK_EQ(pthread_join(many, NULL), 0);
+		CHECK_EQ(kill(pid, SIGKILL), 0);
+		CHECK_EQ(waitpid(pid, &status, 0), pid);
+		tdmi_host_let_go((int)(uintptr_t)child);
+		for (u32 i = 0; i < HALF; i++)
+			CHECK_EQ(arena[i * TDM_PAGE_SIZE], 0);
+	}
+	CHECK_EQ(events, 0);
+	tdmi_host_close(&h);
+}
+
 static u8 pattern(size_t i)
 {
 	return (u8)(i % 251 + 1);
