@@ -66,7 +66,7 @@ void tdmi_report_look(struct run *r)
 		memcpy(x->comm, s->comm, sizeof(x->comm));
 		x->comm[sizeof(x->comm) - 1] = 0;
 		for (u32 g = 0; g < TDM_GAUGE_NR; g++)
-			x->gauge[g] = tdm_a64_ld_relaxed(&s->gauge[g]);
+			x->gauge[g] = g == TDM_GAUGE_USAGE ? tdmi_control_measured(s) : tdm_a64_ld_relaxed(&s->gauge[g]);
 		n++;
 	}
 	if (n)

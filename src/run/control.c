@@ -127,16 +127,25 @@ u32 tdmi_control_reap(struct tdm_control *c, u32 self, tdm_control_alive_fn *ali
 	return freed;
 }
 
+u64 tdmi_control_measured(const struct tdm_control_slot *s)
+{
+	u64 usage = tdm_a64_ld_relaxed(&s->gauge[TDM_GAUGE_USAGE]);
+
+	return usage - TDM_MIN(usage, tdm_a64_ld_relaxed(&s->gauge[TDM_GAUGE_GUESSED]));
+}
+
 u64 tdmi_control_usage(struct tdm_control *c)
 {
 	u32 used = slots_used(c);
-	u64 sum = 0, old;
+	u64 sum = 0, known = 0, old;
 
 	for (u32 i = 0; i < used; i++)
-		if (tdm_a32_ld_acquire(&c->slot[i].pid))
+		if (tdm_a32_ld_acquire(&c->slot[i].pid)) {
 			sum += tdm_a64_ld_relaxed(&c->slot[i].gauge[TDM_GAUGE_USAGE]);
+			known += tdmi_control_measured(&c->slot[i]);
+		}
 	old = tdm_a64_ld_relaxed(&c->peak);
-	while (old < sum && !tdm_a64_cas_acqrel(&c->peak, &old, sum))
+	while (old < known && !tdm_a64_cas_acqrel(&c->peak, &old, known))
 		;
 	return sum;
 }
@@ -214,7 +223,7 @@ void tdmi_control_totals(const struct tdm_control *c, struct tdm_control_totals 
 		for (u32 i = 0; i < TDM_STAT_NR; i++)
 			out->stat[i] += tdm_a64_ld_relaxed(&s->stat[i]);
 		for (u32 i = 0; i < TDM_GAUGE_NR; i++)
-			out->gauge[i] += tdm_a64_ld_relaxed(&s->gauge[i]);
+			out->gauge[i] += i == TDM_GAUGE_USAGE ? tdmi_control_measured(s) : tdm_a64_ld_relaxed(&s->gauge[i]);
 		for (u32 i = 0; i < TDM_CONTROL_TIERS; i++) {
 			out->tier_out[i] += tdm_a64_ld_relaxed(&s->tier_out[i]);
 			out->tier_in[i] += tdm_a64_ld_relaxed(&s->tier_in[i]);

@@ -67,6 +67,7 @@ enum tdm_gauge {
 	TDM_GAUGE_DISK,     /* file space of file tiers */
 	TDM_GAUGE_OVERHEAD, /* the engine's tables */
 	TDM_GAUGE_PINNED,   /* pages that could not be taken */
+	TDM_GAUGE_GUESSED,  /* of the usage: what may have become this process's own since that was measured, bytes */
 	TDM_GAUGE_NR,
 };
 
@@ -102,7 +103,7 @@ struct tdm_control {
 	/* state */
 	tdm_a32 reap_lock;
 	tdm_a32 slots_used; /* high-water mark of slot indices + 1 */
-	tdm_a64 peak;       /* largest sum of usages seen by anyone, bytes */
+	tdm_a64 peak;       /* largest sum of usages seen by anyone, without what was guessed, bytes */
 	tdm_a64 copied;     /* bytes that forks had shared, and that have been copied since, by all processes together, at most (live_shared.c) */
 	tdm_a64 procs;      /* processes that ever took a slot */
 	tdm_a64 unmanaged;  /* processes that could not be managed (no slot, engine failed to start) */
@@ -150,7 +151,9 @@ void tdmi_control_release(struct tdm_control *c, u32 slot);
 /* Free the slots whose process does not exist any more, on behalf of process self. The number freed; 0 too when somebody else is at it. */
 u32 tdmi_control_reap(struct tdm_control *c, u32 self, tdm_control_alive_fn *alive, void *arg);
 
-/* Bytes that all processes use now; the largest sum that was seen is kept in c->peak. */
+/* What a process uses, without what is guessed: for people. */
+u64 tdmi_control_measured(const struct tdm_control_slot *s);
+/* Bytes that all processes use now, at most; the largest sum of what was measured is kept in c->peak. */
 u64 tdmi_control_usage(struct tdm_control *c);
 
 /* Bytes that the process in this slot may use: its max-min fair share of the budget less the reserve. A process asks for what it uses

@@ -105,9 +105,11 @@ static void measure(struct tdm_live *l)
 	l->limit = limit_now(l);
 	l->usage = tdmi_live_rss(l);
 	l->usage -= TDM_MIN(l->usage, tdmi_live_device_bytes(l));
-	l->peak = TDM_MAX(l->peak, l->usage);
-	if (l->control && l->slot >= 0)
+	l->peak = TDM_MAX(l->peak, l->usage - TDM_MIN(l->usage, l->share.gone));
+	if (l->control && l->slot >= 0) {
+		tdm_a64_st_relaxed(&l->control->slot[l->slot].gauge[TDM_GAUGE_GUESSED], l->share.gone);
 		tdm_a64_st_relaxed(&l->control->slot[l->slot].gauge[TDM_GAUGE_USAGE], l->usage);
+	}
 	if (tdm_a32_ld_relaxed(&l->state) != TDM_LIVE_ENGAGED) {
 		tdmi_live_mapped_watch(l, l->usage, engage_at(l->limit));
 		tdm_a64_st_relaxed(&l->fork_most, engage_at(l->limit) / 2);

@@ -165,12 +165,13 @@ struct tdm_live {
 
 	/* measuring; main's */
 	int statm;
-	u64 usage, peak, limit;
+	u64 usage, peak, limit;     /* of the peak only what was measured, see share.gone */
 	tdm_a64 shared;              /* of the resident set: others' part of it, as last measured */
 	struct {
 		u64 all, anon;       /* bytes that were others' when it was measured; of these in anonymous memory */
 		u64 rss, faults, family; /* what the counters said then; see live_shared.c */
 		u64 told;            /* of our copies since then: those that have been told of */
+		u64 gone;            /* bytes that are taken not to be others' any more */
 		u64 next_ns, soon_ns; /* when to measure again; if there is reason to */
 	} share;
 	tdm_a64 look_by_ns;          /* main means to have looked by then; any thread. 0: it has not looked yet */
@@ -184,6 +185,7 @@ struct tdm_live {
 	struct {
 		tdm_a32 all;         /* everything is watched */
 		tdm_a64 usage, passed; /* bytes: as last measured; stores that went ahead since then, with all of their blocks */
+		tdm_a64 guessed;       /* of the former: see live_shared.c */
 		tdm_a64 futile_until; /* waiting for room has just been in vain: nobody waits before this time, in ns */
 	} copies;                    /* live_copies.c; any thread of the engine's */
 	struct {

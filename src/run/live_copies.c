@@ -31,6 +31,7 @@ void tdmi_live_copies_watch(struct tdm_live *l)
 void tdmi_live_copies_measured(struct tdm_live *l)
 {
 	tdm_a64_st_relaxed(&l->copies.usage, l->usage);
+	tdm_a64_st_relaxed(&l->copies.guessed, l->share.gone);
 	tdm_a64_st_relaxed(&l->copies.passed, 0);
 }
 
@@ -55,10 +56,13 @@ static bool room(struct tdm_live *l)
 /* One more block. The others who share the budget see it at once. */
 static void pass(struct tdm_live *l)
 {
-	u64 now = tdm_a64_ld_relaxed(&l->copies.usage) + tdm_a64_add_relaxed(&l->copies.passed, TDM_BLOCK_SIZE) + TDM_BLOCK_SIZE;
+	u64 passed = tdm_a64_add_relaxed(&l->copies.passed, TDM_BLOCK_SIZE) + TDM_BLOCK_SIZE;
+	struct tdm_control_slot *s = l->control && l->slot >= 0 ? &l->control->slot[l->slot] : NULL;
 
-	if (l->control && l->slot >= 0)
-		tdm_a64_st_relaxed(&l->control->slot[l->slot].gauge[TDM_GAUGE_USAGE], now);
+	if (s) {
+		tdm_a64_st_relaxed(&s->gauge[TDM_GAUGE_GUESSED], tdm_a64_ld_relaxed(&l->copies.guessed) + passed);
+		tdm_a64_st_relaxed(&s->gauge[TDM_GAUGE_USAGE], tdm_a64_ld_relaxed(&l->copies.usage) + passed);
+	}
 }
 
 /* Less has passed, as it were. */

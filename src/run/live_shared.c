@@ -113,11 +113,13 @@ u64 tdmi_live_shared(struct tdm_live *l, u64 rss)
 		measure(l, rss);
 		gone = 0;
 	}
-	tdm_a64_st_relaxed(&l->shared, l->share.all - TDM_MIN(gone, l->share.all));
+	l->share.gone = TDM_MIN(gone, l->share.all);
+	tdm_a64_st_relaxed(&l->shared, l->share.all - l->share.gone);
 	return TDM_MIN(tdm_a64_ld_relaxed(&l->shared), rss);
 }
 
 void tdmi_live_shared_child(struct tdm_live *l)
 {
 	l->share.next_ns = 0;
+	l->share.gone = 0;
 }

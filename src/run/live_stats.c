@@ -40,6 +40,7 @@ u64 tdmi_live_rss(struct tdm_live *l)
 	if (!rss)
 		return l->usage;
 	/* Far from the limit nobody needs to know. */
+	l->share.gone = 0;
 	return rss > l->limit / 2 ? rss - tdmi_live_shared(l, rss) : rss;
 }
 

@@ -83,6 +83,13 @@ TEST(control_slot_comes_back_empty_and_totals_stay)
 	CHECK_EQ(t.live, 1);
 	CHECK_EQ(tdmi_control_usage(c), 7 * MIB);
 	CHECK_EQ(tdm_a64_ld_relaxed(&c->peak), 12 * MIB);
+	/* What may have been copied counts, but nobody is told that it was there. */
+	tdm_a64_st_relaxed(&c->slot[b].gauge[TDM_GAUGE_USAGE], 20 * MIB);
+	tdm_a64_st_relaxed(&c->slot[b].gauge[TDM_GAUGE_GUESSED], 7 * MIB);
+	CHECK_EQ(tdmi_control_usage(c), 20 * MIB);
+	CHECK_EQ(tdm_a64_ld_relaxed(&c->peak), 13 * MIB);
+	tdm_a64_st_relaxed(&c->slot[b].gauge[TDM_GAUGE_USAGE], 7 * MIB);
+	tdm_a64_st_relaxed(&c->slot[b].gauge[TDM_GAUGE_GUESSED], 0);
 
 	CHECK_EQ(process(c, 300, 0), a);
 	CHECK_EQ(tdm_a64_ld_relaxed(&c->slot[a].stat[TDM_STAT_HARD_FAULTS]), 0);
