@@ -402,8 +402,11 @@ static void serve(struct tdm_live *l, const struct tdm_birth *b, u64 va)
 		r = tdmi_frozen_page(f->ctx, was, &bytes);
 	if (r)
 		plat_abort("tandem: a page could not be read back from its tier during a fork\n");
-	/* It is there: perhaps a store that waits (mm/cow.c). For the time of a fork it need not. */
-	r = bytes ? tdmi_host_copy(uffd, va, bytes, 1, &done) : tdmi_host_protect(uffd, va, TDM_PAGE_SIZE, false);
+	if (bytes)
+		r = tdmi_host_copy(uffd, va, bytes, 1, &done);
+	/* It is there, whatever the table says: perhaps a store that waits (mm/cow.c). For the time of a fork it need not. */
+	if (!bytes || r == -EEXIST)
+		r = tdmi_host_protect(uffd, va, TDM_PAGE_SIZE, false);
 	/* An event is pending. Faults are read before events: were the thread woken now, it would fault again, and with enough of
 	 * them the event would never be read. */
 	if (r == -EAGAIN && !b && f->ndeferred < TDM_LIVE_DEFERRED) {
