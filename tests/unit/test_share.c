@@ -116,7 +116,7 @@ static void *give_one(void *arg)
 TEST(who_has_more_is_asked)
 {
 	pthread_t th;
-	u32 chunk = 3, got;
+	u32 chunk = 3, other = 2, got;
 	u64 t0;
 
 	begin();
@@ -146,7 +146,7 @@ TEST(who_has_more_is_asked)
 	tdmi_share_runs(&a, false);
 	CHECK(!tdmi_share_ask(&b, 1000 * MS));
 	tdm_a64_st_relaxed(&a.me->used_ns, plat_now_ns() - TDM_SHARE_COLD_NS - 1);
-	CHECK(!pthread_create(&th, NULL, give_one, &(u32){ 2 }));
+	CHECK(!pthread_create(&th, NULL, give_one, &other));
 	CHECK(tdmi_share_ask(&b, 10000 * MS));
 	CHECK(!pthread_join(th, NULL));
 	CHECK_EQ(take(&b, N), 2);
