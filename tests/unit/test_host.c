@@ -153,8 +153,10 @@ TEST(two_give_pages_back, .may_leak = true, .seconds = 60)
 		CHECK_EQ(pthread_create(&reader, NULL, read_fork, &h), 0);
 		pid = fork();
 		CHECK(pid >= 0);
-		while (pid == 0)
-			pause();
+		if (pid == 0) {
+			for (;;)
+				pause();
+		}
 		CHECK_EQ(pthread_join(reader, &child), 0);
 		tdm_a32_st_release(&giving, 2);
 		CHECK_EQ(pthread_create(&one, NULL, give_one_by_one, &h), 0);
