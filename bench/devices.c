@@ -16,7 +16,6 @@
  * inside, for what has no public function.
  */
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdbool.h>
@@ -29,15 +28,7 @@
 #include "bench.h"
 #include "mm/gup.h"
 #include "run/live.h"
-
-#ifndef UFFDIO_MOVE
-struct uffdio_move {
-	uint64_t dst, src, len, mode;
-	int64_t move;
-};
-#define UFFDIO_MOVE _IOWR(UFFDIO, 0x05, struct uffdio_move)
-#define UFFD_FEATURE_MOVE (1u << 16)
-#endif
+#include "uffd.h"
 
 #define HUGE (2ul << 20)
 #define BLOCK (64ul << 10)
@@ -137,26 +128,6 @@ static void check(const uint8_t *p, size_t size, size_t step)
 	for (size_t at = 0; at < size; at += step)
 		if (*(const uint64_t *)(const void *)(p + at) != at + 1)
 			fail("a page has wrong content", (long)(at / PAGE));
-}
-
-/* In random order, the same in every run. */
-static uint32_t *order(size_t n)
-{
-	uint32_t *o = malloc(n * sizeof(*o));
-	uint64_t rng = 1;
-
-	if (!o)
-		die("devices");
-	for (size_t i = 0; i < n; i++)
-		o[i] = (uint32_t)i;
-	for (size_t i = n - 1; i > 0; i--) {
-		size_t j = rand64(&rng) % (i + 1);
-		uint32_t t = o[i];
-
-		o[i] = o[j];
-		o[j] = t;
-	}
-	return o;
 }
 
 struct part {
@@ -637,7 +608,7 @@ static void run_invalidate(void)
 	static struct tdm_rcu rcu;
 	static struct tdm_notifiers nots;
 	struct tdm_interval_notifier *in = calloc(intervals, sizeof(*in));
-	uint32_t *o = order(intervals);
+	uint32_t *o = random_order(intervals);
 
 	tdmi_alloc_init(&alloc);
 	tdmi_rcu_init(&rcu);
@@ -779,7 +750,7 @@ static void fault_rounds(double (*ours)(void), double (*theirs)(void), size_t st
 {
 	faults.len = mib << 20;
 	faults.n = faults.len / BLOCK;
-	faults.order = order(faults.n);
+	faults.order = random_order(faults.n);
 	faults.from = map(faults.len, true);
 	faults.to = map(faults.len, false);
 	memset(faults.from, 1, faults.len);

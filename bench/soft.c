@@ -13,7 +13,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdbool.h>
@@ -24,15 +23,7 @@
 
 #include "bench.h"
 #include "tandem/tandem.h"
-
-#ifndef UFFDIO_MOVE
-struct uffdio_move {
-	uint64_t dst, src, len, mode;
-	int64_t move;
-};
-#define UFFDIO_MOVE _IOWR(UFFDIO, 0x05, struct uffdio_move)
-#define UFFD_FEATURE_MOVE (1u << 16)
-#endif
+#include "uffd.h"
 
 #define MAX_ROUNDS 64
 #define MAX_CPUS 64
