@@ -20,7 +20,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-static struct tdm_maps_gate *gate(void)
+struct tdm_maps_gate *tdmi_interpose_gate(void)
 {
 	struct tdm_live *l = tdmi_live;
 
@@ -37,7 +37,7 @@ static long result(long r)
 }
 
 /* What was there is not: devices may know it still, if it was memory of which the kernel tells us nothing. */
-static void gone(long r, void *addr, size_t len)
+void tdmi_interpose_gone(long r, void *addr, size_t len)
 {
 	struct tdm_live *l = tdmi_live;
 	u64 start = (u64)(uintptr_t)addr;
@@ -47,7 +47,7 @@ static void gone(long r, void *addr, size_t len)
 }
 
 /* What is there now that was not, of memory that counts (live_mapped.c). */
-static void grown(u64 before, u64 after)
+void tdmi_interpose_grown(u64 before, u64 after)
 {
 	struct tdm_live *l = tdmi_live;
 
@@ -60,22 +60,9 @@ static void grown(u64 before, u64 after)
 }
 
 /* The program's own calls are not the engine's, of which tests have some fail: these are made directly. The caller says what is gone. */
-static long raw_mremap(void *addr, size_t old_len, size_t new_len, int flags, void *to)
-{
-	struct tdm_maps_gate *g = gate();
-	long r;
-
-	if (g)
-		tdm_maps_change_begin(g);
-	r = tdm_sys6_raw(SYS_mremap, (long)addr, (long)old_len, (long)new_len, flags, (long)to, 0);
-	if (g)
-		tdm_maps_change_end(g);
-	return r;
-}
-
 EXPORT int munmap(void *addr, size_t len)
 {
-	struct tdm_maps_gate *g = gate();
+	struct tdm_maps_gate *g = tdmi_interpose_gate();
 	long r;
 
 	if (g)
@@ -83,9 +70,9 @@ EXPORT int munmap(void *addr, size_t len)
 	r = tdm_sys6_raw(SYS_munmap, (long)addr, (long)len, 0, 0, 0, 0);
 	if (g)
 		tdm_maps_change_end(g);
-	gone(r, addr, len);
+	tdmi_interpose_gone(r, addr, len);
 	if (!r)
-		grown(len, 0);
+		tdmi_interpose_grown(len, 0);
 	return (int)result(r);
 }
 
@@ -98,7 +85,7 @@ static bool counts(int prot, int flags)
 /* Only what takes the place of something else matters to the gate. */
 void *tdmi_interpose_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 {
-	struct tdm_maps_gate *g = flags & MAP_FIXED ? gate() : NULL;
+	struct tdm_maps_gate *g = flags & MAP_FIXED ? tdmi_interpose_gate() : NULL;
 	long r;
 
 	if (g)
@@ -107,18 +94,18 @@ void *tdmi_interpose_mmap(void *addr, size_t len, int prot, int flags, int fd, o
 	if (g)
 		tdm_maps_change_end(g);
 	if (flags & MAP_FIXED)
-		gone(r, addr, len);
+		tdmi_interpose_gone(r, addr, len);
 	if ((flags & MAP_FIXED) && (r >= 0 || r <= -4096))
-		grown(len, 0);
+		tdmi_interpose_grown(len, 0);
 	if ((r >= 0 || r <= -4096) && counts(prot, flags))
-		grown(0, len);
+		tdmi_interpose_grown(0, len);
 	return (void *)result(r);
 }
 
 static long change_protection(void *addr, size_t len, int prot, int pkey)
 {
 	struct tdm_live *l = tdmi_live;
-	struct tdm_maps_gate *g = gate();
+	struct tdm_maps_gate *g = tdmi_interpose_gate();
 	u64 start = (u64)(uintptr_t)addr;
 	long r;
 
@@ -162,65 +149,6 @@ EXPORT int madvise(void *addr, size_t len, int advice)
 		return -1;
 	}
 	return 0;
-}
-
-/*
- * MREMAP_DONTUNMAP is announced by one event, and whoever has called it goes on as soon as that is read: he could move on what he has moved before somebody
- * has said that he has left that place, and be taken for him (port/host_event.c). So he waits until that is known. libc itself never asks for it. A fork
- * cannot tell whether it happened before (run/live_frozen.c): it does not happen during one.
- */
-static long mremap_keep(struct tdm_live *l, void *addr, size_t old_len, size_t new_len, int flags, void *to)
-{
-	u64 signals;
-	long r;
-
-	tdmi_live_request_begin(l, &signals);
-	r = raw_mremap(addr, old_len, new_len, flags, to);
-	if ((r >= 0 || r <= -4096) && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
-		(void)tdmi_live_request_locked(l, TDM_OP_SETTLE, (u64)r, (u64)r + TDM_ALIGN_UP(new_len, TDM_PAGE_SIZE), NULL);
-	tdmi_live_request_end(l, &signals);
-	return r;
-}
-
-static long do_mremap(struct tdm_live *l, void *addr, size_t old_len, size_t new_len, int flags, void *to)
-{
-	long r;
-
-	if (l && (flags & MREMAP_DONTUNMAP) && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
-		r = mremap_keep(l, addr, old_len, new_len, flags, to);
-	else
-		r = raw_mremap(addr, old_len, new_len, flags, to);
-	/* A request, too: not within the one of mremap_keep(). */
-	gone(r, addr, old_len);
-	return r;
-}
-
-/*
- * A mapping that grows, or comes while it is being looked for, is registered in parts for a moment, which mremap() refuses: to the program it is one
- * mapping. glibc's own realloc() does not come here; it copies if it is refused.
- */
-EXPORT void *mremap(void *addr, size_t old_len, size_t new_len, int flags, ...)
-{
-	struct tdm_live *l = tdmi_live;
-	va_list ap;
-	void *to;
-	long r;
-
-	va_start(ap, flags);
-	to = flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) ? va_arg(ap, void *) : NULL; /* NOLINT(clang-analyzer-valist.Uninitialized) */
-	va_end(ap);
-	r = do_mremap(l, addr, old_len, new_len, flags, to);
-	for (u32 i = 0; r == -EFAULT && l && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED && i < 3; i++) {
-		(void)tdmi_live_request(l, TDM_OP_FIND, 0, 0, NULL);
-		r = do_mremap(l, addr, old_len, new_len, flags, to);
-	}
-	if (r >= 0 || r <= -4096)
-		grown(old_len, new_len);
-	if (r < 0 && r > -4096) {
-		errno = (int)-r;
-		return MAP_FAILED;
-	}
-	return (void *)r;
 }
 
 /* Locking "everything" would populate the engine's reservation as well, which is nearly all of it address space that nobody uses. */

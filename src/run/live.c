@@ -363,6 +363,9 @@ static void serve_request(struct tdm_live *l)
 		if (tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
 			tdmi_live_find(l);
 		break;
+	case TDM_OP_VMA:
+		q->result = tdmi_live_vma(l, q->a, &q->out);
+		break;
 	case TDM_OP_MAPPED:
 		(void)notice(l, true);
 		tdmi_live_mapped_found(l);

@@ -47,6 +47,7 @@ enum tdm_live_op {
 	TDM_OP_EXCLUDE,
 	TDM_OP_PUBLISH,
 	TDM_OP_FIND,
+	TDM_OP_VMA,
 	TDM_OP_MAPPED,
 	TDM_OP_SETTLE,
 	TDM_OP_LOCK_ALL,
@@ -269,6 +270,9 @@ int tdmi_live_note_before(struct tdm_live *l); /* or -errno: nothing can be mana
 void tdmi_live_find(struct tdm_live *l);
 void tdmi_live_forget_unregistered(struct tdm_live *l);
 int tdmi_live_exclude(struct tdm_live *l, u64 start, u64 end);
+/* The VMA that holds `at`, if it is of a kind that can be managed: *out is where it ends, and in the bits of the offset what it is: VMAs with the same bits are
+ * alike. 0, -ENOENT, or -errno. */
+int tdmi_live_vma(struct tdm_live *l, u64 at, u64 *out);
 /* mlock2(2) every mapping that is not ours. */
 int tdmi_live_lock_all(unsigned flags);
 /*

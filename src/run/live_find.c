@@ -13,6 +13,8 @@
 #include "plat/linux/sys.h"
 #include "run/live.h"
 
+#define LOOKS 64u /* again, at one mapping or another, where they change all the time */
+
 static bool is_heap(const struct tdm_mapping *m)
 {
 	return strcmp(m->name, "[heap]") == 0;
@@ -65,24 +67,38 @@ static int registered_at(struct tdm_live *l, u64 at, struct tdm_mapping *m)
 	return r ? r : again.start == m->start && again.end == m->end ? 0 : -EAGAIN;
 }
 
+/* Does the engine know somebody in the mapping that holds `at`, which is not registered? He has left, and has not said so yet. If the rest were registered,
+ * whoever unmaps the mapping would announce that he leaves all of it, and be taken for him. */
+static bool left_unsaid(struct tdm_live *l, u64 at, const struct tdm_mapping *m)
+{
+	struct tdm_vma v;
+
+	return tdmi_vma_next(&l->mm, m->start, &v) && v.start < m->end && tdmi_host_registered(l->host.uffd, at);
+}
+
 /*
- * Give [start, end) to the engine: it was one candidate mapping, and none of it was managed.
+ * Give [start, end) to the engine: it was the part of a candidate mapping that ended at map_end, and none of it was managed.
  *
- * The program may have changed it since it was looked at. What is registered changes with an event, and none is read before we are done; so what is
+ * The program may have changed it since it was looked at. If there is another mapping by now nothing is done: to register a part of a mapping makes two of it,
+ * which may stay two (interpose_mremap.c). In the moment between this look and the registration that can happen still. What is registered changes with an event, and none is read before we are done; so what is
  * seen to be registered now is managed, and nothing else: pages taken from a mapping that is not would be read as zeros. Anonymous memory
- * that is not managed after all stays registered, for it may be managed memory that mremap() has moved here a moment ago. true: there is more now.
+ * that is not managed after all stays registered, for it may be managed memory that mremap() has moved here a moment ago.
+ *
+ * 1: there is more now; 0: nothing; -EAGAIN: it has changed.
  */
-static bool take(struct tdm_live *l, u64 start, u64 end, uintptr_t flags)
+static int take(struct tdm_live *l, u64 start, u64 end, u64 map_end, uintptr_t flags)
 {
 	bool excluded = flags & TDM_VMA_EXCLUDED;
 	struct tdm_mapping m;
-	bool taken = false;
+	int taken = 0;
 
 	plat_mutex_lock(&l->mm.event_lock);
 	/* Who was here before, and has left, says so before those who are here now can: their going is announced from now on. */
 	if (tdmi_host_changing(&l->host))
 		tdmi_host_let_queue(&l->host);
-	if (!(excluded ? tdmi_host_register_events(&l->host, start, end) : tdmi_host_register(&l->host, start, end)))
+	if (tdmi_host_mapping(&l->host, start, &m) || m.start > start || m.end != map_end || left_unsaid(l, start, &m))
+		taken = -EAGAIN;
+	else if (!(excluded ? tdmi_host_register_events(&l->host, start, end) : tdmi_host_register(&l->host, start, end)))
 		for (u64 at = start; at < end; at = m.end) {
 			int r = registered_at(l, at, &m);
 			u64 s = TDM_MAX(at, m.start), e = TDM_MIN(end, m.end);
@@ -97,7 +113,7 @@ static bool take(struct tdm_live *l, u64 start, u64 end, uintptr_t flags)
 			}
 			if (tdmi_vma_insert(&l->mm, s, e, flags))
 				break;
-			taken = true;
+			taken = 1;
 			if (!excluded)
 				(void)tdmi_adopt(l->ctx, s, e);
 		}
@@ -201,27 +217,42 @@ static bool left_behind(struct tdm_live *l, u64 start, struct tdm_mapping *m)
 void tdmi_live_find(struct tdm_live *l)
 {
 	struct tdm_mapping m, left;
+	u32 changed = 0;
 
 	if (!tdmi_mm_enter(l->ctx))
 		return;
 	for (u64 at = 0; !tdmi_host_mapping(&l->host, at, &m);) {
-		bool taken = false;
 		struct tdm_range g;
 		uintptr_t flags;
+		int taken = 0;
 
 		at = m.end;
-		for (u64 s = m.start; candidate(&m) && s < m.end; s = g.end) {
+		for (u64 s = m.start; candidate(&m) && s < m.end && taken >= 0; s = g.end) {
 			tdmi_rcu_read_lock(l->ctx->rcu);
 			g = gap(l, s, m.end);
 			flags = flags_of(l, g, &m);
 			tdmi_rcu_read_unlock(l->ctx->rcu);
-			if (g.start < g.end && take(l, g.start, g.end, flags))
-				taken = true;
+			if (g.start < g.end)
+				taken = take(l, g.start, g.end, m.end, flags);
 		}
-		if (taken && left_behind(l, m.start, &left))
+		if (taken == -EAGAIN && changed++ < LOOKS)
+			at = m.start;
+		if (taken > 0 && left_behind(l, m.start, &left))
 			at = left.start;
 	}
 	tdmi_mm_exit(l->ctx);
+}
+
+int tdmi_live_vma(struct tdm_live *l, u64 at, u64 *out)
+{
+	struct tdm_mapping m;
+	int r = tdmi_host_mapping(&l->host, at, &m);
+
+	if (!r && (m.start > at || !candidate(&m)))
+		r = -ENOENT;
+	if (!r)
+		*out = m.end | m.readable | (u64)m.writable << 1 | (u64)m.executable << 2 | (u64)(m.name[0] != 0) << 3;
+	return r;
 }
 
 int tdmi_live_exclude(struct tdm_live *l, u64 start, u64 end)

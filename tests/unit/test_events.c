@@ -24,7 +24,8 @@
 
 /*
  * Which runs are made by default (TDM_SEED=1). What is known to remain (the top of port/host_event.c, docs/parts.md) the model's program does not do: where somebody
- * has left of whom the engine did not know nothing is moved or grown to before he has said so, and MREMAP_DONTUNMAP is as preload.c has it.
+ * has left of whom the engine did not know nothing is moved or grown to before he has said so, nothing grows to where anybody has, and MREMAP_DONTUNMAP is as
+ * interpose_mremap.c has it.
  */
 #define FIRST_RUN 499
 #define PAGES 96u
@@ -354,6 +355,15 @@ static bool grow_in_place(struct thread *t, struct area *a)
 
 static void move_pages(struct thread *t, struct area from, u32 to, u32 len, bool keep_old);
 
+/* Is there an event on its way which says that somebody has left? */
+static bool any_going(u32 first, u32 n)
+{
+	for (u32 p = first; p < first + n; p++)
+		if (going[p])
+			return true;
+	return false;
+}
+
 static void do_remap(struct thread *t)
 {
 	struct area *a = some_area(t), from, *dest = NULL;
@@ -377,7 +387,7 @@ static void do_remap(struct thread *t)
 		to = dest->first + below(dest->n - len + 1);
 	} else {
 		to = room(len);
-		if (to == PAGES)
+		if (to == PAGES || (len > from.n && any_going(to + from.n, len - from.n)))
 			return;
 	}
 	if (!keep_old)

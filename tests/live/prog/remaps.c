@@ -11,6 +11,7 @@
 
 #define WORKERS 4u
 #define ADVICES 16u
+#define SPLIT (8 * MiB)
 
 static _Atomic bool stop;
 static _Atomic uint64_t moves;
@@ -71,10 +72,64 @@ static void part_moves(void)
 	fprintf(stderr, "%s: %" PRIu64 " moves\n", prog_name, atomic_load(&moves));
 }
 
+/*
+ * A mapping that was touched while it was of two kinds stays two VMAs, and the kernel refuses to resize or to move it whole. Under an engine, which makes VMAs
+ * of two kinds by registering them, it is moved VMA by VMA.
+ */
+static char *two_vmas(uint64_t version)
+{
+	char *p = anon(SPLIT);
+
+	CHECK_SYS(madvise(p, SPLIT / 2, MADV_DONTDUMP));
+	fill(p, SPLIT, 77, version);
+	CHECK_SYS(madvise(p, SPLIT / 2, MADV_DODUMP));
+	return p;
+}
+
+static void part_split(void)
+{
+	static const struct {
+		const char *what;
+		size_t len;
+		int flags;
+	} cases[] = { { "moved", SPLIT, MREMAP_MAYMOVE | MREMAP_FIXED },         { "grown", SPLIT * 2, MREMAP_MAYMOVE },
+		      { "moved and grown", SPLIT * 2, MREMAP_MAYMOVE | MREMAP_FIXED }, { "shrunk to a part of one", SPLIT / 4, MREMAP_MAYMOVE | MREMAP_FIXED },
+		      { "moved, and left mapped", SPLIT, MREMAP_MAYMOVE | MREMAP_DONTUNMAP } };
+	uint64_t version = 1;
+	char *large = anon(opt.mb * MiB);
+
+	/* There is no engine before it is needed. */
+	fill(large, opt.mb * MiB, 1, 1);
+	need_out(large, opt.mb * MiB, "memory that does not fit");
+	CHECK_SYS(munmap(large, opt.mb * MiB));
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		char *from = two_vmas(++version), *to = cases[i].flags & MREMAP_FIXED ? anon(cases[i].len) : NULL, *p;
+		char *guard = i % 2 ? mmap(from + SPLIT, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) : MAP_FAILED;
+		size_t kept = cases[i].len < SPLIT ? cases[i].len : SPLIT;
+
+		if (opt.managed)
+			CHECK_SYS(madvise(from + SPLIT / 4, SPLIT / 2, MADV_PAGEOUT));
+		p = mremap(from, SPLIT, cases[i].len, cases[i].flags, to);
+		CHECK(p != MAP_FAILED || (errno == EFAULT && !opt.managed), "two VMAs are %s: %s", cases[i].what, strerror(errno));
+		if (p == MAP_FAILED)
+			continue;
+		CHECK(!to || p == to, "two VMAs are %s: to %p, must be %p", cases[i].what, (void *)p, (void *)to);
+		check(p, kept, 77, version, cases[i].what);
+		check_zero(p + kept, cases[i].len - kept, cases[i].what);
+		if (cases[i].flags & MREMAP_DONTUNMAP)
+			check_zero(from, SPLIT, "what was left mapped");
+		else if (p != from)
+			CHECK(mincore(from, PAGE, (unsigned char[1]){ 0 }) == -1 && errno == ENOMEM, "two VMAs are %s: the first is there still", cases[i].what);
+		if (guard != MAP_FAILED)
+			CHECK_SYS(munmap(guard, PAGE));
+		CHECK_SYS(munmap(p, cases[i].len));
+	}
+}
+
 int main(int argc, char **argv)
 {
-	static const struct part parts[] = { { "moves", part_moves } };
+	static const struct part parts[] = { { "split", part_split }, { "moves", part_moves } };
 
 	parse(argc, argv);
-	return run_parts(parts, 1);
+	return run_parts(parts, 2);
 }
