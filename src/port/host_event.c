@@ -35,7 +35,7 @@
  *
  * Two goings from one place may be on their way at once: a thread is stopped after its munmap() or mremap(), while another one is given the place by
  * mremap(), and moves on. Its second going must not be read before the first. It cannot begin before the call that brought it is over, which
- * ends with the UNMAP of where it came from. So when a REMAP brings somebody to where somebody is known, nothing more is read until every
+ * ends with the UNMAP of where it came from. So when a REMAP brings somebody to where somebody is known, or from where an UNMAP is to come, nothing more is read until every
  * thread that was under way has queued its event (port/host_threads.c): from then on they are read in the order in which they were queued. After
  * MREMAP_DONTUNMAP there is no such UNMAP: the preloaded library makes the caller wait (tdmi_host_awaited()).
  *
@@ -206,13 +206,18 @@ void tdmi_host_know_served(struct tdm_host *h, struct tdm_ctx *ctx)
 	know_all(h, ctx, at, LIMBO);
 }
 
-/* Is anybody known to be at [start, end)? */
+/* Is anybody known to be at [start, end), or to have to say still that he has left it? */
 static bool somebody(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end)
 {
+	uintptr_t flags = 0;
 	struct tdm_vma v;
 
 	know_all(h, ctx, start, end);
-	return tdmi_vma_next(h->mm, start, &v) && v.start < end;
+	if (tdmi_vma_next(h->mm, start, &v) && v.start < end)
+		return true;
+	for (; start < end && !(flags & (WAIT | HALF)); start = run(h, start, end, &flags))
+		;
+	return flags & (WAIT | HALF);
 }
 
 /* Somebody new comes to [start, end). */

@@ -1464,6 +1464,34 @@ TEST(nor_if_it_kept_its_old_place, .may_leak = true)
 	two_goings(false, true);
 }
 
+/* Half of a move has been read: the place has nobody, but one who has left it has not said so yet. He is not taken for whoever comes after two others. */
+TEST(who_has_half_left_is_not_taken_for_who_comes, .may_leak = true)
+{
+	u64 pages;
+
+	begin_script();
+	has(0, 10, 2, REG_NONE);
+	has(1, 20, 2, REG_NONE);
+	has(2, 50, 2, REG_NONE);
+	tdmi_live_find(&live);
+	for (u32 t = 0; t < 3; t++)
+		write_at(t, t == 0 ? 10 : t == 1 ? 20 : 50);
+	CHECK_EQ(tdmi_range_out(live.ctx, va_of(0), va_of(PAGES), &pages), 0);
+	moves(0, 10, 40, 2, false);
+	announce_step(&thread[0]);
+	while (serve())
+		;
+	moves(1, 20, 10, 2, false);
+	finish_call(1);
+	moves(1, 10, 30, 2, false);
+	finish_call(1);
+	moves(2, 50, 10, 2, false);
+	finish_call(2);
+	finish_call(0);
+	CHECK(page[10].expected && page[30].expected && page[40].expected);
+	end_script();
+}
+
 /* While everybody waits for the child of an announced fork, another thread makes the bare system call. Its child is given what it had then, and is not taken for
  * the one that is waited for. */
 TEST(another_thread_forks_meanwhile, .may_leak = true)
