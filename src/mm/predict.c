@@ -4,6 +4,7 @@
 #include "mm/pgtable.h"
 
 #define GUESS_EVERY 32u
+#define GUESS_SELDOM 256u /* where it is known that nothing is used */
 #define USED_MIN 32u /* of 256: those on probation are watched for a part of the time that they would be mapped for */
 #define RECENT_MAX 4u /* of 32 blocks: faults at random meet one of them one time in eight */
 
@@ -68,7 +69,7 @@ bool tdmi_predict_guess(struct tdm_predict *p)
 	u32 n = tdm_a32_ld_relaxed(&p->faults);
 
 	tdm_a32_st_relaxed(&p->faults, n + 1);
-	return n % GUESS_EVERY == GUESS_EVERY - 1;
+	return n % (worth(p) ? GUESS_EVERY : GUESS_SELDOM) == GUESS_EVERY - 1;
 }
 
 /* Order for a fault that continues nothing. */

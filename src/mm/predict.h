@@ -7,7 +7,7 @@
  * fault that had nothing to do with those before, twice as much when another part of a block is wanted shortly after the first (spatial
  * locality), never more than a block. New neighbourhoods begin with the average.
  *
- * Whether neighbours are worth it is measured: now and then the rest of the block is brought, but not mapped. A soft fault tells which of it is used; what is
+ * Whether neighbours are worth it is measured: now and then (more seldom while they are not) the rest of the block is brought, but not mapped. A soft fault tells which of it is used; what is
  * packed again was not. No fault that continues nothing brings what lies so far away that too little of it is used.
  *
  * Locking: a guess needs no lock to be a guess, but streams are several words: a try-lock guards them, and who does not get it does without.
@@ -33,7 +33,7 @@ struct tdm_predict {
 	u32 tick;
 	tdm_a32 base; /* average order of unrelated faults, times 16 */
 	tdm_a32 used[TDM_PTE_DISTANCES]; /* of 256 guesses at this distance so many were used; averages */
-	tdm_a32 faults; /* unrelated ones: every GUESS_EVERY-th guesses */
+	tdm_a32 faults; /* unrelated ones: some of them guess */
 };
 
 struct tdm_pt;
