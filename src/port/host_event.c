@@ -44,7 +44,7 @@
  *
  * What remains: the same with a tenant of whom we do not know: a mapping that has grown, into a place that somebody has just left or which it
  * leaves again before we have seen it; the empty one that a DONTUNMAP leaves; one that went while it was being given to us (run/live_find.c).
- * A bare system call with MREMAP_DONTUNMAP. And a thread that is not given the CPU for as long as host_threads.c waits.
+ * A bare system call with MREMAP_DONTUNMAP; one with MREMAP_FIXED that replaces memory of ours, which it announces first (run/interpose_mremap.c). And a thread that is not given the CPU for as long as host_threads.c waits.
  *
  * Everything here is under the event lock.
  */

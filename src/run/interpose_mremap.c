@@ -33,15 +33,37 @@ static bool failed(long r)
 	return r < 0 && r > -4096;
 }
 
-/* The program's own calls are not the engine's, of which tests have some fail: these are made directly. */
+/* Would mremap() replace what is at `to`? What it looks at before it does. */
+static bool replaces(u64 from, u64 old_len, u64 new_len, int flags, u64 to)
+{
+	old_len = TDM_ALIGN_UP(old_len, TDM_PAGE_SIZE);
+	new_len = TDM_ALIGN_UP(new_len, TDM_PAGE_SIZE);
+	return (flags & MREMAP_FIXED) && (flags & MREMAP_MAYMOVE) && !(flags & ~(MREMAP_FIXED | MREMAP_MAYMOVE | MREMAP_DONTUNMAP)) && new_len &&
+	       (!(flags & MREMAP_DONTUNMAP) || old_len == new_len) && (from | to) % TDM_PAGE_SIZE == 0 &&
+	       (from + old_len <= to || to + new_len <= from);
+}
+
+/*
+ * The program's own calls are not the engine's, of which tests have some fail: these are made directly.
+ *
+ * What MREMAP_FIXED replaces it announces before it announces the move, and until that is read whoever is given the place that was left may have gone from it
+ * again, and said so: he would be taken for the one who has moved (port/host_event.c). So the place is taken first, by a mapping of which nobody is told when it
+ * goes. If the kernel refuses the move then, the place ends up empty (mremap()), as with kernels that look at the rest only after they have replaced.
+ */
 static long raw_mremap(u64 from, u64 old_len, u64 new_len, int flags, u64 to)
 {
 	struct tdm_maps_gate *g = tdmi_interpose_gate();
-	long r;
+	long r, there = -1;
 
 	if (g)
 		tdm_maps_change_begin(g);
+	/* If the place cannot be had the kernel will say why. */
+	if (g && replaces(from, old_len, new_len, flags, to))
+		there = tdm_sys6_raw(SYS_mmap, (long)to, (long)new_len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 	r = tdm_sys6_raw(SYS_mremap, (long)from, (long)old_len, (long)new_len, flags, (long)to, 0);
+	/* After EFAULT it is tried again. */
+	if (failed(r) && r != -EFAULT && !failed(there))
+		(void)tdm_sys6_raw(SYS_munmap, (long)to, (long)new_len, 0, 0, 0, 0);
 	if (g)
 		tdm_maps_change_end(g);
 	return r;
@@ -75,6 +97,8 @@ static long do_mremap(struct tdm_live *l, u64 from, u64 old_len, u64 new_len, in
 		r = raw_mremap(from, old_len, new_len, flags, to);
 	/* A request, too: not within the one of mremap_keep(). */
 	tdmi_interpose_gone(r, (void *)(uintptr_t)from, old_len);
+	if (flags & MREMAP_FIXED)
+		tdmi_interpose_gone(r, (void *)(uintptr_t)to, new_len);
 	return r;
 }
 
@@ -224,6 +248,8 @@ __attribute__((visibility("default"))) void *mremap(void *addr, size_t old_len, 
 	if (r == -EFAULT && l && tdm_a32_ld_acquire(&l->state) == TDM_LIVE_ENGAGED)
 		r = again(l, addr, old_len, new_len, flags, to);
 	if (failed(r)) {
+		if (r == -EFAULT && tdmi_interpose_gate() && replaces((u64)(uintptr_t)addr, old_len, new_len, flags, (u64)(uintptr_t)to))
+			(void)munmap(to, new_len);
 		errno = (int)-r;
 		return MAP_FAILED;
 	}

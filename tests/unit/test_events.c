@@ -24,7 +24,7 @@
 
 /*
  * Which runs are made by default (TDM_SEED=1). What is known to remain (the top of port/host_event.c, docs/parts.md) the model's program does not do: where somebody
- * has left of whom the engine did not know nothing is moved or grown to before he has said so, nothing grows to where anybody has, and MREMAP_DONTUNMAP is as
+ * has left of whom the engine did not know, or who says something else first, nothing is moved or grown to before he has said so, nothing grows to where anybody has, and MREMAP_DONTUNMAP is as
  * interpose_mremap.c has it.
  */
 #define FIRST_RUN 499
@@ -64,6 +64,8 @@ struct thread {
 	u32 stalled;             /* so many of its turns pass before it queues the next one: somebody else has the CPU */
 	struct area kept;        /* it has moved something here by mremap(MREMAP_DONTUNMAP), and waits for main to say that it is settled: preload.c */
 	struct area drop;        /* after them: MADV_DONTNEED drops this */
+	struct area then;        /* after them: mremap(MREMAP_FIXED) moves this to `then_to`, which it has taken: interpose_mremap.c */
+	u32 then_to, then_len;
 };
 
 static struct page page[PAGES];
@@ -222,7 +224,7 @@ static void announce(struct thread *t, u32 event, u32 a, u32 b, u32 n)
 		m->arg.remove.end = va_of(a) + ((u64)n << TDM_PAGE_SHIFT);
 	}
 	for (u32 p = a; event != UFFD_EVENT_REMOVE && p < a + n; p++) {
-		unknown[p] = (going[p] && unknown[p]) || !known(p);
+		unknown[p] = (going[p] && unknown[p]) || !known(p) || (event == UFFD_EVENT_REMAP && t->nevents > 1);
 		going[p]++;
 	}
 	changing++;
@@ -393,11 +395,39 @@ static void do_remap(struct thread *t)
 	if (!keep_old)
 		cut(t, a, from);
 	trace("%ld: remap %u+%u to %u+%u%s%s", (long)(t - thread), from.first, from.n, to, len, keep_old ? ", keep" : "", fixed ? ", fixed" : "");
-	if (dest) {
-		cut(t, dest, (struct area){ to, len });
-		unmap_pages(t, to, len);
+	if (!dest) {
+		move_pages(t, from, to, len, keep_old);
+		return;
 	}
-	move_pages(t, from, to, len, keep_old);
+	cut(t, dest, (struct area){ to, len });
+	unmap_pages(t, to, len);
+	for (u32 p = to; p < to + len; p++)
+		page[p].mapped = true;
+	*free_area(t) = from;
+	t->then = from;
+	t->then_to = to;
+	t->then_len = len;
+}
+
+/* The place is taken, and it has been read that nothing is there any more. */
+static void move_then(struct thread *t)
+{
+	struct area from = t->then;
+
+	t->then.n = 0;
+	for (u32 i = 0; i < AREAS; i++)
+		if (t->area[i].n == from.n && t->area[i].first == from.first)
+			t->area[i].n = 0;
+	trace("%ld: goes on", (long)(t - thread));
+	if (one_mapping(from)) {
+		/* Found meanwhile, as anything else. */
+		unmap_pages(t, t->then_to, t->then_len);
+		move_pages(t, from, t->then_to, t->then_len, false);
+		return;
+	}
+	/* Refused: found in parts meanwhile. */
+	*free_area(t) = from;
+	unmap_pages(t, t->then_to, t->then_len);
 }
 
 /* mremap(), of pages that are one mapping's, to a place where nothing is any more. */
@@ -560,6 +590,8 @@ static void program_step(void)
 		announce_step(t);
 	} else if (t->state == RUNNING && t->drop.n) {
 		drop_now(t);
+	} else if (t->state == RUNNING && t->then.n) {
+		move_then(t);
 	} else if (t->state == RUNNING && !resting) {
 		u32 what = below(20);
 
@@ -1089,7 +1121,7 @@ static void take_over(void)
 	fork_phase = stranger_phase = FORK_NONE;
 	for (u32 i = 0; i < THREADS; i++) {
 		thread[i].state = RUNNING;
-		thread[i].nevents = thread[i].drop.n = thread[i].kept.n = 0;
+		thread[i].nevents = thread[i].drop.n = thread[i].then.n = thread[i].kept.n = 0;
 	}
 	trace("the child begins");
 	forks = still = false;
@@ -1254,11 +1286,13 @@ static void come_to_rest(void)
 		for (u32 i = 0; i < THREADS; i++) {
 			struct thread *t = &thread[i];
 
-			busy = busy || t->state != RUNNING || t->drop.n;
+			busy = busy || t->state != RUNNING || t->drop.n || t->then.n;
 			if (t->state == ANNOUNCING)
 				announce_step(t);
 			else if (t->state == RUNNING && t->drop.n)
 				drop_now(t);
+			else if (t->state == RUNNING && t->then.n)
+				move_then(t);
 		}
 		if (!busy) {
 			resting = false;
