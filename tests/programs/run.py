@@ -331,12 +331,8 @@ def tests():
                          limit=500), quick=False)
     t.add("sort", both("sort", lambda d: ["env", "LC_ALL=C", h.need("sort"), "-S", "400M", "--parallel=2", "text", "-o", "sorted"], "64M", limit=200, prepare=text_file,
                        result=lambda d: sha(d + "/sorted")))
-    t.add("xz", both("xz", lambda d: ["/bin/sh", "-c", f"{h.need('xz')} -6 -T1 -k -c text >text.xz && xz -t text.xz"], "44M", limit=600, result=lambda d: sha(d + "/text.xz"),
-                     prepare=lambda d: text_file(d, 6)), quick=False)
-    t.add("xz-9", both("xz-9", lambda d: ["/bin/sh", "-c", f"{h.need('xz')} -9 -T1 -k -c text >text.xz && xz -dc text.xz | cmp - text"], "160M", limit=600,
-                       result=lambda d: sha(d + "/text.xz"), prepare=text_file), quick=False)
-    t.add("zstd-long", both("zstd-long", lambda d: ["/bin/sh", "-c", f"{h.need('zstd')} -q -12 --long=27 -T1 text -o text.zst && zstd -q --long=27 -dc text.zst | cmp - text"],
-                            "64M", limit=400, result=lambda d: sha(d + "/text.zst"), prepare=text_file), quick=False)
+    t.add("zstd-long", both("zstd-long", lambda d: ["/bin/sh", "-c", f"{h.need('zstd')} -q -5 --long=27 -T1 text -o text.zst && zstd -q --long=27 -dc text.zst | cmp - text"],
+                            "32M", limit=400, result=lambda d: sha(d + "/text.zst"), prepare=text_file), quick=False)
     t.add("shell-and-children", both("shell", ["/bin/sh", "-c", "i=0; while [ $i -lt 100 ]; do x=$(printf '%s\\n' $i | tr 0-9 a-j | rev 2>/dev/null); "
                                                "i=$((i+1)); done; echo $i $x; seq 1 20000 | sort -R --random-source=/bin/sh | sort -n | tail -n 1"], "48M", evicted=False))
     # The quick set: what is done in seconds, and has passed every time.
