@@ -2,25 +2,7 @@
 #include "base/alloc.h"
 #include "base/check.h"
 #include "base/lockrank.h"
-
-#if defined(__SANITIZE_ADDRESS__)
-#define POISONING 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define POISONING 1
-#endif
-#endif
-
-#ifdef POISONING
-/* AddressSanitizer then tells a use of a freed object, as it does for malloc's. */
-void __asan_poison_memory_region(void const volatile *addr, size_t size);
-void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
-#define poison(p, n) __asan_poison_memory_region(p, n)
-#define unpoison(p, n) __asan_unpoison_memory_region(p, n)
-#else
-#define poison(p, n) ((void)(p), (void)(n))
-#define unpoison(p, n) ((void)(p), (void)(n))
-#endif
+#include "base/poison.h"
 
 #define CHUNK_SIZE ((size_t)64 << 10)
 #define FREED_BYTE 0xa5
@@ -64,7 +46,7 @@ void tdmi_alloc_destroy(struct tdm_alloc *a)
 	for (; page; page = next) {
 		next = page->next;
 		for (size_t i = 0; i < page->count; i++) {
-			unpoison(page->chunk[i], CHUNK_SIZE);
+			tdm_unpoison(page->chunk[i], CHUNK_SIZE);
 			plat_unmap(page->chunk[i], CHUNK_SIZE);
 			tdm_a64_sub_relaxed(&a->mapped, CHUNK_SIZE);
 		}
@@ -103,7 +85,7 @@ static bool refill_locked(struct tdm_alloc *a, u32 c)
 	page->chunk[page->count++] = chunk;
 	a->carve[c] = chunk;
 	a->carve_end[c] = chunk + CHUNK_SIZE;
-	poison(chunk, CHUNK_SIZE);
+	tdm_poison(chunk, CHUNK_SIZE);
 	return true;
 }
 
@@ -115,7 +97,7 @@ static void *take_locked(struct tdm_alloc *a, u32 c, bool *fresh)
 
 	*fresh = !p;
 	if (p) {
-		unpoison(p, size);
+		tdm_unpoison(p, size);
 		a->free[c] = *(void **)p;
 		return p;
 	}
@@ -123,7 +105,7 @@ static void *take_locked(struct tdm_alloc *a, u32 c, bool *fresh)
 		return NULL;
 	p = a->carve[c];
 	a->carve[c] += size;
-	unpoison(p, size);
+	tdm_unpoison(p, size);
 	return p;
 }
 
@@ -188,6 +170,6 @@ void tdmi_free(struct tdm_alloc *a, void *p, size_t size)
 	plat_mutex_lock(&a->lock);
 	*(void **)p = a->free[c];
 	a->free[c] = p;
-	poison(p, class_size[c]);
+	tdm_poison(p, class_size[c]);
 	plat_mutex_unlock(&a->lock);
 }

@@ -7,11 +7,11 @@
 
 #include "plat/plat.h"
 
-/* Under a sanitizer engine threads are pthreads: the runtimes keep state in libc's TLS. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+/* Under ThreadSanitizer engine threads are pthreads: its runtime keeps state in libc's TLS. That of AddressSanitizer needs none until it reports. */
+#if defined(__SANITIZE_THREAD__)
 #define TDM_PTHREADS 1
 #elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#if __has_feature(thread_sanitizer)
 #define TDM_PTHREADS 1
 #endif
 #endif

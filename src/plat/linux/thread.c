@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include "base/check.h"
+#include "base/poison.h"
 #include "plat/linux/linux.h"
 #include "plat/linux/sys.h"
 
@@ -45,6 +46,24 @@ int tdmi_linux_gettid(void)
 {
 	return (int)tdm_sys0(SYS_gettid);
 }
+
+/* Who ended in the middle of something, or does not exist in the child of a fork, leaves a stack that is poisoned between its variables. */
+static void thread_free(struct plat_thread *t)
+{
+	tdm_unpoison(t, THREAD_SIZE);
+	plat_unmap(t, THREAD_SIZE);
+}
+
+#if defined(TDM_POISONING) && !TDM_PTHREADS
+/*
+ * Before each call that does not return AddressSanitizer unpoisons the caller's stack, which it asks libc about, and libc knows nothing of our threads. Where that
+ * is called from the engine nobody uses the stack again: it is plat_abort() that does not return.
+ */
+void __asan_handle_no_return(void);
+void __asan_handle_no_return(void)
+{
+}
+#endif
 
 /* Nothing of the program's stays open in our table. */
 static void close_all_but(int keep)
@@ -87,7 +106,7 @@ static int thread_clone(struct plat_thread *t)
 void plat_thread_join(struct plat_thread *t)
 {
 	pthread_join(t->pthread, NULL);
-	plat_unmap(t, THREAD_SIZE);
+	thread_free(t);
 }
 
 #else
@@ -155,7 +174,7 @@ void plat_thread_join(struct plat_thread *t)
 
 	while ((tid = tdm_a32_ld_acquire(&t->tid)) != 0)
 		tdm_sys6(SYS_futex, (long)&t->tid, 0 /* FUTEX_WAIT, shared: the kernel wakes so */, (long)tid, 0, 0, 0);
-	plat_unmap(t, THREAD_SIZE);
+	thread_free(t);
 }
 
 #endif
@@ -174,7 +193,7 @@ static int thread_start(struct plat_thread **out, void (*fn)(void *), void *arg,
 	strncpy(t->name, name, sizeof(t->name) - 1);
 	r = thread_clone(t);
 	if (r) {
-		plat_unmap(t, THREAD_SIZE);
+		thread_free(t);
 		return r;
 	}
 	/* Only once it has closed its copies are the program's descriptors the program's alone. */
@@ -196,5 +215,5 @@ int tdmi_linux_thread_start_private(struct plat_thread **t, void (*fn)(void *), 
 
 void tdmi_linux_thread_forget(struct plat_thread *t)
 {
-	plat_unmap(t, THREAD_SIZE);
+	thread_free(t);
 }
