@@ -11,7 +11,7 @@
 #include "mm/fault_impl.h"
 
 #define DEVICE_TRIES 4u
-#define BATCH 32u /* blocks at once: see reclaim.c */
+#define BATCH 32u /* blocks at once: see take_home.c */
 
 /* ---- rounds ---------------------------------------------------------------------------------------------------------- */
 
