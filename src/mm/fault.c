@@ -170,6 +170,20 @@ static void make_room(struct tdm_ctx *ctx)
 
 /* ---- the fault ------------------------------------------------------------------------------------------------------- */
 
+/* The pages of the block that get zeros with the one at va, which was never touched: those after it in a stream, below end. */
+static u32 zeros_with(const struct block *b, u64 va, u64 end, bool seq)
+{
+	u32 mask = 0;
+
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++) {
+		u64 a = block_va(b, k);
+
+		if (a == va || (seq && a > va && a < end && tdm_pte_none(tdm_pt_get(b->pt, b->first + k))))
+			mask |= 1u << k;
+	}
+	return mask;
+}
+
 /* With the PTE table locked: the block of the fault first, then the rest of what is worth bringing. */
 static int fault_locked(struct block *b, u64 va)
 {
@@ -204,15 +218,7 @@ static int fault_locked(struct block *b, u64 va)
 		hi = lo + TDM_BLOCK_PAGES;
 	}
 	for (;;) {
-		u32 mask = mask_within(lo, hi, b->first), zero_mask = 0;
-
-		for (u32 k = 0; zero && k < TDM_BLOCK_PAGES; k++) {
-			u64 a = b->va + ((u64)k << TDM_PAGE_SHIFT);
-
-			if (a == va || (seq && a > va && a < zero_end && tdm_pte_none(tdm_pt_get(b->pt, b->first + k))))
-				zero_mask |= 1u << k;
-		}
-		r = tdmi_fault_block(b, mask, zero_mask);
+		r = tdmi_fault_block(b, mask_within(lo, hi, b->first), zero ? zeros_with(b, va, zero_end, seq) : 0);
 		b->device = b->exclusive = false;
 		b->first += TDM_BLOCK_PAGES;
 		b->va += TDM_BLOCK_SIZE;

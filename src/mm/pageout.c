@@ -92,6 +92,33 @@ int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages)
 	return 0;
 }
 
+/* Whole blocks from *va on, to a device, as long as they are home and side by side. Advances *va past them; not at all: there are none. */
+static int pack_row(struct tdm_ctx *ctx, u64 *va, u64 end, struct tdm_pool *pool, u64 *pages)
+{
+	u64 stop = TDM_MIN(end, TDM_ALIGN_DOWN(*va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE);
+	u32 blocks;
+	int r = tdmi_pack_many(ctx, *va, (u32)((stop - *va) / TDM_BLOCK_SIZE), pool, &blocks);
+
+	*pages += (u64)TDM_MAX(r, 0);
+	*va += blocks * TDM_BLOCK_SIZE;
+	return TDM_MIN(r, 0);
+}
+
+/* An isolated folio of 2 MiB goes to the device as one, if all of it is wanted there and that can be done. If not it is split, and *va is where its blocks begin. */
+static int pack_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, u64 start, u64 end, struct tdm_pool *pool, u64 *va, u64 *pages)
+{
+	u64 at = TDM_MAX(folio->va, TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE));
+	bool whole = pool && !pool->coherent && folio->va >= start && folio->va + TDM_HUGE_SIZE <= end;
+	int r = 0;
+
+	if (whole)
+		r = tdmi_migrate_huge(ctx, folio, pool, &whole);
+	if (!whole && tdmi_split_home(ctx, folio))
+		*va = at;
+	*pages += (u64)TDM_MAX(r, 0);
+	return TDM_MIN(r, 0);
+}
+
 int tdmi_range_pack(struct tdm_ctx *ctx, u64 start, u64 end, struct tdm_pool *pool, u64 *pages)
 {
 	u64 va = TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE), since = 0;
@@ -104,14 +131,10 @@ int tdmi_range_pack(struct tdm_ctx *ctx, u64 start, u64 end, struct tdm_pool *po
 		u64 n;
 
 		if (pool && !pool->coherent && va >= start && end - va >= 2 * TDM_BLOCK_SIZE) {
-			u64 stop = TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE);
-			u32 blocks;
+			u64 from = va;
 
-			r = tdmi_pack_many(ctx, va, (u32)((stop - va) / TDM_BLOCK_SIZE), pool, &blocks);
-			*pages += (u64)TDM_MAX(r, 0);
-			r = TDM_MIN(r, 0);
-			va += blocks * TDM_BLOCK_SIZE;
-			if (r || blocks)
+			r = pack_row(ctx, &va, end, pool, pages);
+			if (r || va != from)
 				continue;
 		}
 		folio = isolate_at(ctx, &va, end, &wait);
@@ -120,18 +143,7 @@ int tdmi_range_pack(struct tdm_ctx *ctx, u64 start, u64 end, struct tdm_pool *po
 		if (!folio)
 			continue;
 		if (folio->order == TDM_HUGE_ORDER) {
-			u64 at = TDM_MAX(folio->va, TDM_ALIGN_DOWN(start, TDM_BLOCK_SIZE));
-			bool whole = pool && !pool->coherent && folio->va >= start && folio->va + TDM_HUGE_SIZE <= end;
-
-			if (whole)
-				r = tdmi_migrate_huge(ctx, folio, pool, &whole);
-			if (whole) {
-				*pages += (u64)TDM_MAX(r, 0);
-				r = TDM_MIN(r, 0);
-				continue;
-			}
-			if (tdmi_split_home(ctx, folio))
-				va = at;
+			r = pack_huge(ctx, folio, start, end, pool, &va, pages);
 			continue;
 		}
 		r = tdmi_pack_folio(ctx, folio, pages_in(folio, start, end), pool, &n, &again);

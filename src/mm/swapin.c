@@ -66,12 +66,40 @@ static bool keep_blob(struct block *b, const struct blob_part *p, struct tdm_fra
 	return true;
 }
 
+/* The pages of the part, to dst at their offsets in the block. -EIO, -EBADMSG, or what else the tier says. */
+static int unpack(struct block *b, struct blob_part *p, u8 *dst)
+{
+	bool slow = tdmi_swap_slow(b->mm->swap, p->handle);
+	int r;
+
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+		if (p->blob_mask >> k & 1)
+			p->dst[k] = dst + ((size_t)p->at[k] << TDM_PAGE_SHIFT);
+	if (slow)
+		go_slow(b->ctx, true);
+	r = tdmi_swap_in(b->mm->swap, b->ctx->ws, p->handle, p->blob_mask, p->dst);
+	if (slow)
+		go_slow(b->ctx, false);
+	return r;
+}
+
+/* Nobody needs the blob for these pages of the block any more. */
+static void drop_blob(struct block *b, const struct blob_part *p, u32 pages)
+{
+	u32 drop = 0;
+
+	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
+		if ((p->blob_mask >> k & 1) && (pages >> p->at[k] & 1))
+			drop |= 1u << k;
+	tdmi_swap_drop(b->mm->swap, p->handle, drop);
+}
+
 static int bring_blob(struct block *b, struct blob_part *p)
 {
 	struct tdm_mm *mm = b->mm;
 	struct tdm_frame *folio;
 	u32 done = 0, dropped = 0;
-	bool warm, to_home, slow, guess;
+	bool warm, to_home, guess;
 	u8 *dst;
 	int r;
 
@@ -82,15 +110,7 @@ static int bring_blob(struct block *b, struct blob_part *p)
 	guess = b->guess != NO_GUESS && (p->mask >> b->guess & 1);
 	to_home = guess || (warm && p->mask == 0xffff);
 	dst = to_home ? tdm_frame_home(&mm->frames, folio) : b->ctx->bounce;
-	for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
-		if (p->blob_mask >> k & 1)
-			p->dst[k] = dst + ((size_t)p->at[k] << TDM_PAGE_SHIFT);
-	slow = tdmi_swap_slow(mm->swap, p->handle);
-	if (slow)
-		go_slow(b->ctx, true);
-	r = tdmi_swap_in(mm->swap, b->ctx->ws, p->handle, p->blob_mask, p->dst);
-	if (slow)
-		go_slow(b->ctx, false);
+	r = unpack(b, p, dst);
 	if (r && guess)
 		tdmi_homes_stale(mm, folio, p->mask);
 	if (!b->asked && (r == -EIO || r == -EBADMSG)) {
@@ -105,14 +125,8 @@ static int bring_blob(struct block *b, struct blob_part *p)
 		if (tdmi_lru_recent(&mm->lru, p->clock))
 			b->refaults += (u32)__builtin_popcount(done);
 	}
-	if (dropped && !keep_blob(b, p, folio, done)) {
-		u32 drop = 0;
-
-		for (u32 k = 0; k < TDM_BLOCK_PAGES; k++)
-			if ((p->blob_mask >> k & 1) && (dropped >> p->at[k] & 1))
-				drop |= 1u << k;
-		tdmi_swap_drop(mm->swap, p->handle, drop);
-	}
+	if (dropped && !keep_blob(b, p, folio, done))
+		drop_blob(b, p, dropped);
 	if (!folio->mapcount)
 		tdmi_folio_release(mm, folio, 0);
 	else if (done)
