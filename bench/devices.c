@@ -48,13 +48,6 @@ void note(const char *name, double value)
 	f->round[f->n++] = value;
 }
 
-static int ascending(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
 static void print_figures(void)
 {
 	printf("{");
