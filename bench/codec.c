@@ -32,14 +32,6 @@ struct result {
 /* The least time of each block so far. */
 static uint64_t pack_ns[BLOCKS], unpack_ns[BLOCKS];
 
-static uint64_t cpu_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static void begin(void)
 {
 	memset(pack_ns, 255, sizeof(pack_ns));
@@ -73,23 +65,23 @@ static struct result bare(unsigned unit)
 
 		for (unsigned b = 0; b < nblocks; b++) {
 			unsigned at = 0;
-			uint64_t t0 = cpu_ns(), t1, t2;
+			uint64_t t0 = thread_cpu_ns(), t1, t2;
 
 			for (unsigned i = 0; i < BLOCK / unit; i++) {
 				len[i] = LZ4_compress_fast_extState(lz4_state, (char *)data + b * BLOCK + i * unit, (char *)packed + at, (int)unit,
 								    LZ4_compressBound((int)unit), 1);
 				at += (unsigned)len[i];
 			}
-			t1 = cpu_ns();
+			t1 = thread_cpu_ns();
 			bytes += at;
 			at = 0;
-			t2 = cpu_ns();
+			t2 = thread_cpu_ns();
 			for (unsigned i = 0; i < BLOCK / unit; i++) {
 				if (LZ4_decompress_safe((char *)packed + at, (char *)back + i * unit, len[i], (int)unit) != (int)unit)
 					die("lz4");
 				at += (unsigned)len[i];
 			}
-			keep(&unpack_ns[b], cpu_ns() - t2);
+			keep(&unpack_ns[b], thread_cpu_ns() - t2);
 			keep(&pack_ns[b], t1 - t0);
 		}
 		r.ratio = (double)nblocks * BLOCK / (double)bytes;
@@ -120,17 +112,17 @@ static struct result blobs(struct tdm_codec_ws *ws, enum tdm_codec codec, unsign
 				src[i] = data + b * BLOCK + i * PAGE;
 				dst[i] = back + i * PAGE;
 			}
-			t0 = cpu_ns();
+			t0 = thread_cpu_ns();
 			for (unsigned i = 0; i < 16 / n; i++) {
 				len[i] = tdmi_blob_pack(ws, codec, src + i * n, n, false, blob[i], &info);
 				bytes += len[i];
 			}
-			keep(&pack_ns[b], cpu_ns() - t0);
-			t0 = cpu_ns();
+			keep(&pack_ns[b], thread_cpu_ns() - t0);
+			t0 = thread_cpu_ns();
 			for (unsigned i = 0; i < 16 / n; i++)
 				if (tdmi_blob_unpack(ws, blob[i], len[i], (1u << n) - 1, dst + i * n))
 					die("unpack");
-			keep(&unpack_ns[b], cpu_ns() - t0);
+			keep(&unpack_ns[b], thread_cpu_ns() - t0);
 			if (memcmp(back, data + b * BLOCK, BLOCK)) {
 				fprintf(stderr, "codec: wrong bytes\n");
 				exit(1);
@@ -161,11 +153,11 @@ static double one(struct tdm_codec_ws *ws, enum tdm_codec codec)
 				dst[i] = back + i * PAGE;
 			}
 			len = tdmi_blob_pack(ws, codec, src, 16, false, packed, &info);
-			t0 = cpu_ns();
+			t0 = thread_cpu_ns();
 			for (unsigned i = 0; i < 16; i++)
 				if (tdmi_blob_unpack(ws, packed, len, 1u << i, dst))
 					die("unpack");
-			keep(&unpack_ns[b], cpu_ns() - t0);
+			keep(&unpack_ns[b], thread_cpu_ns() - t0);
 		}
 	}
 	return us_a_page(unpack_ns);

@@ -36,14 +36,6 @@ struct tree {
 
 static uint64_t page_kib;
 
-static uint64_t cpu_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* Read a small file of /proc as a string. Returns its length, or -1: the process is gone. */
 static ssize_t slurp(const char *path, char *buf, size_t size)
 {
@@ -202,10 +194,10 @@ int main(int argc, char **argv)
 			peak_rss = sum;
 		t = now_ns();
 		if (sum > peak && walk_ns * WALK_SHARE <= t - t0) {
-			uint64_t before = cpu_ns(), pss = walk(&tree);
+			uint64_t before = thread_cpu_ns(), pss = walk(&tree);
 
 			walks++;
-			walk_ns += cpu_ns() - before;
+			walk_ns += thread_cpu_ns() - before;
 			if (pss > peak)
 				peak = pss;
 		}

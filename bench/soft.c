@@ -218,13 +218,6 @@ static void run_engine(void)
 	tdm_stop(t);
 }
 
-static int ascending(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
 int main(int argc, char **argv)
 {
 	const char *arrangement = "same";

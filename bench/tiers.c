@@ -140,13 +140,6 @@ static void engine(struct tdm *t, uint64_t *p, size_t round)
 	check(p, round == 0);
 }
 
-static int ascending(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
 static double median(double *v)
 {
 	qsort(v, rounds, sizeof(*v), ascending);

@@ -11,7 +11,7 @@
  * fork() shares such a page between parent and child, and who writes it first gets a copy, which the kernel makes, in ram. Nobody is told; so each entry is marked before
  * a fork, and looked at again before somebody relies on it: if there is another page at the address now, it is one of ram.
  *
- * Locks: those of taking home (reclaim.c): the event lock, then the table.
+ * Locks: those of taking home (take_home.c): the event lock, then the table.
  */
 #include <string.h>
 #include "base/check.h"

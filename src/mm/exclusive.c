@@ -3,7 +3,7 @@
  * exclusive.c - a device has a page for itself: for atomics that its bus does not have, say.
  *
  * A mode of one mapping of a page of ram, not a kind of memory. The page is taken home in a round of its own (TDM_INV_EXCLUSIVE, by which its owner knows it),
- * and its entry says so: whoever else touches it, a CPU or another device, faults, and takes it back in a round that the owner hears of (fault.c). Reclaim does
+ * and its entry says so: whoever else touches it, a CPU or another device, faults, and takes it back in a round that the owner hears of (fault_block.c). Reclaim does
  * not see it; munmap() and madvise() end it as they end any other page.
  *
  * A page that is a device's already is not brought back for it: the round tells the others that it is not theirs, and the owner, who asks again because something

@@ -5,7 +5,7 @@
  * For the time of a fork the engine stands still, so that the child inherits a state in which nothing is half done; but the program does not stand
  * still, and may hold a lock that fork waits for while it waits for a page. Its faults are served from what the table says, without the
  * table being told. Such a page is then with the port while its entry says home or out. That is harmless: nothing takes a page
- * that is not lent, and a restore that finds the port to have one already believes the port (fault.c, -EEXIST). tdmi_settle() tells the
+ * that is not lent, and a restore that finds the port to have one already believes the port (fault_fill.c, -EEXIST). tdmi_settle() tells the
  * table afterwards.
  */
 #include "base/check.h"

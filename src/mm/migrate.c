@@ -4,7 +4,7 @@
  *
  * The way there is that of reclaim, with another end: collected and unmapped by being taken home, copied with no lock held, and finalized only where the
  * entry still is what it was (pack.c; a folio of 2 MiB here). A page that could not be taken, or that somebody has touched since, is where it was. The way back
- * is a fault (fault.c), or the eviction of the device's memory (devmem.c).
+ * is a fault (migrate_to_ram.c), or the eviction of the device's memory (devmem.c).
  *
  * A folio of 2 MiB goes as one. While it is being copied it is under writeback, and stays where it is; whoever needs it, or a part of it, says so in the entry, at
  * which the copier looks after each block, and gives up. Its pages become 512 entries of a table of their own: any of them may leave alone.

@@ -70,15 +70,15 @@ struct tdm_ctx {
 	u8 *bounce;               /* TDM_BLOCK_SIZE */
 	tdm_a64 count[TDM_C_NR];  /* written by the owner alone */
 	tdm_a32 busy;             /* inside an operation on the mm: see tdmi_mm_enter() */
-	const struct tdm_inv_range *round; /* that it is in, or NULL: within it, take_home() and fault.c begin none */
-	u64 needs_round;          /* where a fault must be tried again in a round: fault.c */
+	const struct tdm_inv_range *round; /* that it is in, or NULL: within it, take_home.c and migrate_to_ram.c begin none */
+	u64 needs_round;          /* where a fault must be tried again in a round: migrate_to_ram.c */
 	bool needs_whole;         /* and what is there comes back whole; */
 	bool no_whole;            /* or cannot, as has been found */
 	tdm_a32 filling;          /* the port is being asked to fill: see event.c */
 	u32 fresh;                /* pages that it has mapped which came from the kernel, since it last made room for them: fault.c */
 	u32 tid;                  /* whose fault it serves, as the port says; 0: not known */
-	u32 lone_ns, lone_copies; /* what a move of a lone page took, on average; lone pages copied since that is too much: fault.c */
-	bool may_wait;            /* others serve faults while this thread waits for one: it may unshare (reclaim.c) */
+	u32 lone_ns, lone_copies; /* what a move of a lone page took, on average; lone pages copied since that is too much: fault_block.c */
+	bool may_wait;            /* others serve faults while this thread waits for one: it may unshare (take_home.c) */
 	/* Or NULL: called with no lock held, and outside of the mm, when anonymous memory is wanted that the engine does not manage yet: have it found. */
 	void (*find)(struct tdm_ctx *ctx);
 	/* Or NULL: called by a thread that serves a fault before and after it waits for something slow, so that somebody else serves the next. It may be
@@ -158,6 +158,8 @@ u64 tdmi_mm_usage(const struct tdm_mm *mm);
 int tdmi_fault(struct tdm_ctx *ctx, struct tdm_va va, bool write);
 /* The same for who only asks, and can be told that there is no memory: -ENOMEM after a few tries, where tdmi_fault() ends the process. No lock is held. */
 int tdmi_fault_try(struct tdm_ctx *ctx, struct tdm_va va, bool write);
+
+/* ---- populate.c */
 /* Bring every page of [start, end) that is home or out. What a tier cannot give is an error, and stays there. */
 int tdmi_bring(struct tdm_ctx *ctx, u64 start, u64 end);
 /* The same for a caller that holds the event lock. */
@@ -176,15 +178,17 @@ int tdmi_cow_pass(struct tdm_ctx *ctx, u64 va);
 u64 tdmi_reclaim(struct tdm_ctx *ctx, u64 target, u64 pages);
 /* Take pages home so that a touch tells that they are used: at most n pages, oldest first. */
 u64 tdmi_age(struct tdm_ctx *ctx, u64 pages);
+/* Home pages that ought to be on probation, given what is lent. */
+u64 tdmi_home_wanted(const struct tdm_mm *mm);
+/* Give warm and dirty memory back, some of it. The pages; 0: there is none. No lock is held. */
+u32 tdmi_trim(struct tdm_ctx *ctx);
+
+/* ---- pageout.c */
 /* The pages of a range: home only, or out. Pages dealt with in *pages. -ENOSPC. */
 int tdmi_range_home(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages);
 int tdmi_range_out(struct tdm_ctx *ctx, u64 start, u64 end, u64 *pages);
 /* The home pages of a range, to the tiers, or to a device's memory. -ENOSPC: it is full; the device's errors. */
 int tdmi_range_pack(struct tdm_ctx *ctx, u64 start, u64 end, struct tdm_pool *pool, u64 *pages);
-/* Home pages that ought to be on probation, given what is lent. */
-u64 tdmi_home_wanted(const struct tdm_mm *mm);
-/* Give warm and dirty memory back, some of it. The pages; 0: there is none. No lock is held. */
-u32 tdmi_trim(struct tdm_ctx *ctx);
 
 /* ---- pack.c */
 /* Pack the home pages of an isolated block folio that are in the mask into a blob, or copy them to a device's memory if there is a pool, and put it back. *pages: those that

@@ -37,6 +37,30 @@ static int repack(struct tdm_swap_ws *ws, const void *bytes, u32 len, u32 live, 
 	return 0;
 }
 
+/* Store bytes, of which the pages of `live` are wanted, in the first tier of [from, to) that takes them: *p. -ENOSPC: none does. */
+static int store_below(struct tdm_swap *s, struct tdm_swap_ws *ws, const struct blob *b, const void *bytes, u32 live, u32 from, u32 to, struct place *p)
+{
+	bool sparse = is_sparse(live, b->n);
+	int r = -ENOSPC;
+
+	for (u32 i = from; i < to && r; i++) {
+		struct tdm_tier *t = s->tier[i];
+		const void *src = bytes;
+		u8 codec = *(const u8 *)bytes;
+
+		*p = (struct place){ .len = b->len, .tier = (u8)i, .n = b->n };
+		if (sparse || (t->in_memory && t->codec != codec)) {
+			r = repack(ws, bytes, b->len, live, t->in_memory ? t->codec : codec, &p->len);
+			if (r)
+				break;
+			p->n = (u8)__builtin_popcount(live);
+			src = ws->move;
+		}
+		r = t->ops->put(t, src, p->len, &p->where);
+	}
+	return r;
+}
+
 /* Move the bytes of blob b to the first tier in [from, to) that takes them. We are a reader, and it is in no list. */
 static int blob_move(struct tdm_swap *s, struct tdm_swap_ws *ws, struct blob *b, u32 from, u32 to)
 {
@@ -48,22 +72,7 @@ static int blob_move(struct tdm_swap *s, struct tdm_swap_ws *ws, struct blob *b,
 
 	if (r)
 		return r;
-	r = live ? -ENOSPC : -ENOENT;
-	for (u32 i = from; i < to && r && live; i++) {
-		struct tdm_tier *t = s->tier[i];
-		const void *src = bytes;
-		u8 codec = *(const u8 *)bytes;
-
-		p = (struct place){ .len = b->len, .tier = (u8)i, .n = b->n };
-		if (sparse || (t->in_memory && t->codec != codec)) {
-			r = repack(ws, bytes, b->len, live, t->in_memory ? t->codec : codec, &p.len);
-			if (r)
-				break;
-			p.n = (u8)__builtin_popcount(live);
-			src = ws->move;
-		}
-		r = t->ops->put(t, src, p.len, &p.where);
-	}
+	r = live ? store_below(s, ws, b, bytes, live, from, to, &p) : -ENOENT;
 	bytes_release(s, b);
 	if (r)
 		return r;

@@ -153,31 +153,41 @@ void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, enum tdm_zap how)
 		try_again(&tries);
 }
 
-/* Take the entry at `from` out of the table. The bytes of a page that is home, or on a device, are left in ctx->bounce: its new home is in another block, at another
- * offset. (They could not be given to the program at once: the kernel refuses as long as any event is unread, and we hold the event lock.) */
-static struct tdm_pte remap_take(struct tdm_ctx *ctx, u64 from)
+/* Lock the PTE table of va. A leaf of 2 MiB is split first. NULL: there is no table. */
+static struct tdm_pt *lock_pages(struct tdm_ctx *ctx, u64 va)
 {
 	struct tdm_mm *mm = ctx->mm;
-	struct tdm_pte pte = { 0 };
 	struct tdm_pt *pt;
 	u32 tries = 0;
 
 	for (;;) {
 		int r = 0;
 
-		if (tdmi_pt_lock(mm, from, false, &pt) || !pt)
-			return pte;
+		if (tdmi_pt_lock(mm, va, false, &pt) || !pt)
+			return NULL;
 		if (!pt->level)
-			break;
-		tdmi_huge_want(mm, pt, tdm_pt_index(pt, from));
-		if (tdmi_lru_isolate(&mm->lru, tdm_pfn_frame(&mm->frames, tdm_pte_pfn(tdm_pt_get(pt, tdm_pt_index(pt, from))))))
-			r = tdmi_huge_split(mm, pt, tdm_pt_index(pt, from), 0, NULL);
+			return pt;
+		tdmi_huge_want(mm, pt, tdm_pt_index(pt, va));
+		if (tdmi_lru_isolate(&mm->lru, tdm_pfn_frame(&mm->frames, tdm_pte_pfn(tdm_pt_get(pt, tdm_pt_index(pt, va))))))
+			r = tdmi_huge_split(mm, pt, tdm_pt_index(pt, va), 0, NULL);
 		tdm_pt_unlock(pt);
 		if (r)
 			try_again(&tries);
 		else
 			plat_yield();
 	}
+}
+
+/* Take the entry at `from` out of the table. The bytes of a page that is home, or on a device, are left in ctx->bounce: its new home is in another block, at another
+ * offset. (They could not be given to the program at once: the kernel refuses as long as any event is unread, and we hold the event lock.) */
+static struct tdm_pte remap_take(struct tdm_ctx *ctx, u64 from)
+{
+	struct tdm_mm *mm = ctx->mm;
+	struct tdm_pt *pt = lock_pages(ctx, from);
+	struct tdm_pte pte = { 0 };
+
+	if (!pt)
+		return pte;
 	pte = tdm_pt_get(pt, tdm_pt_index(pt, from));
 	if (tdm_pte_is(pte, TDM_PTE_T_SWAP)) {
 		tdmi_page_set(mm, pt, tdm_pt_index(pt, from), (struct tdm_pte){ 0 });

@@ -502,6 +502,33 @@ static int disk_room_unlock_lock(struct file_tier *t)
 	return !r && left < DISK_RESERVE ? -ENOSPC : 0;
 }
 
+/* A place for len bytes in the open segment. false: they do not fit, and it is sealed. */
+static bool reserve_open(struct file_tier *t, u32 len, u32 *seg, u32 *off)
+{
+	struct buf *b = &t->buf[t->open];
+	struct seg *s = seg_at(t, b->seg);
+	u32 at = s->fill, end;
+
+	/* Not on more pages than it needs. */
+	if ((at & (TDM_PAGE_SIZE - 1)) + len > PAGES_UP(len))
+		at = (u32)PAGES_UP(at);
+	end = at + len;
+	if (end > SEG_SIZE) {
+		seal(t);
+		return false;
+	}
+	count(&t->disk, PAGES_UP(end) - PAGES_UP(s->fill));
+	s->fill = end;
+	if (PAGES_UP(end) > b->touched) {
+		mem_add(t, PAGES_UP(end) - b->touched);
+		b->touched = (u32)PAGES_UP(end);
+	}
+	b->writers++;
+	*seg = b->seg;
+	*off = at;
+	return true;
+}
+
 int tdmi_seglog_reserve_unlock_lock(struct file_tier *t, u32 len, bool asked, u32 *seg, u32 *off)
 {
 	int r;
@@ -530,30 +557,8 @@ int tdmi_seglog_reserve_unlock_lock(struct file_tier *t, u32 len, bool asked, u3
 				(void)wait_buffer_unlock_lock(t);
 			continue;
 		}
-		{
-			struct buf *b = &t->buf[t->open];
-			struct seg *s = seg_at(t, b->seg);
-			u32 at = s->fill, end;
-
-			/* Not on more pages than it needs. */
-			if ((at & (TDM_PAGE_SIZE - 1)) + len > PAGES_UP(len))
-				at = (u32)PAGES_UP(at);
-			end = at + len;
-			if (end > SEG_SIZE) {
-				seal(t);
-				continue;
-			}
-			count(&t->disk, PAGES_UP(end) - PAGES_UP(s->fill));
-			s->fill = end;
-			if (PAGES_UP(end) > b->touched) {
-				mem_add(t, PAGES_UP(end) - b->touched);
-				b->touched = (u32)PAGES_UP(end);
-			}
-			b->writers++;
-			*seg = b->seg;
-			*off = at;
+		if (reserve_open(t, len, seg, off))
 			return 0;
-		}
 	}
 }
 

@@ -280,25 +280,30 @@ static void count_filled(struct tdm_mirror *m, u64 was, u64 e, u64 n)
 		tdm_a64_add_relaxed(&m->upgrades, n);
 }
 
+/* All of a table's range, by one leaf. The lock is held. */
+static int install_huge(struct tdm_mirror *m, u64 va, u64 entry, u32 n)
+{
+	struct tdm_mirror_table *t = table_get(m, va, 1, true);
+	u64 leaf = (entry & (LEAF_KIND | TDM_RF_PAYLOAD)) | (u64)TDM_HUGE_ORDER << TDM_RF_ORDER_SHIFT, was;
+
+	if (!t)
+		return -ENOMEM;
+	if (m->ops->mapped)
+		m->ops->mapped(m->arg, va, leaf);
+	was = tdm_a64_xchg_acqrel(&t->e[index_of(va, 1)], leaf);
+	if (was && table_of(was))
+		tdmi_rcu_call(&m->rcu, &table_of(was)->rcu, table_free, m);
+	count_filled(m, was, leaf, n);
+	return 0;
+}
+
 /* Put what range_fault has said into the table, by the largest leaves. The lock is held. */
 static int install(struct tdm_mirror *m, u64 va, const u64 *entry, u32 n)
 {
 	struct tdm_mirror_table *t;
 
-	if (n == ENTRIES && (m->page_sizes & TDM_MIRROR_2M) && one_piece(entry, n, TDM_HUGE_ORDER)) {
-		u64 leaf = (entry[0] & (LEAF_KIND | TDM_RF_PAYLOAD)) | (u64)TDM_HUGE_ORDER << TDM_RF_ORDER_SHIFT, was;
-
-		t = table_get(m, va, 1, true);
-		if (!t)
-			return -ENOMEM;
-		if (m->ops->mapped)
-			m->ops->mapped(m->arg, va, leaf);
-		was = tdm_a64_xchg_acqrel(&t->e[index_of(va, 1)], leaf);
-		if (was && table_of(was))
-			tdmi_rcu_call(&m->rcu, &table_of(was)->rcu, table_free, m);
-		count_filled(m, was, leaf, n);
-		return 0;
-	}
+	if (n == ENTRIES && (m->page_sizes & TDM_MIRROR_2M) && one_piece(entry, n, TDM_HUGE_ORDER))
+		return install_huge(m, va, entry[0], n);
 	t = table_get(m, va, 0, true);
 	if (!t)
 		return -ENOMEM;

@@ -110,6 +110,13 @@ int tdmi_device_job_migrate(struct tdm_device_worker *w, struct tdm_device_job *
 int tdmi_device_job_evict(struct tdm_device_worker *w, struct tdm_device_job *job);     /* a: pages, oldest first, home */
 int tdmi_device_job_exclusive(struct tdm_device_worker *w, struct tdm_device_job *job); /* and into the table; errors of tdmi_make_exclusive() */
 
+/* For device.c: no job, and no thread yet; start the device's threads (-ENOMEM, -EAGAIN: those that have been started are to be ended); end them, after what they have
+ * begun; is no job queued, running or waited for? */
+void tdmi_device_queue_init(struct tdm_device *dev);
+int tdmi_device_workers_start(struct tdm_live *l, struct tdm_device *dev);
+void tdmi_device_workers_end(struct tdm_device *dev);
+bool tdmi_device_idle(struct tdm_device *dev);
+
 /* In the mm from here to its exit. On a worker. */
 static inline void tdm_device_enter_mm(struct tdm_device_worker *w)
 {

@@ -72,7 +72,7 @@ static long raw_mremap(u64 from, u64 old_len, u64 new_len, int flags, u64 to)
 /*
  * MREMAP_DONTUNMAP is announced by one event, and whoever has called it goes on as soon as that is read: he could move on what he has moved before somebody
  * has said that he has left that place, and be taken for him (port/host_event.c). So he waits until that is known. libc itself never asks for it. A fork
- * cannot tell whether it happened before (run/live_frozen.c): it does not happen during one.
+ * cannot tell whether it happened before (run/live_frozen_judge.c): it does not happen during one.
  */
 static long mremap_keep(struct tdm_live *l, u64 from, u64 old_len, u64 new_len, int flags, u64 to)
 {

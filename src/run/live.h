@@ -295,7 +295,7 @@ void tdmi_live_fork_parent(void);
 void tdmi_live_fork_child(void);
 void tdmi_live_fork_serve(struct tdm_live *l);
 void tdmi_live_child_takeover(struct tdm_live *l);
-/* live_frozen.c: the engine stands still from begin to end. */
+/* live_frozen.c, live_frozen_judge.c, live_frozen_give.c: the engine stands still from begin to end. */
 void tdmi_frozen_begin(struct tdm_live *l);
 /* Give the list back. No fork is under way, or will be. */
 void tdmi_frozen_destroy(struct tdm_live *l);
