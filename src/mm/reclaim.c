@@ -22,6 +22,7 @@
 /* ---- age --------------------------------------------------------------------------------------------------------- */
 
 struct home_try {
+	bool unshared; /* pages of it had to be copied */
 	bool readonly; /* this is the way of mappings that may not be written */
 	u32 taken;  /* pages */
 	u32 busy;   /* mask of pages that are pinned or shared by fork */
@@ -239,6 +240,7 @@ static void home_piece(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, s
 	if (t->busy && !t->gone && ctx->may_wait) {
 		plat_mutex_unlock(&mm->event_lock);
 		own = unshare(ctx, folio->va, t->busy);
+		t->unshared = t->unshared || own;
 		plat_mutex_lock(&mm->event_lock);
 		t->busy &= ~own;
 		t->gone = t->again = !tdmi_events_settled(ctx);
@@ -284,6 +286,7 @@ static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, bo
 		while (left && !t.gone);
 		(void)tdmi_folio_putback(mm, folio,
 					 t.busy && !t.gone && !ctx->may_wait ? TDM_LRU_TO_SHARED :
+					 t.home && t.unshared ? TDM_LRU_TO_PACK :
 					 t.home ? TDM_LRU_TO_HOME :
 					 t.busy | t.refused ? TDM_LRU_TO_PINNED :
 							      TDM_LRU_TO_YOUNG);
@@ -299,9 +302,10 @@ static u32 home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, bo
 u64 tdmi_age(struct tdm_ctx *ctx, u64 pages)
 {
 	struct tdm_mm *mm = ctx->mm;
-	u64 taken = 0, tries = 0, most = 4 + 2 * pages / TDM_BLOCK_PAGES;
+	u64 taken = 0, tries = 0, most = 4 + 2 * pages / TDM_BLOCK_PAGES, unshared = tdm_a64_ld_relaxed(&ctx->count[TDM_C_UNSHARED]);
 
-	while (taken < pages && tries++ < most) {
+	/* Each page that had to be copied is one more until it is packed, so that is done at once. */
+	while (taken < pages && tries++ < most && tdm_a64_ld_relaxed(&ctx->count[TDM_C_UNSHARED]) == unshared) {
 		struct tdm_frame *folio;
 		bool again;
 
