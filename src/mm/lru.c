@@ -29,6 +29,20 @@ static void push_tail(struct tdm_lru *l, struct tdm_lru_list *q, struct tdm_fram
 	q->count++;
 }
 
+static void push_head(struct tdm_lru *l, struct tdm_lru_list *q, struct tdm_frame *d)
+{
+	u32 nr = tdm_frame_nr(l->frames, d);
+
+	d->prev = TDM_FRAME_NIL;
+	d->next = q->head;
+	if (q->head != TDM_FRAME_NIL)
+		l->frames->desc[q->head].prev = nr;
+	else
+		q->tail = nr;
+	q->head = nr;
+	q->count++;
+}
+
 static void unlink(struct tdm_lru *l, struct tdm_lru_list *q, struct tdm_frame *d)
 {
 	struct tdm_frame *desc = l->frames->desc;
@@ -236,6 +250,9 @@ bool tdmi_lru_putback(struct tdm_lru *l, struct tdm_frame *d, enum tdm_lru_where
 	dead = --d->refcount == 0;
 	if (dead) {
 		d->state = TDM_FRAME_NEW;
+	} else if (where == TDM_LRU_TO_PACK) {
+		d->state = TDM_FRAME_HOME;
+		push_head(l, &l->home, d);
 	} else if (where == TDM_LRU_TO_HOME || d->gen == HOME_MEANWHILE) {
 		d->state = TDM_FRAME_HOME;
 		push_tail(l, &l->home, d);

@@ -55,8 +55,8 @@ bool tdmi_lru_isolate(struct tdm_lru *l, struct tdm_frame *folio);
 bool tdmi_lru_isolate_used(struct tdm_lru *l, struct tdm_frame *folio);
 /* The first frame of the one that tdmi_lru_isolate_lent() would give; TDM_FRAME_NIL: there is none. It may be another by now. */
 u32 tdmi_lru_oldest(struct tdm_lru *l);
-/* Give an isolated folio back: to the probation list, to the youngest generation, or to one of those that refuse. true: it died meanwhile, the caller frees it. */
-enum tdm_lru_where { TDM_LRU_TO_HOME, TDM_LRU_TO_YOUNG, TDM_LRU_TO_PINNED, TDM_LRU_TO_SHARED };
+/* Give an isolated folio back: to the probation list, last or (TO_PACK) next, to the youngest generation, or to one of those that refuse. true: it died meanwhile, the caller frees it. */
+enum tdm_lru_where { TDM_LRU_TO_HOME, TDM_LRU_TO_PACK, TDM_LRU_TO_YOUNG, TDM_LRU_TO_PINNED, TDM_LRU_TO_SHARED };
 TDM_MUST_CHECK bool tdmi_lru_putback(struct tdm_lru *l, struct tdm_frame *folio, enum tdm_lru_where where);
 /* Nothing maps the folio any more: take it off its list. true: the caller frees it; false: it is isolated, the holder will. */
 TDM_MUST_CHECK bool tdmi_lru_del(struct tdm_lru *l, struct tdm_frame *folio);

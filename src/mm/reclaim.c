@@ -19,9 +19,10 @@
 u64 tdmi_age(struct tdm_ctx *ctx, u64 pages)
 {
 	struct tdm_mm *mm = ctx->mm;
-	u64 taken = 0, tries = 0, most = 4 + 2 * pages / TDM_BLOCK_PAGES;
+	u64 taken = 0, tries = 0, most = 4 + 2 * pages / TDM_BLOCK_PAGES, unshared = tdm_a64_ld_relaxed(&ctx->count[TDM_C_UNSHARED]);
 
-	while (taken < pages && tries++ < most) {
+	/* Each page that had to be copied is one more until it is packed, so that is done at once. */
+	while (taken < pages && tries++ < most && tdm_a64_ld_relaxed(&ctx->count[TDM_C_UNSHARED]) == unshared) {
 		struct tdm_frame *folio;
 		bool again;
 

@@ -16,6 +16,7 @@
 /* ---- pages of a table ------------------------------------------------------------------------------------------------ */
 
 struct home_try {
+	bool unshared; /* pages of it had to be copied */
 	bool readonly; /* this is the way of mappings that may not be written */
 	u32 taken;  /* pages */
 	u32 busy;   /* mask of pages that are pinned or shared by fork */
@@ -237,6 +238,7 @@ static void home_piece(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, s
 	if (t->busy && !t->gone && ctx->may_wait) {
 		plat_mutex_unlock(&mm->event_lock);
 		own = unshare(ctx, folio->va, t->busy);
+		t->unshared = t->unshared || own;
 		plat_mutex_lock(&mm->event_lock);
 		t->busy &= ~own;
 		t->gone = t->again = !tdmi_events_settled(ctx);
@@ -280,6 +282,7 @@ u32 tdmi_home_folio(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, bool
 		while (left && !t.gone);
 		(void)tdmi_folio_putback(mm, folio,
 					 t.busy && !t.gone && !ctx->may_wait ? TDM_LRU_TO_SHARED :
+					 t.home && t.unshared ? TDM_LRU_TO_PACK :
 					 t.home ? TDM_LRU_TO_HOME :
 					 t.busy | t.refused ? TDM_LRU_TO_PINNED :
 							      TDM_LRU_TO_YOUNG);

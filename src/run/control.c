@@ -49,6 +49,8 @@ static void fold(struct tdm_control *c, struct tdm_control_slot *s)
 	for (u32 i = 0; i < TDM_GAUGE_NR; i++)
 		tdm_a64_st_relaxed(&s->gauge[i], 0);
 	tdm_a32_st_relaxed(&s->managed, 0);
+	tdm_a64_st_relaxed(&s->looked_ns, 0);
+	tdm_a64_st_relaxed(&s->ahead, 0);
 }
 
 static void free_slot(struct tdm_control *c, struct tdm_control_slot *s)
@@ -177,9 +179,15 @@ static void below(const struct tdm_control *c, u64 level, u64 *sum, u32 *others)
 	}
 }
 
+/* For the processes. */
+static u64 room_of(const struct tdm_control *c)
+{
+	return c->budget > TDM_CONTROL_RESERVE ? c->budget - TDM_CONTROL_RESERVE : 0;
+}
+
 u64 tdmi_control_share(const struct tdm_control *c, u32 slot)
 {
-	u64 room = c->budget > TDM_CONTROL_RESERVE ? c->budget - TDM_CONTROL_RESERVE : 0;
+	u64 room = room_of(c);
 	u64 mine = demand(&c->slot[slot]), level, sum;
 	u32 n, others;
 
@@ -200,6 +208,55 @@ u64 tdmi_control_share(const struct tdm_control *c, u32 slot)
 		level = next;
 	}
 	return TDM_MIN(mine, level);
+}
+
+/* What all use and are about to use, and how many they are. */
+static u64 in_use(const struct tdm_control *c, u64 now_ns, u64 room, u32 *n)
+{
+	u32 used = slots_used(c);
+	u64 sum = 0, silent = 0;
+
+	*n = 0;
+	for (u32 i = 0; i < used; i++) {
+		const struct tdm_control_slot *s = &c->slot[i];
+		u64 looked;
+
+		if (!tdm_a32_ld_acquire(&s->pid))
+			continue;
+		looked = tdm_a64_ld_relaxed(&s->looked_ns);
+		sum += tdm_a64_ld_relaxed(&s->gauge[TDM_GAUGE_USAGE]) + tdm_a64_ld_relaxed(&s->ahead);
+		silent += looked && looked + TDM_CONTROL_SILENT_NS < now_ns;
+		++*n;
+	}
+	/* Once more, now that an equal part is known. */
+	for (u32 i = 0; silent && i < used; i++) {
+		const struct tdm_control_slot *s = &c->slot[i];
+		u64 looked = tdm_a64_ld_relaxed(&s->looked_ns), usage = tdm_a64_ld_relaxed(&s->gauge[TDM_GAUGE_USAGE]), part = room / *n;
+
+		if (tdm_a32_ld_acquire(&s->pid) && looked && looked + TDM_CONTROL_SILENT_NS < now_ns)
+			sum -= TDM_MIN(sum, usage - TDM_MIN(usage, part));
+	}
+	return sum;
+}
+
+u64 tdmi_control_grant(const struct tdm_control *c, u32 slot, u64 now_ns)
+{
+	u64 share = tdmi_control_share(c, slot), usage = tdm_a64_ld_relaxed(&c->slot[slot].gauge[TDM_GAUGE_USAGE]), sum;
+	u32 n;
+
+	sum = in_use(c, now_ns, room_of(c), &n);
+	if (n < 2)
+		return share;
+	usage += (room_of(c) - TDM_MIN(room_of(c), sum)) / n;
+	return TDM_MIN(share, TDM_MAX(usage, TDM_CONTROL_LEAST));
+}
+
+bool tdmi_control_fits(const struct tdm_control *c, u32 slot, u64 now_ns)
+{
+	u64 share = tdmi_control_share(c, slot), usage = tdm_a64_ld_relaxed(&c->slot[slot].gauge[TDM_GAUGE_USAGE]);
+	u32 n;
+
+	return usage <= share && (usage <= TDM_CONTROL_LEAST || in_use(c, now_ns, room_of(c), &n) <= room_of(c));
 }
 
 void tdmi_control_totals(const struct tdm_control *c, struct tdm_control_totals *out)

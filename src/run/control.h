@@ -18,7 +18,7 @@
 
 #define TDM_CONTROL_ENV "TANDEM_CONTROL"
 #define TDM_CONTROL_MAGIC 0x314d444e41544454ull
-#define TDM_CONTROL_VERSION 2u
+#define TDM_CONTROL_VERSION 3u
 #define TDM_CONTROL_SLOTS 1024u
 #define TDM_CONTROL_TIERS 8u
 #define TDM_CONTROL_MSGS 64u
@@ -74,6 +74,8 @@ enum tdm_gauge {
 struct tdm_control_slot {
 	tdm_a32 pid;      /* 0: free */
 	tdm_a32 managed;  /* 1: the engine has been started in it (it has come near its share) */
+	tdm_a64 ahead;     /* bytes that its engine is about to take, and not part of its usage yet */
+	tdm_a64 looked_ns; /* when usage was last measured, CLOCK_MONOTONIC; 0: never */
 	tdm_a64 start_ticks; /* field 22 of /proc/pid/stat: tells a recycled pid */
 	tdm_a64 gauge[TDM_GAUGE_NR];
 	tdm_a64 stat[TDM_STAT_NR];
@@ -105,6 +107,7 @@ struct tdm_control {
 	tdm_a32 slots_used; /* high-water mark of slot indices + 1 */
 	tdm_a64 peak;       /* largest sum of usages seen by anyone, without what was guessed, bytes */
 	tdm_a64 copied;     /* bytes that forks had shared, and that have been copied since, by all processes together, at most (live_shared.c) */
+	tdm_a64 births;     /* forks whose child has taken a slot: what processes share is shared by more */
 	tdm_a64 procs;      /* processes that ever took a slot */
 	tdm_a64 unmanaged;  /* processes that could not be managed (no slot, engine failed to start) */
 	tdm_a64 dead[TDM_STAT_NR]; /* totals of processes that have ended */
@@ -117,6 +120,9 @@ struct tdm_control {
 
 /* What the supervisor itself needs of the budget; the rest is for the processes. Measured: below 1 MiB of Pss (tests/cmd). */
 #define TDM_CONTROL_RESERVE ((u64)1 << 20)
+/* So much a process may always have of its share: what its engine takes, and what one instruction needs. */
+#define TDM_CONTROL_LEAST ((u64)4 << 20)
+#define TDM_CONTROL_SILENT_NS ((u64)1000000000)
 #define TDM_BUDGET_MIN ((u64)8 << 20)
 
 enum tdm_msg_state { TDM_MSG_FREE, TDM_MSG_READY, TDM_MSG_WRITING };
@@ -160,6 +166,17 @@ u64 tdmi_control_usage(struct tdm_control *c);
  * plus room to grow (an eighth and 1 MiB). Whoever asks for less than an equal share gets it, the others divide the rest equally; what nobody
  * asks for is divided equally. The shares of one snapshot never add up to more than there is. */
 u64 tdmi_control_share(const struct tdm_control *c, u32 slot);
+
+/*
+ * A share is a promise: what it is made of may still be in use by others, who have lost it by a birth and give it back as fast as they can. What of its share a
+ * process may take now: what it uses, and an equal part of what is really free. Never more than the share, and never less than TDM_CONTROL_LEAST of it.
+ * Who has not measured for TDM_CONTROL_SILENT_NS (it is stopped, say) is waited for no longer: of what it uses no more than an equal part of the budget is counted.
+ * now_ns: CLOCK_MONOTONIC.
+ */
+u64 tdmi_control_grant(const struct tdm_control *c, u32 slot, u64 now_ns);
+
+/* Is what the process in this slot uses within its share, and what all use within the budget less the reserve? By the same rules. */
+bool tdmi_control_fits(const struct tdm_control *c, u32 slot, u64 now_ns);
 
 void tdmi_control_totals(const struct tdm_control *c, struct tdm_control_totals *out);
 

@@ -17,6 +17,9 @@
 #define NS_PER_MS ((u64)1000000)
 #define BYTES_PER_NS 4 /* the fastest that memory is touched */
 #define KEPT_SHARE 8 /* of the budget, for blobs of pages that are in memory: what a third of it packs to */
+#define SCRATCH_BYTES ((u64)512 << 10)
+#define FILE_BYTES ((u64)2 << 20)
+#define WANTED_BYTES ((u64)256 << 10)
 #define SLEEP_MIN (NS_PER_MS / 4)
 #define SLEEP_MAX (100 * NS_PER_MS)
 #define RECYCLE_NS (100 * NS_PER_MS)
@@ -31,6 +34,14 @@ static u64 limit_now(struct tdm_live *l)
 	if (l->control && l->slot >= 0)
 		return tdmi_control_share(l->control, (u32)l->slot);
 	return l->budget ? l->budget : ~(u64)0;
+}
+
+/* What of it may be taken now. */
+static u64 grant_now(const struct tdm_live *l)
+{
+	if (l->control && l->slot >= 0)
+		return tdmi_control_grant(l->control, (u32)l->slot, plat_now_ns());
+	return l->limit;
 }
 
 /* Room that is kept free between looks. */
@@ -99,17 +110,47 @@ static void recycle(struct tdm_live *l)
 	keep_less(l, warm_blocks(l) + warm_base(l), ~(u64)0);
 }
 
-/* Measure; tell the engine what it cannot know itself. */
-static void measure(struct tdm_live *l)
+/* What the engine has yet to take when it evicts: scratch memory of codecs, buffers for what goes to a file. */
+static u64 ahead(const struct tdm_live *l)
 {
-	l->limit = limit_now(l);
+	u64 most = SCRATCH_BYTES, has;
+
+	if (tdm_a32_ld_relaxed(&l->state) != TDM_LIVE_ENGAGED)
+		return 0;
+	has = tdmi_swap_mem_bytes(l->swap);
+	for (u32 i = 0; i < l->ntiers; i++) {
+		struct tdm_tier *t = tdmi_swap_tier(l->swap, i);
+		struct tdm_tier_stats ts;
+
+		if (!t || t->in_memory)
+			continue;
+		t->ops->stats(t, &ts);
+		has = ts.mem_bytes;
+		most = SCRATCH_BYTES + FILE_BYTES;
+	}
+	return most - TDM_MIN(has, most);
+}
+
+void tdmi_live_weigh(struct tdm_live *l)
+{
 	l->usage = tdmi_live_rss(l);
 	l->usage -= TDM_MIN(l->usage, tdmi_live_device_bytes(l));
 	l->peak = TDM_MAX(l->peak, l->usage - TDM_MIN(l->usage, l->share.gone));
 	if (l->control && l->slot >= 0) {
-		tdm_a64_st_relaxed(&l->control->slot[l->slot].gauge[TDM_GAUGE_GUESSED], l->share.gone);
-		tdm_a64_st_relaxed(&l->control->slot[l->slot].gauge[TDM_GAUGE_USAGE], l->usage);
+		struct tdm_control_slot *s = &l->control->slot[l->slot];
+
+		tdm_a64_st_relaxed(&s->gauge[TDM_GAUGE_GUESSED], l->share.gone);
+		tdm_a64_st_relaxed(&s->gauge[TDM_GAUGE_USAGE], l->usage);
+		tdm_a64_st_relaxed(&s->ahead, ahead(l));
+		tdm_a64_st_relaxed(&s->looked_ns, plat_now_ns());
 	}
+}
+
+/* Measure; tell the engine what it cannot know itself. */
+static void measure(struct tdm_live *l)
+{
+	l->limit = limit_now(l);
+	tdmi_live_weigh(l);
 	if (tdm_a32_ld_relaxed(&l->state) != TDM_LIVE_ENGAGED) {
 		tdmi_live_mapped_watch(l, l->usage, engage_at(l->limit));
 		tdm_a64_st_relaxed(&l->fork_most, engage_at(l->limit) / 2);
@@ -119,7 +160,7 @@ static void measure(struct tdm_live *l)
 		tdmi_frames_warm_limit(&l->mm.frames, warm_blocks(l));
 		tdmi_swap_keep_limit(l->swap, l->limit == ~(u64)0 ? 0 : l->limit / KEPT_SHARE);
 		tdm_a64_st_relaxed(&l->mm.other_bytes, l->usage > tracked ? l->usage - tracked : 0);
-		tdm_a64_st_relaxed(&l->mm.limit_bytes, l->limit);
+		tdm_a64_st_relaxed(&l->mm.limit_bytes, grant_now(l));
 		tdm_a64_st_relaxed(&l->mm.high_bytes, l->limit == ~(u64)0 ? l->limit : l->limit - reserve(l->limit));
 		tdmi_live_mapped_manage(l, reserve(l->limit) + headroom(l, l->limit - reserve(l->limit)) / 4);
 		tdmi_live_copies_measured(l);
@@ -194,9 +235,11 @@ static void make_room(struct tdm_live *l)
 		keep_less(l, warm_base(l), l->usage - high);
 		measure(l);
 	}
-	while (l->usage > high && tdm_a32_ld_relaxed(&l->req.state) != 1 && rounds++ < 64) {
-		u64 freed;
+	while ((l->usage > high || tdm_a32_ld_relaxed(&l->copies.wanted)) && tdm_a32_ld_relaxed(&l->req.state) != 1 && rounds++ < 256) {
+		u64 freed, want = target;
 
+		if (tdm_a32_xchg_acqrel(&l->copies.wanted, 0))
+			want = TDM_MIN(want, tdmi_mm_usage(&l->mm) - TDM_MIN(tdmi_mm_usage(&l->mm), WANTED_BYTES));
 		if (!tdmi_mm_enter(l->ctx))
 			return;
 		demote(l);
@@ -204,7 +247,7 @@ static void make_room(struct tdm_live *l)
 		/* Those who serve faults go on as long as there is a warm folio. */
 		for (u64 over = l->usage; over > l->limit && tdmi_frames_warm(&l->mm.frames);)
 			over -= TDM_MIN(over, (u64)tdmi_trim(l->ctx) << TDM_PAGE_SHIFT);
-		freed = tdmi_reclaim(l->ctx, target, 256);
+		freed = tdmi_reclaim(l->ctx, want, l->share.anon ? 64 : 256);
 		if (!freed)
 			(void)tdmi_trim(l->ctx);
 		tdmi_mm_exit(l->ctx);

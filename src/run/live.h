@@ -170,7 +170,10 @@ struct tdm_live {
 	tdm_a64 shared;              /* of the resident set: others' part of it, as last measured */
 	struct {
 		u64 all, anon;       /* bytes that were others' when it was measured; of these in anonymous memory */
+		u64 shared;          /* anonymous bytes of which those were others' part */
 		u64 rss, faults, family; /* what the counters said then; see live_shared.c */
+		u64 births;          /* what the counter said then */
+		bool forked;         /* this process has forked since */
 		u64 told;            /* of our copies since then: those that have been told of */
 		u64 gone;            /* bytes that are taken not to be others' any more */
 		u64 next_ns, soon_ns; /* when to measure again; if there is reason to */
@@ -187,7 +190,8 @@ struct tdm_live {
 		tdm_a32 all;         /* everything is watched */
 		tdm_a64 usage, passed; /* bytes: as last measured; stores that went ahead since then, with all of their blocks */
 		tdm_a64 guessed;       /* of the former: see live_shared.c */
-		tdm_a64 futile_until; /* waiting for room has just been in vain: nobody waits before this time, in ns */
+		tdm_a32 wanted;        /* main is to evict, whatever this process may use: somebody waits for room that others do not make */
+		tdm_a32 futile;        /* waits for room in a row that were in vain */
 	} copies;                    /* live_copies.c; any thread of the engine's */
 	struct {
 		tdm_a64 live, fresh; /* bytes */
@@ -256,6 +260,8 @@ int tdmi_live_stop(struct tdm_live *l, char *err, size_t errlen);
 void tdmi_live_main(void *arg);
 /* Main is to look, now or as soon as it has looked. Costs a system call only for the first of those who ask in the same look. Any thread. */
 void tdmi_live_nudge(struct tdm_live *l);
+/* Main: measure what is in use, and say so to those who share the budget. */
+void tdmi_live_weigh(struct tdm_live *l);
 /* live_engage.c: on the main thread. */
 int tdmi_live_engage(struct tdm_live *l, char *err, size_t errlen);
 /* live_handlers.c. On failure there may be some: stop them. */

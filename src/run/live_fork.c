@@ -173,6 +173,7 @@ void tdmi_live_fork_child(void)
 	if (l->control) {
 		tdm_sys5(SYS_prctl, 16 /* PR_GET_NAME */, comm, 0, 0, 0);
 		l->slot = tdmi_control_claim(l->control, l->pid, 0, comm);
+		tdm_a64_add_relaxed(&l->control->births, 1);
 	}
 	/* The parent's main thread does not exist here; its stack does. */
 	tdmi_linux_thread_forget(l->main);
@@ -440,6 +441,9 @@ void tdmi_live_fork_serve(struct tdm_live *l)
 			/* If it cannot be sent, it sees the end of the socket when its parent has gone on. */
 			child = called;
 			nobody = done = send_child(l, sock, child) != 0;
+			/* From here on it has its part of what was ours alone, and says so. */
+			l->share.forked = true;
+			tdmi_live_weigh(l);
 		}
 		if (child && !done && child_done(l, sock, child, &nobody)) {
 			done = true;

@@ -6,9 +6,10 @@
  * about. The kernel's own sum over the page tables is dear, some 50 ns a page, so it is asked for seldom. In between what is anonymous and shared becomes the process's own as
  * it is written, by copies of which nobody hears; and when a relative has made its copy, what was half ours is ours alone. So between two measurements
  *   - every minor fault that did not add to the resident set is taken for a copy;
- *   - all processes under one budget add what they have copied to one number, of which half is taken to have been shared with us;
+ *   - all processes under one budget add what they have copied to one number, all of which is taken to have been shared with us;
  * and if that comes to more than a few hundredths of what is allowed it is measured again, for at most a tenth of the time, else for a hundredth. Too much
- * is never counted for longer than that, and never more than is resident.
+ * is never counted for longer than that, and never more than is resident. When one more is born with whom it may be shared, all who share look again, likewise: until then they
+ * count for theirs what is its, and everybody waits for room that is there.
  *
  * All of it main's, but for what is said to be others' (l->shared), which whoever looks in its place reads.
  */
@@ -37,14 +38,14 @@ static u64 field(const char *text, const char *name)
 	return v << 10;
 }
 
-/* The process's proportional share, and what of its anonymous memory is others'. 0: unknown. */
-static u64 read_pss(u64 *anon)
+/* The process's proportional share; of its anonymous memory what is shared, and of that what is others'. 0: unknown. */
+static u64 read_pss(u64 *shared, u64 *anon)
 {
 	long fd = tdm_sys4(SYS_openat, AT_FDCWD, "/proc/thread-self/smaps_rollup", O_RDONLY | O_CLOEXEC, 0), n;
 	char buf[1024];
-	u64 all, own;
+	u64 all, own, alone;
 
-	*anon = 0;
+	*anon = *shared = 0;
 	if (fd < 0)
 		return 0;
 	n = tdm_sys3(SYS_read, fd, buf, sizeof(buf) - 1);
@@ -54,7 +55,9 @@ static u64 read_pss(u64 *anon)
 	buf[n] = 0;
 	all = field(buf, "\nAnonymous:");
 	own = field(buf, "\nPss_Anon:");
+	alone = TDM_MIN(field(buf, "\nPrivate_Dirty:"), own);
 	*anon = all - TDM_MIN(all, own);
+	*shared = TDM_MAX(all - TDM_MIN(all, alone), *anon);
 	return field(buf, "\nPss:");
 }
 
@@ -77,12 +80,26 @@ static void measure(struct tdm_live *l, u64 rss)
 	l->share.faults = minor_faults();
 	l->share.family = family_copied(l);
 	l->share.told = 0;
-	pss = read_pss(&l->share.anon);
+	l->share.births = l->control ? tdm_a64_ld_relaxed(&l->control->births) : 0;
+	l->share.forked = false;
+	pss = read_pss(&l->share.shared, &l->share.anon);
 	l->share.all = pss && rss > pss ? rss - pss : 0;
 	l->share.rss = rss;
 	took = plat_now_ns() - start;
 	l->share.next_ns = start + took + TDM_MAX(took * SELDOM_COST, SELDOM_NS);
 	l->share.soon_ns = start + took + took * OFTEN_COST;
+}
+
+/*
+ * Of a page that n share we had 1/n. With a copy of our own we have all of another one: (n - 1)/n more. When somebody else has made a copy we share with one less:
+ * 1/(n - 1) - 1/n more. n is what it was on average when it was measured: shared / mine.
+ */
+static u64 gained(const struct tdm_live *l, u64 own, u64 others)
+{
+	u64 shared = l->share.shared >> TDM_PAGE_SHIFT, anon = l->share.anon >> TDM_PAGE_SHIFT, mine = shared - anon;
+	u64 by_own = (own >> TDM_PAGE_SHIFT) * anon / shared, by_others = (others >> TDM_PAGE_SHIFT) * mine / shared * mine / anon;
+
+	return (by_own + by_others) << TDM_PAGE_SHIFT;
 }
 
 /* What has become ours since, at most. */
@@ -100,7 +117,13 @@ static u64 copied(struct tdm_live *l, u64 rss)
 	}
 	others = family_copied(l) - l->share.family;
 	others -= TDM_MIN(others, l->share.told);
-	return TDM_MIN(own + others / 2, l->share.anon);
+	return TDM_MIN(gained(l, own, others), l->share.anon);
+}
+
+/* Somebody has been born since, who may share what was ours, or what we shared with fewer. A first child shares what nobody has shared: that is for its parent to know. */
+static bool more_share(const struct tdm_live *l)
+{
+	return l->control && tdm_a64_ld_relaxed(&l->control->births) != l->share.births && (l->share.anon >= WORTH || l->share.forked);
 }
 
 u64 tdmi_live_shared(struct tdm_live *l, u64 rss)
@@ -109,7 +132,7 @@ u64 tdmi_live_shared(struct tdm_live *l, u64 rss)
 
 	if (now < l->share.next_ns)
 		gone = copied(l, rss);
-	if (now >= l->share.next_ns || (now >= l->share.soon_ns && gone > l->limit / OFTEN_SHARE)) {
+	if (now >= l->share.next_ns || (now >= l->share.soon_ns && (gone > l->limit / OFTEN_SHARE || more_share(l)))) {
 		measure(l, rss);
 		gone = 0;
 	}

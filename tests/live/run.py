@@ -253,17 +253,17 @@ def halted(hs):
     return h.note(r)
 
 
-def copies(hs):
-    """Four children write to all that they inherited: more than twice the budget, copied by the kernel alone. A fifth above the budget is allowed here, for a moment: with
-    each birth the others' shares get smaller at once, but what they have only as fast as it is packed, and the child brings an engine of its own. Nobody waiting
-    for room, it was twice the budget."""
-    hs.tandem()
-    ram = "96M"
-    r = hs.run([os.path.join(hs.args.build, "live-progs", "budget"), "--mb", "160", "--only", "processes"], ram=ram, tier="lz4", limit=60, sample=True)
-    h.judge(r)
-    if r.peak > h.size(ram) * 1.2:
-        raise h.Failed("\n".join([f"the budget of {ram} was exceeded: {h.note(r)}; at the peak:"] + list(r.what)))
-    return h.note(r)
+def copies(tier, ram):
+    """Four children write to all that they inherited: more than twice the budget, copied by the kernel alone. A fifth above the budget is allowed here, for a moment: on a
+    busy machine what makes room may not get the CPU for half a second. Nobody waiting for room, it was twice the budget. In memory alone all of it, packed, hardly fits."""
+    def run(hs):
+        hs.tandem()
+        r = hs.run([os.path.join(hs.args.build, "live-progs", "budget"), "--mb", "160", "--only", "processes"], ram=ram, tier=tier, limit=60, sample=True)
+        h.judge(r)
+        if r.peak > h.size(ram) * 1.2:
+            raise h.Failed("\n".join([f"the budget of {ram} was exceeded: {h.note(r)}; at the peak:"] + list(r.what)))
+        return h.note(r)
+    return run
 
 
 def exec_chain(hs):
@@ -322,7 +322,8 @@ def tests():
     t.add("exec-chain", exec_chain)
     t.add("starved", starved, quick=False)
     t.add("halted", halted, quick=False)
-    t.add("copies", copies, quick=False)
+    t.add("copies-lz4", copies("lz4", "96M"), quick=False)
+    t.add("copies-file", copies("file", "56M"), quick=False)
     t.add("start-twice", start_twice)
     t.add("dmirror", dmirror)
     inject.add(t)

@@ -219,6 +219,79 @@ TEST(share_never_adds_up_to_more)
 	}
 }
 
+/* A newborn's share is in use by another: it gets what that one has given back. */
+TEST(grant_is_what_is_really_free)
+{
+	struct tdm_control *c = fresh(80 * MIB + TDM_CONTROL_RESERVE);
+	u32 a = process(c, 1, 80 * MIB), b = process(c, 2, 10 * MIB);
+
+	CHECK(tdmi_control_share(c, b) > 10 * MIB);
+	CHECK_EQ(tdmi_control_grant(c, b, 1), 10 * MIB);
+	CHECK(!tdmi_control_fits(c, b, 1));
+	CHECK_EQ(tdmi_control_grant(c, a, 1), tdmi_control_share(c, a));
+	tdm_a64_st_relaxed(&c->slot[b].gauge[TDM_GAUGE_USAGE], 30 * MIB);
+	tdm_a64_st_relaxed(&c->slot[a].gauge[TDM_GAUGE_USAGE], 44 * MIB);
+	CHECK_EQ(tdmi_control_grant(c, b, 1), 33 * MIB);
+	CHECK_EQ(tdmi_control_fits(c, b, 1), true);
+	/* What an engine is about to take is not free. */
+	tdm_a64_st_relaxed(&c->slot[a].ahead, 2 * MIB);
+	CHECK_EQ(tdmi_control_grant(c, b, 1), 32 * MIB);
+	tdm_a64_st_relaxed(&c->slot[a].ahead, 9 * MIB);
+	CHECK_EQ(tdmi_control_grant(c, b, 1), 30 * MIB);
+	CHECK(!tdmi_control_fits(c, b, 1));
+	free(c);
+}
+
+TEST(grant_lets_nobody_starve)
+{
+	struct tdm_control *c = fresh(80 * MIB + TDM_CONTROL_RESERVE);
+	u32 a = process(c, 1, 80 * MIB), b = process(c, 2, 2 * MIB);
+	u64 now = 5 * TDM_CONTROL_SILENT_NS;
+
+	tdm_a64_st_relaxed(&c->slot[b].looked_ns, now);
+	tdm_a64_st_relaxed(&c->slot[a].looked_ns, now);
+	CHECK_EQ(tdmi_control_grant(c, b, now), TDM_MIN(tdmi_control_share(c, b), TDM_CONTROL_LEAST));
+	CHECK_EQ(tdmi_control_fits(c, b, now), true);
+	tdm_a64_st_relaxed(&c->slot[b].gauge[TDM_GAUGE_USAGE], 20 * MIB);
+	CHECK_EQ(tdmi_control_grant(c, b, now), 20 * MIB);
+	/* It is stopped: no more than an equal part of what it has is waited for. */
+	tdm_a64_st_relaxed(&c->slot[a].looked_ns, now - TDM_CONTROL_SILENT_NS - 1);
+	CHECK_EQ(tdmi_control_grant(c, b, now), tdmi_control_share(c, b));
+	CHECK_EQ(tdmi_control_fits(c, b, now), true);
+	/* Whoever has the slot next is not silent because of that. */
+	tdmi_control_release(c, a);
+	a = process(c, 3, 80 * MIB);
+	CHECK_EQ(tdmi_control_grant(c, b, now), 20 * MIB);
+	free(c);
+}
+
+/* Whatever the usages: if all take what they are granted at once, it fits, but for what everybody may have. */
+TEST(grants_never_add_up_to_more)
+{
+	u64 r = t_seed();
+
+	for (u32 round = 0; round < 300; round++) {
+		u32 n = 2 + (u32)(t_rand(&r) % 30);
+		u64 room = t_rand(&r) % (512 * MIB), used = 0, sum = 0;
+		struct tdm_control *c = fresh(room + TDM_CONTROL_RESERVE);
+
+		for (u32 i = 0; i < n; i++) {
+			u64 usage = t_rand(&r) % ((u64)1 << (10 + t_rand(&r) % 18));
+
+			process(c, i + 1, usage);
+			used += TDM_MAX(usage, TDM_CONTROL_LEAST);
+		}
+		for (u32 i = 0; i < n; i++) {
+			u64 grant = tdmi_control_grant(c, i, 0);
+
+			CHECK(grant <= tdmi_control_share(c, i));
+			sum += TDM_MAX(grant, tdm_a64_ld_relaxed(&c->slot[i].gauge[TDM_GAUGE_USAGE]));
+		}
+		CHECK(sum <= TDM_MAX(room, used) + n * TDM_CONTROL_LEAST);
+		free(c);
+	}
+}
+
 TEST(latency_percentiles)
 {
 	u64 l[32] = { 0 };

@@ -359,6 +359,29 @@ TEST(shared_pages_wait_for_who_may_unshare)
 	finish();
 }
 
+/* A shared page that is taken home has been copied: until it is packed there is one more, so there must never be many. */
+TEST(shared_pages_do_not_gather_on_probation)
+{
+	start();
+	map(BASE, BASE + P(PAGES));
+	for (u32 i = 0; i < PAGES; i++)
+		put(BASE + P(i), i + 1);
+	CHECK_EQ(home_pages(BASE, BASE + P(16)), 16);
+	for (u32 i = 16; i < PAGES; i++)
+		*tdm_cpu_flags(&cpu, BASE + P(i)) |= TDM_CPU_SHARED;
+	for (u32 i = 0; i < 8; i++) {
+		u64 home = tdm_a64_ld_relaxed(&mm.home);
+
+		CHECK(tdmi_reclaim(ctx, 1, 16) > 0);
+		CHECK(tdm_a64_ld_relaxed(&mm.home) <= home);
+	}
+	CHECK(tdmi_mm_count(&mm, TDM_C_UNSHARED) >= 7 * 16);
+	check_counters();
+	for (u32 i = 0; i < PAGES; i++)
+		CHECK_EQ(get(BASE + P(i)), i + 1);
+	finish();
+}
+
 static u32 drained;
 
 static void on_drain(void *arg, struct tdm_ctx *c)
