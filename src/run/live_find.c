@@ -80,9 +80,9 @@ static bool left_unsaid(struct tdm_live *l, u64 at, const struct tdm_mapping *m)
  * Give [start, end) to the engine: it was the part of a candidate mapping that ended at map_end, and none of it was managed.
  *
  * The program may have changed it since it was looked at. If there is another mapping by now nothing is done: to register a part of a mapping makes two of it,
- * which may stay two (interpose_mremap.c). In the moment between this look and the registration that can happen still. What is registered changes with an event, and none is read before we are done; so what is
- * seen to be registered now is managed, and nothing else: pages taken from a mapping that is not would be read as zeros. Anonymous memory
- * that is not managed after all stays registered, for it may be managed memory that mremap() has moved here a moment ago.
+ * which may stay two (interpose_mremap.c). In the moment between this look and the registration that can happen still. What is registered changes with an
+ * event, and none is read before we are done; so what is seen to be registered now is managed, and nothing else: pages taken from a mapping that is not would
+ * be read as zeros. Anonymous memory that is not managed after all stays registered, for it may be managed memory that mremap() has moved here a moment ago.
  *
  * 1: there is more now; 0: nothing; -EAGAIN: it has changed.
  */
