@@ -35,8 +35,8 @@
  *
  * Two goings from one place may be on their way at once: a thread is stopped after its munmap() or mremap(), while another one is given the place by
  * mremap(), and moves on. Its second going must not be read before the first. It cannot begin before the call that brought it is over, which
- * ends with the UNMAP of where it came from. So when a REMAP brings somebody to where somebody is known, or from where an UNMAP is to come, nothing more is read until every
- * thread that was under way has queued its event (port/host_threads.c): from then on they are read in the order in which they were queued. After
+ * ends with the UNMAP of where it came from. So when a REMAP brings somebody to where somebody is known, or from where an UNMAP is to come, nothing more
+ * is read until every thread that was under way has queued its event (port/host_threads.c): from then on they are read in the order in which they were queued. After
  * MREMAP_DONTUNMAP there is no such UNMAP: the preloaded library makes the caller wait (tdmi_host_awaited()).
  *
  * A lock around mremap() and munmap() in the preloaded library would not do: libc's own calls (realloc(), free(), the stacks of threads) do not go
@@ -44,7 +44,8 @@
  *
  * What remains: the same with a tenant of whom we do not know: a mapping that has grown, into a place that somebody has just left or which it
  * leaves again before we have seen it; the empty one that a DONTUNMAP leaves; one that went while it was being given to us (run/live_find.c).
- * A bare system call with MREMAP_DONTUNMAP; one with MREMAP_FIXED that replaces memory of ours, which it announces first (run/interpose_mremap.c). And a thread that is not given the CPU for as long as host_threads.c waits.
+ * A bare system call with MREMAP_DONTUNMAP; one with MREMAP_FIXED that replaces memory of ours, which it announces first (run/interpose_mremap.c). And a
+ * thread that is not given the CPU for as long as host_threads.c waits.
  *
  * Everything here is under the event lock.
  */
