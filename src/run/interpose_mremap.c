@@ -109,6 +109,7 @@ static u64 vma_end(struct tdm_live *l, u64 at, u64 *kind)
 {
 	u64 out = 0;
 
+	*kind = 0;
 	if (tdmi_live_request(l, TDM_OP_VMA, at, 0, &out))
 		return 0;
 	*kind = out & ~TDM_PAGE_MASK;
@@ -124,7 +125,7 @@ static bool alike(const struct remap *m)
 		return false;
 	while (at && at < m->from + m->old_len) {
 		at = vma_end(m->l, at, &kind);
-		if (kind != first)
+		if (at && kind != first)
 			return false;
 	}
 	return at != 0;

@@ -260,7 +260,7 @@ TEST(grant_lets_nobody_starve)
 	CHECK_EQ(tdmi_control_fits(c, b, now), true);
 	/* Whoever has the slot next is not silent because of that. */
 	tdmi_control_release(c, a);
-	a = process(c, 3, 80 * MIB);
+	CHECK_EQ(process(c, 3, 80 * MIB), a);
 	CHECK_EQ(tdmi_control_grant(c, b, now), 20 * MIB);
 	free(c);
 }
