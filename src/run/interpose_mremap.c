@@ -38,7 +38,7 @@ static bool replaces(u64 from, u64 old_len, u64 new_len, int flags, u64 to)
 {
 	old_len = TDM_ALIGN_UP(old_len, TDM_PAGE_SIZE);
 	new_len = TDM_ALIGN_UP(new_len, TDM_PAGE_SIZE);
-	return (flags & MREMAP_FIXED) && (flags & MREMAP_MAYMOVE) && !(flags & ~(MREMAP_FIXED | MREMAP_MAYMOVE | MREMAP_DONTUNMAP)) && new_len &&
+	return (flags & MREMAP_FIXED) && (flags & MREMAP_MAYMOVE) && !(flags & ~(MREMAP_FIXED | MREMAP_MAYMOVE | MREMAP_DONTUNMAP)) && old_len && new_len &&
 	       (!(flags & MREMAP_DONTUNMAP) || old_len == new_len) && (from | to) % TDM_PAGE_SIZE == 0 &&
 	       (from + old_len <= to || to + new_len <= from);
 }
