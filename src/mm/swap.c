@@ -42,6 +42,20 @@ static bool all_same(const void *const *pages, u32 n, u64 *word)
 	return true;
 }
 
+void tdmi_swap_bypass(struct tdm_swap *s, bool on)
+{
+	tdm_a32_st_relaxed(&s->bypass, on);
+}
+
+/* The tier that is asked first; after the last one comes tier 0. */
+static u32 first_tier(const struct tdm_swap *s)
+{
+	for (u32 i = 0; tdm_a32_ld_relaxed(&s->bypass) && i < s->ntiers; i++)
+		if (!s->tier[i]->in_memory)
+			return i;
+	return 0;
+}
+
 /* Put the packed pages into the first tier that takes them. A memory tier that is full sends its oldest down first. */
 static int put_somewhere(struct tdm_swap *s, struct tdm_swap_ws *ws, const void *const *pages, u32 n, bool alone, struct place *p)
 {
@@ -50,7 +64,8 @@ static int put_somewhere(struct tdm_swap *s, struct tdm_swap_ws *ws, const void 
 	u8 packed = 0;
 	int r = -ENOSPC;
 
-	for (u32 i = 0; i < s->ntiers; i++) {
+	for (u32 k = 0, first = first_tier(s); k < s->ntiers; k++) {
+		u32 i = (first + k) % s->ntiers;
 		struct tdm_tier *t = s->tier[i];
 
 		if (!packed || (t->in_memory && t->codec != packed)) {

@@ -50,6 +50,8 @@ int tdmi_swap_out(struct tdm_swap *s, struct tdm_swap_ws *ws, const void *const 
 /* Give memory back that holds nothing: dropped pages of blobs, and holes between blobs where they are more than a sixteenth; about so many bytes. What
  * the blobs have lost. */
 u64 tdmi_swap_tidy(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 bytes);
+/* The tiers that are not in memory are asked first: what is evicted frees less memory than its blob takes, being shared with other processes. Any thread. */
+void tdmi_swap_bypass(struct tdm_swap *s, bool on);
 /* Will unpacking the blob wait for a file? A guess: it may be moved meanwhile. */
 bool tdmi_swap_slow(struct tdm_swap *s, u64 handle);
 /* Unpack the pages of the mask (bit i: page i of the blob) to dst[i] (4096 bytes each). They stay stored. -EIO, -EBADMSG: see the tier. */

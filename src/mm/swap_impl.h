@@ -55,6 +55,7 @@ struct tdm_swap {
 	tdm_a64 sparse;         /* blobs in sparse lists; written under the lock */
 	tdm_a64 kept_bytes;     /* in kept lists; likewise */
 	tdm_a64 kept_limit;
+	tdm_a32 bypass;         /* memory tiers come last */
 	tdm_a32 score;          /* racing updates may be lost */
 	tdm_a32 refused;        /* since one was last kept all the same; likewise */
 	u32 free;

@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <unistd.h>
 #include "plat/linux/sys.h"
 #include "run/interpose.h"
 #include "run/live.h"
@@ -100,6 +101,36 @@ void *tdmi_interpose_mmap(void *addr, size_t len, int prot, int flags, int fd, o
 	if ((r >= 0 || r <= -4096) && counts(prot, flags))
 		tdmi_interpose_grown(0, len);
 	return (void *)result(r);
+}
+
+/* The program's own calls: malloc's are made within libc. Who calls either reads the break in between, as libc does, and is alone with it. */
+EXPORT void *sbrk(intptr_t by)
+{
+	static void *(*real)(intptr_t);
+	u64 before;
+	void *r;
+
+	if (!real)
+		*(void **)&real = dlsym(RTLD_NEXT, "sbrk");
+	before = (u64)(uintptr_t)real(0);
+	r = real(by);
+	if (by && r != (void *)-1)
+		tdmi_interpose_grown(before, before + (u64)by);
+	return r;
+}
+
+EXPORT int brk(void *addr)
+{
+	static int (*real)(void *);
+	u64 before = (u64)(uintptr_t)sbrk(0);
+	int r;
+
+	if (!real)
+		*(void **)&real = dlsym(RTLD_NEXT, "brk");
+	r = real(addr);
+	if (!r)
+		tdmi_interpose_grown(before, (u64)(uintptr_t)addr);
+	return r;
 }
 
 static long change_protection(void *addr, size_t len, int prot, int pkey)

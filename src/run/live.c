@@ -158,6 +158,7 @@ static void measure(struct tdm_live *l)
 		u64 tracked = tdmi_mm_tracked(&l->mm);
 
 		tdmi_frames_warm_limit(&l->mm.frames, warm_blocks(l));
+		tdmi_swap_bypass(l->swap, tdmi_live_shared_mostly(l));
 		tdmi_swap_keep_limit(l->swap, l->limit == ~(u64)0 ? 0 : l->limit / KEPT_SHARE);
 		tdm_a64_st_relaxed(&l->mm.other_bytes, l->usage > tracked ? l->usage - tracked : 0);
 		tdm_a64_st_relaxed(&l->mm.limit_bytes, grant_now(l));
@@ -223,7 +224,8 @@ static void find(struct tdm_live *l)
 	l->other_seen = tdm_a64_ld_relaxed(&l->mm.other_bytes);
 }
 
-static void make_room(struct tdm_live *l)
+/* asked: whoever has asked for something waits for this. */
+static void make_room(struct tdm_live *l, bool asked)
 {
 	u64 high = tdm_a64_ld_relaxed(&l->mm.high_bytes), target = high - TDM_MIN(high, reserve(l->limit) / 2);
 	u64 rounds = 0;
@@ -235,7 +237,8 @@ static void make_room(struct tdm_live *l)
 		keep_less(l, warm_base(l), l->usage - high);
 		measure(l);
 	}
-	while ((l->usage > high || tdm_a32_ld_relaxed(&l->copies.wanted)) && tdm_a32_ld_relaxed(&l->req.state) != 1 && rounds++ < 256) {
+	while ((l->usage > high || tdm_a32_ld_relaxed(&l->copies.wanted)) && (asked || tdm_a32_ld_relaxed(&l->req.state) != 1) &&
+	       rounds++ < (asked ? 4 : 256)) {
 		u64 freed, want = target;
 
 		if (tdm_a32_xchg_acqrel(&l->copies.wanted, 0))
@@ -311,7 +314,7 @@ static u64 tick(struct tdm_live *l)
 		l->other_seen = TDM_MIN(l->other_seen, tdm_a64_ld_relaxed(&l->mm.other_bytes));
 		tdmi_live_note_threads(l);
 		recycle(l);
-		make_room(l);
+		make_room(l, false);
 		tdmi_rcu_poll(&l->mm.rcu);
 	}
 	if (plat_now_ns() - l->published_ns > 50 * NS_PER_MS)
@@ -410,7 +413,8 @@ static void serve_request(struct tdm_live *l)
 		q->result = tdmi_live_vma(l, q->a, &q->out);
 		break;
 	case TDM_OP_MAPPED:
-		(void)notice(l, true);
+		if (notice(l, true) == TDM_LIVE_ENGAGED && l->usage > l->limit)
+			make_room(l, true);
 		tdmi_live_mapped_found(l);
 		break;
 	case TDM_OP_SETTLE:

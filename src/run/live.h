@@ -320,6 +320,8 @@ void tdmi_frozen_take(struct tdm_live *l, const struct tdm_frozen_event *event, 
 void tdmi_live_raw_fork(void *arg, struct tdm_ctx *ctx, int child_uffd);
 /* live_shared.c. Main: how much of the rss bytes that are resident is other processes'. */
 u64 tdmi_live_shared(struct tdm_live *l, u64 rss);
+/* Is most of what is resident shared with at least one other process, as after a fork? As last measured. Main only. */
+bool tdmi_live_shared_mostly(const struct tdm_live *l);
 /* In the child of a fork: nothing is known of that. */
 void tdmi_live_shared_child(struct tdm_live *l);
 /* live_copies.c. Main: before a fork, with nobody in the mm; after it has measured. */

@@ -3,7 +3,7 @@
  * live_mapped.c - memory that the program has asked for and not used yet.
  *
  * A new mapping is filled at some 4 GB/s by a thread that waits for nobody, until main has found it; and main may not get the CPU for many milliseconds. So
- * libc's mmap(), which is interposed, counts what it gives away, and before there is more of it than there is room its caller waits until main has looked:
+ * libc's mmap(), brk() and sbrk(), which are interposed, count what they give away, and before there is more of it than there is room its caller waits until main has looked:
  * the engine is started before such memory is filled, or the memory is found, and its first touches are faults from then on, for which room is made.
  *
  * `live` is what there is of such mappings, `fresh` those since main's last look. While the program is only watched the engine is started when all of them together
@@ -16,7 +16,7 @@
  * A caller may hold any lock of the program's, an allocator's say, and the thread that forks may want that one while it has the lock for requests. So nobody
  * sleeps on that lock: it is tried, and who finds a fork under way goes on. Main needs no lock of the program's to look.
  *
- * Not seen: what libc maps for itself (malloc, stacks), bare system calls, brk, memory that is made writable later. Not counted, for it is commonly
+ * Not seen: what libc maps for itself (malloc, stacks), bare system calls, memory that is made writable later. Not counted, for it is commonly
  * asked for and never used: MAP_NORESERVE. For all of these there are main's looks (live.c), and whoever serves a fault while main is late.
  */
 #include <signal.h>

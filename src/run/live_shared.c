@@ -141,6 +141,11 @@ u64 tdmi_live_shared(struct tdm_live *l, u64 rss)
 	return TDM_MIN(tdm_a64_ld_relaxed(&l->shared), rss);
 }
 
+bool tdmi_live_shared_mostly(const struct tdm_live *l)
+{
+	return l->share.shared >= l->share.rss / 2 && l->share.anon >= l->share.shared / 2;
+}
+
 void tdmi_live_shared_child(struct tdm_live *l)
 {
 	l->share.next_ns = 0;

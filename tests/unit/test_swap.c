@@ -292,6 +292,42 @@ TEST(the_oldest_go_down_first)
 	tdmi_swap_destroy(s);
 }
 
+TEST(what_others_have_too_takes_no_memory)
+{
+	struct tdm_swap *s = swap_of("lz4:4M", "file:/var/tmp:16M", NULL);
+	struct tdm_swap_ws *ws = tdmi_swap_ws_create();
+	struct tdm_tier_stats mem, file;
+	static struct out out[2000];
+	u32 n = 1;
+
+	CHECK_EQ(put(s, ws, &out[0], 16, 3), 0);
+	tdmi_swap_bypass(s, true);
+	for (; n < 100; n++)
+		CHECK_EQ(put(s, ws, &out[n], 16, n * 64 + 3), 0);
+	tdmi_swap_tier(s, 0)->ops->stats(tdmi_swap_tier(s, 0), &mem);
+	tdmi_swap_tier(s, 1)->ops->stats(tdmi_swap_tier(s, 1), &file);
+	CHECK_EQ(mem.blobs, 1);
+	CHECK_EQ(file.blobs, 99);
+	/* Memory is better than nowhere. */
+	while (n < 2000 && !put(s, ws, &out[n], 16, n * 64 + 3))
+		n++;
+	tdmi_swap_tier(s, 0)->ops->stats(tdmi_swap_tier(s, 0), &mem);
+	CHECK(n < 2000);
+	CHECK(mem.bytes > 3 << 20);
+	for (u32 i = 0; i < n; i++) {
+		get(s, ws, &out[i], 0xffff);
+		drop(s, &out[i], 0xffff);
+	}
+	tdmi_swap_bypass(s, false);
+	CHECK_EQ(put(s, ws, &out[0], 16, 3), 0);
+	tdmi_swap_tier(s, 0)->ops->stats(tdmi_swap_tier(s, 0), &mem);
+	CHECK_EQ(mem.blobs, 1);
+	drop(s, &out[0], 0xffff);
+	check_empty(s);
+	tdmi_swap_ws_destroy(ws);
+	tdmi_swap_destroy(s);
+}
+
 TEST(mostly_dropped_blobs_are_packed_again)
 {
 	struct tdm_swap *s = swap_of("lz4", NULL, NULL);

@@ -57,7 +57,7 @@ struct opts {
 	uint64_t seed;
 	unsigned hard;    /* percent of pages that do not compress */
 	const char *only; /* run this part only */
-	const char *without; /* words: what the program is not to do (oracle) */
+	const char *without; /* words: what the program is not to do (oracle), or parts */
 	const char *dir;  /* where to put scratch files */
 	bool managed;     /* need_out() insists */
 };
@@ -435,7 +435,7 @@ static inline int run_parts(const struct part *parts, size_t n)
 	for (size_t i = 0; i < n; i++) {
 		uint64_t t0 = now_ns();
 
-		if (opt.only && strcmp(opt.only, parts[i].name) != 0)
+		if (opt.only ? strcmp(opt.only, parts[i].name) != 0 : without(parts[i].name))
 			continue;
 		found = true;
 		parts[i].run();
