@@ -79,7 +79,7 @@ static int look(struct tdm_device_worker *w, struct tdm_device_job *job)
 		struct tdm_pte pte;
 		u32 i;
 
-		if (!tdmi_pt_walk(ctx->mm, l.va + ((u64)k << TDM_PAGE_SHIFT), &i, &pte)->level && tdm_pte_is(pte, TDM_PTE_T_PRIVATE))
+		if (!tdmi_pt_walk(&ctx->mm->pgt, l.va + ((u64)k << TDM_PAGE_SHIFT), &i, &pte)->level && tdm_pte_is(pte, TDM_PTE_T_PRIVATE))
 			l.bits[k / 64] |= (u64)1 << (k % 64);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);

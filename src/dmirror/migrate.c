@@ -28,9 +28,9 @@ static bool is_away(struct tdm_ctx *ctx, u64 va)
 	u32 i;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	pt = tdmi_pt_walk(ctx->mm, va, &i, &pte);
+	pt = tdmi_pt_walk(&ctx->mm->pgt, va, &i, &pte);
 	away = tdm_pte_none(pte) || (!pt->level && (tdm_pte_is(pte, TDM_PTE_T_SWAP) || tdm_pte_is(pte, TDM_PTE_T_REMOVED)));
-	away = away && tdmi_vma_find(ctx->mm, va, &v) && !(v.flags & TDM_VMA_EXCLUDED);
+	away = away && tdmi_vma_find(&ctx->mm->vmas, va, &v) && !(v.flags & TDM_VMA_EXCLUDED);
 	tdmi_rcu_read_unlock(ctx->rcu);
 	return away;
 }

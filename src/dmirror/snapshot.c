@@ -86,7 +86,7 @@ static bool is_whole(struct tdm_ctx *ctx, u64 va)
 	bool whole = false;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	if (!tdmi_pt_lock(ctx->mm, va, false, &pt) && pt) {
+	if (!tdmi_pt_lock(&ctx->mm->pgt, va, false, &pt) && pt) {
 		whole = !pt->level && tdmi_dev_whole(ctx->mm, tdm_pt_get(pt, 0));
 		tdm_pt_unlock(pt);
 	}

@@ -14,7 +14,7 @@ static int adopt_huge(struct tdm_ctx *ctx, u64 va)
 	struct tdm_frame *folio;
 	struct tdm_pt *pmd;
 	u32 i;
-	int r = tdmi_pt_lock_pmd(mm, va, &pmd);
+	int r = tdmi_pt_lock_pmd(&mm->pgt, va, &pmd);
 
 	if (r)
 		return r;
@@ -76,7 +76,7 @@ static int adopt_table(struct tdm_ctx *ctx, u64 va, u64 end)
 		if (r != -EEXIST)
 			return r;
 	}
-	r = tdmi_pt_lock(mm, va, true, &pt);
+	r = tdmi_pt_lock(&mm->pgt, va, true, &pt);
 	if (r)
 		return r;
 	lo = tdm_pt_index(pt, va);

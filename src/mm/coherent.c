@@ -117,12 +117,12 @@ void tdmi_coherent_settle(struct tdm_ctx *ctx, u64 start, u64 end, bool owned)
 	if (!tdm_a64_ld_relaxed(&mm->coherent))
 		return;
 	tdmi_rcu_read_lock(ctx->rcu);
-	for (u64 va = tdmi_pt_next(mm, start, end), next; va < end; va = tdmi_pt_next(mm, next, end)) {
+	for (u64 va = tdmi_pt_next(&mm->pgt, start, end), next; va < end; va = tdmi_pt_next(&mm->pgt, next, end)) {
 		struct tdm_pt *pt;
 
 		va = TDM_MAX(va, start);
 		next = TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE;
-		if (tdmi_pt_lock(mm, va, false, &pt) || !pt)
+		if (tdmi_pt_lock(&mm->pgt, va, false, &pt) || !pt)
 			continue;
 		for (; !pt->level && va < next && va < end; va += TDM_PAGE_SIZE) {
 			struct tdm_pte pte = tdm_pt_get(pt, tdm_pt_index(pt, va));
@@ -143,10 +143,10 @@ void tdmi_coherent_before_fork(struct tdm_ctx *ctx)
 	if (!tdm_a64_ld_relaxed(&mm->coherent))
 		return;
 	tdmi_rcu_read_lock(ctx->rcu);
-	for (u64 va = tdmi_pt_next(mm, 0, end); va < end; va = tdmi_pt_next(mm, va + TDM_HUGE_SIZE, end)) {
+	for (u64 va = tdmi_pt_next(&mm->pgt, 0, end); va < end; va = tdmi_pt_next(&mm->pgt, va + TDM_HUGE_SIZE, end)) {
 		struct tdm_pt *pt;
 
-		if (tdmi_pt_lock(mm, va, false, &pt) || !pt)
+		if (tdmi_pt_lock(&mm->pgt, va, false, &pt) || !pt)
 			continue;
 		for (u32 i = 0; !pt->level && i < TDM_PT_ENTRIES; i++) {
 			struct tdm_pte pte = tdm_pt_get(pt, i);
@@ -249,7 +249,7 @@ static int try_block(struct tdm_ctx *ctx, u64 va, u32 mask, u64 *pages, u32 *bus
 	plat_mutex_lock(&mm->event_lock);
 	r = tdmi_events_settled(ctx) ? 0 : -EAGAIN;
 	tdmi_rcu_read_lock(ctx->rcu);
-	if (!r && !tdmi_pt_lock(mm, va, false, &pt) && pt) {
+	if (!r && !tdmi_pt_lock(&mm->pgt, va, false, &pt) && pt) {
 		if (!pt->level)
 			r = block_home(ctx, pt, tdm_pt_index(pt, va), mask, pages, busy);
 		tdm_pt_unlock(pt);
@@ -395,7 +395,7 @@ u32 tdmi_coherent_move(struct tdm_ctx *ctx, u64 from, u64 to, u64 most)
 	bool isolated;
 	u32 n, i;
 
-	if (!tdm_a64_ld_relaxed(&mm->coherent) || tdmi_pt_lock(mm, from, false, &pt) || !pt)
+	if (!tdm_a64_ld_relaxed(&mm->coherent) || tdmi_pt_lock(&mm->pgt, from, false, &pt) || !pt)
 		return 0;
 	n = take(mm, pt, from, to, most, pte, &isolated);
 	tdm_pt_unlock(pt);
@@ -403,7 +403,7 @@ u32 tdmi_coherent_move(struct tdm_ctx *ctx, u64 from, u64 to, u64 most)
 		return 0;
 	p = tdmi_pte_pool(mm, pte[0]);
 	folio = tdmi_dev_folio(p, tdm_pte_private_frame(pte[0]));
-	if (tdmi_pt_lock(mm, to, true, &pt)) {
+	if (tdmi_pt_lock(&mm->pgt, to, true, &pt)) {
 		/* No table: it is found later, if it can be. */
 		tdmi_dev_put(p, folio);
 		if (isolated)

@@ -23,7 +23,7 @@ static bool some_page(struct tdm_ctx *ctx, u64 va, struct tdm_inv_range *r)
 	bool found = false;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	if (!tdmi_pt_lock(mm, va, false, &pt) && pt) {
+	if (!tdmi_pt_lock(&mm->pgt, va, false, &pt) && pt) {
 		*r = TDM_INV_RANGE(va, va + TDM_HUGE_SIZE, TDM_INV_CLEAR);
 		found = pt->level == 1 && tdm_pte_lent(tdm_pt_get(pt, tdm_pt_index(pt, va)));
 		for (u32 i = 0; !found && !pt->level && i < TDM_PT_ENTRIES; i++) {
@@ -43,7 +43,7 @@ static u64 next_table(struct tdm_ctx *ctx, u64 va)
 	u64 next;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	next = tdmi_pt_next(ctx->mm, va, VA_END);
+	next = tdmi_pt_next(&ctx->mm->pgt, va, VA_END);
 	tdmi_rcu_read_unlock(ctx->rcu);
 	return next;
 }
@@ -89,7 +89,7 @@ void tdmi_cow_watch_all(struct tdm_ctx *ctx)
 			bool is;
 
 			tdmi_rcu_read_lock(ctx->rcu);
-			is = tdmi_vma_next(mm, va, &v) && v.start < end;
+			is = tdmi_vma_next(&mm->vmas, va, &v) && v.start < end;
 			tdmi_rcu_read_unlock(ctx->rcu);
 			if (is && !(v.flags & TDM_VMA_EXCLUDED))
 				watch_part(mm, TDM_MAX(va, v.start), TDM_MIN(end, v.end));
@@ -107,9 +107,9 @@ int tdmi_cow_pass(struct tdm_ctx *ctx, u64 va)
 	int r;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	r = tdmi_pt_lock(mm, va, true, &pt);
+	r = tdmi_pt_lock(&mm->pgt, va, true, &pt);
 	if (!r) {
-		if (tdmi_vma_find(mm, va, &v) && !pt->level) {
+		if (tdmi_vma_find(&mm->vmas, va, &v) && !pt->level) {
 			start = TDM_MAX(start, v.start);
 			end = TDM_MIN(end, v.end);
 		} else if (pt->level) {

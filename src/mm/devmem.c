@@ -204,7 +204,7 @@ static struct tdm_pt *lock_whole(struct tdm_mm *mm, u64 va, struct tdm_pt *pmd, 
 	if (pmd)
 		plat_mutex_lock(&pmd->lock);
 	if (!pmd)
-		(void)tdmi_pt_lock(mm, va, false, &pt);
+		(void)tdmi_pt_lock(&mm->pgt, va, false, &pt);
 	else if ((pt = tdm_pte_table(tdm_pt_get(pmd, tdm_pt_index(pmd, va)))))
 		plat_mutex_lock(&pt->lock);
 	pte = pt && !pt->level ? tdm_pt_get(pt, 0) : (struct tdm_pte){ 0 };
@@ -249,7 +249,7 @@ static int whole_home(struct tdm_ctx *ctx, u64 va, struct tdm_pool *p, struct td
 		r = read_whole(ctx, p, d, tdm_frame_home(&mm->frames, folio));
 		if (r || pmd)
 			break;
-		pmd = tdmi_pt_pmd(mm, va);
+		pmd = tdmi_pt_pmd(&mm->pgt, va);
 		if (plat_mutex_trylock(&pmd->lock))
 			break;
 		tdm_pt_unlock(pt);
@@ -367,7 +367,7 @@ static int evict_folio(struct tdm_ctx *ctx, struct tdm_pool *p, struct tdm_frame
 	if (folio->order == TDM_HUGE_ORDER && !tdmi_dev_whole_home(ctx, folio->va, p))
 		*n += TDM_HUGE_PAGES;
 	tdmi_rcu_read_lock(ctx->rcu);
-	r = tdmi_pt_lock(ctx->mm, folio->va, false, &pt);
+	r = tdmi_pt_lock(&ctx->mm->pgt, folio->va, false, &pt);
 	if (!r && pt) {
 		u32 first = tdm_pt_index(pt, folio->va) & ~(TDM_BLOCK_PAGES - 1);
 		u32 end = folio->order == TDM_HUGE_ORDER ? TDM_PT_ENTRIES : first + TDM_BLOCK_PAGES;
@@ -478,7 +478,7 @@ int tdmi_pool_evict_range(struct tdm_ctx *ctx, struct tdm_pool *p, u64 start, u6
 		if (whole && !tdmi_dev_whole_home(ctx, va, p))
 			*done += TDM_HUGE_PAGES;
 		tdmi_rcu_read_lock(ctx->rcu);
-		if (!tdmi_pt_lock(mm, va, false, &pt) && pt) {
+		if (!tdmi_pt_lock(&mm->pgt, va, false, &pt) && pt) {
 			if (!pt->level)
 				r = evict_block(ctx, p, pt, tdm_pt_index(pt, va), ((1u << hi) - 1) & ~((1u << lo) - 1), NULL, done);
 			tdm_pt_unlock(pt);

@@ -35,7 +35,7 @@ static bool is_exclusive(struct tdm_ctx *ctx, u64 va)
 	u32 i;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	(void)tdmi_pt_walk(ctx->mm, va, &i, &pte);
+	(void)tdmi_pt_walk(&ctx->mm->pgt, va, &i, &pte);
 	tdmi_rcu_read_unlock(ctx->rcu);
 	return tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE);
 }
@@ -48,7 +48,7 @@ static void *take_over(struct tdm_ctx *ctx, u64 va, u32 owner)
 	struct tdm_pt *pt;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	if (!tdmi_pt_lock(mm, va, false, &pt) && pt) {
+	if (!tdmi_pt_lock(&mm->pgt, va, false, &pt) && pt) {
 		u32 i = tdm_pt_index(pt, va);
 		struct tdm_pte pte = tdm_pt_get(pt, i);
 
@@ -83,7 +83,7 @@ static int check(struct tdm_ctx *ctx, u64 va)
 	if (!m.writable)
 		return m.readable ? -EPERM : -EFAULT;
 	tdmi_rcu_read_lock(ctx->rcu);
-	managed = tdmi_vma_find(ctx->mm, va, &vma) && !(vma.flags & TDM_VMA_EXCLUDED);
+	managed = tdmi_vma_find(&ctx->mm->vmas, va, &vma) && !(vma.flags & TDM_VMA_EXCLUDED);
 	tdmi_rcu_read_unlock(ctx->rcu);
 	return managed ? 0 : -EOPNOTSUPP;
 }

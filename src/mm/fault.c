@@ -199,7 +199,7 @@ static int fault_locked(struct block *b, u64 va)
 	seq = tdmi_predict(&b->mm->predict, b->pt, i, &lo, &hi);
 	/* Never touched pages next to a never touched one: only what lies in the same mapping, only in a stream, and only if the page before it is there:
 	 * who touches every other page leaves holes, and they stay holes. */
-	if (!tdmi_vma_find(b->mm, va, &vma))
+	if (!tdmi_vma_find(&b->mm->vmas, va, &vma))
 		vma = (struct tdm_vma){ va, va + TDM_PAGE_SIZE, 0 };
 	b->device = tdm_pte_is(pte, TDM_PTE_T_PRIVATE);
 	b->exclusive = tdm_pte_is(pte, TDM_PTE_T_EXCLUSIVE);
@@ -243,7 +243,7 @@ static int fault_once(struct tdm_ctx *ctx, u64 va, bool write, struct block *b)
 	*b = (struct block){ .ctx = ctx, .mm = mm, .write = write, .guess = NO_GUESS, .from = va, .to = va + TDM_PAGE_SIZE,
 			     .soft = b->soft, .hard = b->hard, .zero = b->zero, .refaults = b->refaults };
 	tdmi_rcu_read_lock(ctx->rcu);
-	r = tdmi_pt_lock(mm, va, true, &pt);
+	r = tdmi_pt_lock(&mm->pgt, va, true, &pt);
 	if (!r) {
 		b->pt = pt;
 		if (pt->level) {

@@ -168,7 +168,7 @@ int tdmi_fault_huge(struct tdm_ctx *ctx, struct tdm_pt *pmd, u32 i, u32 *soft)
 		return -EAGAIN;
 	}
 	/* A part that is mapped cannot be told from the rest without. */
-	spare = tdmi_pt_spare(mm, tdm_pt_va(pmd, i));
+	spare = tdmi_pt_spare(&mm->pgt, tdm_pt_va(pmd, i));
 	if (!spare)
 		return -ENOMEM;
 	r = tdmi_fault_fill(ctx, FILL_MOVE, tdm_pt_va(pmd, i), tdm_frame_home(&mm->frames, folio), TDM_HUGE_PAGES, &done);
@@ -185,6 +185,6 @@ int tdmi_fault_huge(struct tdm_ctx *ctx, struct tdm_pt *pmd, u32 i, u32 *soft)
 			return r;
 		}
 	}
-	tdmi_pt_spare_free(mm, spare);
+	tdmi_pt_spare_free(&mm->pgt, spare);
 	return r;
 }

@@ -76,7 +76,7 @@ void tdmi_private_to_huge(struct tdm_mm *mm, struct tdm_pt *pmd, struct tdm_pt *
 	dev->mapcount = 0;
 	tdm_a64_sub_relaxed(&p->pages, TDM_HUGE_PAGES);
 	account(mm, leaf, TDM_HUGE_PAGES, true);
-	tdmi_pt_collapse(mm, pmd, pt, leaf);
+	tdmi_pt_collapse(&mm->pgt, pmd, pt, leaf);
 }
 
 struct tdm_frame *tdmi_block_folio(struct tdm_mm *mm, struct tdm_pt *pt, u32 i)
@@ -305,7 +305,7 @@ int tdmi_huge_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, u32 moved, str
 	bool home = tdm_pte_home(leaf);
 	struct tdm_pt *pt;
 
-	if (tdmi_pt_split(mm, pmd, i, spare, &pt)) {
+	if (tdmi_pt_split(&mm->pgt, pmd, i, spare, &pt)) {
 		TDM_BUG_ON(!tdmi_folio_putback(mm, folio, home ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG));
 		return -ENOMEM;
 	}

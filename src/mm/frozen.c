@@ -46,7 +46,7 @@ int tdmi_frozen_page(struct tdm_ctx *ctx, u64 va, const void **bytes)
 	u32 i;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	pt = tdmi_pt_walk(ctx->mm, va, &i, &pte);
+	pt = tdmi_pt_walk(&ctx->mm->pgt, va, &i, &pte);
 	r = bytes_of(ctx, pte, pt->level == 1 ? (u32)(va >> TDM_PAGE_SHIFT) & (TDM_HUGE_PAGES - 1) : 0, bytes);
 	tdmi_rcu_read_unlock(ctx->rcu);
 	return r;
@@ -120,11 +120,11 @@ int tdmi_frozen_walk(struct tdm_ctx *ctx, u64 start, u64 end, tdm_frozen_fn *fn,
 	int r = 0;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	for (u64 va = tdmi_pt_next(ctx->mm, start, end), next; va < end && !r; va = tdmi_pt_next(ctx->mm, next, end)) {
+	for (u64 va = tdmi_pt_next(&ctx->mm->pgt, start, end), next; va < end && !r; va = tdmi_pt_next(&ctx->mm->pgt, next, end)) {
 		struct tdm_pt *pt;
 
 		next = TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE;
-		if (tdmi_pt_lock(ctx->mm, va, false, &pt) || !pt)
+		if (tdmi_pt_lock(&ctx->mm->pgt, va, false, &pt) || !pt)
 			continue;
 		r = walk_table(ctx, pt, TDM_MAX(va, start), TDM_MIN(next, end), fn, arg);
 		tdm_pt_unlock(pt);

@@ -123,7 +123,7 @@ u32 tdmi_gup_fast(struct tdm_ctx *ctx, u64 va, u32 n, struct tdm_pfn *page)
 		u64 at = va + ((u64)done << TDM_PAGE_SHIFT);
 		u32 k = (u32)(at >> TDM_PAGE_SHIFT) & (TDM_PT_ENTRIES - 1), i, got = 0, want;
 		struct tdm_pte pte;
-		struct tdm_pt *pt = tdmi_pt_walk(mm, at, &i, &pte);
+		struct tdm_pt *pt = tdmi_pt_walk(&mm->pgt, at, &i, &pte);
 
 		want = TDM_MIN(n - done, TDM_PT_ENTRIES - k);
 		if (pt->level == 0)
@@ -167,7 +167,7 @@ static int check_mapping(struct tdm_ctx *ctx, u64 va, u32 flags, u64 *end)
 	if (!m.readable || ((flags & TDM_GUP_WRITE) && !m.writable))
 		return -EFAULT;
 	tdmi_rcu_read_lock(ctx->rcu);
-	managed = tdmi_vma_find(ctx->mm, va, &vma) && !(vma.flags & TDM_VMA_EXCLUDED);
+	managed = tdmi_vma_find(&ctx->mm->vmas, va, &vma) && !(vma.flags & TDM_VMA_EXCLUDED);
 	tdmi_rcu_read_unlock(ctx->rcu);
 	*end = managed ? TDM_MIN(m.end, vma.end) : va;
 	return managed ? 0 : -EOPNOTSUPP;
@@ -187,7 +187,7 @@ static u32 pin_coherent(struct tdm_ctx *ctx, u64 va, u64 end, bool write, struct
 	if (!tdm_a64_ld_relaxed(&mm->coherent))
 		return 0;
 	tdmi_rcu_read_lock(ctx->rcu);
-	if (!tdmi_pt_lock(mm, va, false, &pt) && pt) {
+	if (!tdmi_pt_lock(&mm->pgt, va, false, &pt) && pt) {
 		u32 i = tdm_pt_index(pt, va), most = pt->level ? 0 : TDM_MIN(TDM_PT_ENTRIES - i, (u32)TDM_MIN((end - va) >> TDM_PAGE_SHIFT, (u64)TDM_PT_ENTRIES));
 
 		for (; n < most; n++) {
@@ -242,7 +242,7 @@ static bool is_lost(struct tdm_ctx *ctx, u64 va)
 	u32 i;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	(void)tdmi_pt_walk(ctx->mm, va, &i, &pte);
+	(void)tdmi_pt_walk(&ctx->mm->pgt, va, &i, &pte);
 	tdmi_rcu_read_unlock(ctx->rcu);
 	return tdm_pte_is(pte, TDM_PTE_T_POISON);
 }

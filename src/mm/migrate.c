@@ -17,7 +17,7 @@ static struct tdm_pt *lock_leaf(struct tdm_mm *mm, const struct tdm_frame *folio
 {
 	struct tdm_pt *pmd;
 
-	if (tdmi_pt_lock(mm, folio->va, false, &pmd) || !pmd)
+	if (tdmi_pt_lock(&mm->pgt, folio->va, false, &pmd) || !pmd)
 		return NULL;
 	*i = tdm_pt_index(pmd, folio->va);
 	if (pmd->level == 1 && tdm_pte_home(tdm_pt_get(pmd, *i)) && tdm_pfn_frame(&mm->frames, tdm_pte_pfn(tdm_pt_get(pmd, *i))) == folio)
@@ -50,7 +50,7 @@ static bool still(struct tdm_ctx *ctx, u64 va, struct tdm_pte pte)
 	u32 i, level;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	level = tdmi_pt_walk(ctx->mm, va, &i, &now)->level;
+	level = tdmi_pt_walk(&ctx->mm->pgt, va, &i, &now)->level;
 	tdmi_rcu_read_unlock(ctx->rcu);
 	return level == 1 && now.v == pte.v;
 }
@@ -83,7 +83,7 @@ static bool end(struct tdm_ctx *ctx, struct tdm_pool *pool, struct tdm_frame *de
 
 	tdmi_rcu_read_lock(ctx->rcu);
 	/* Also if it is mapped no more: who has unmapped it may not be done with it. */
-	pmd = tdmi_pt_pmd(mm, folio->va);
+	pmd = tdmi_pt_pmd(&mm->pgt, folio->va);
 	plat_mutex_lock(&pmd->lock);
 	i = tdm_pt_index(pmd, folio->va);
 	done = copied && tdm_pt_get(pmd, i).v == pte.v;
@@ -105,7 +105,7 @@ int tdmi_migrate_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, struct tdm_p
 	struct tdm_mm *mm = ctx->mm;
 	/* Coherent memory is mapped where it is: by blocks. */
 	struct tdm_frame *dev = pool->coherent ? NULL : tdmi_dev_alloc(pool, TDM_HUGE_ORDER, folio->va);
-	struct tdm_pt *spare = dev ? tdmi_pt_spare(mm, folio->va) : NULL;
+	struct tdm_pt *spare = dev ? tdmi_pt_spare(&mm->pgt, folio->va) : NULL;
 	bool begun, done = false;
 	struct tdm_pte pte;
 	int r = -EAGAIN;
@@ -123,7 +123,7 @@ int tdmi_migrate_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, struct tdm_p
 	}
 	if (!done) {
 		tdmi_dev_put(pool, dev);
-		tdmi_pt_spare_free(mm, spare);
+		tdmi_pt_spare_free(&mm->pgt, spare);
 	}
 	(void)tdmi_folio_putback(mm, folio, begun ? TDM_LRU_TO_HOME : TDM_LRU_TO_YOUNG);
 	return done ? (int)TDM_HUGE_PAGES : r == -EAGAIN ? 0 : r;

@@ -33,10 +33,11 @@ int tdmi_mm_init(struct tdm_mm *mm, struct tdm_port *port, void *arena, u32 nfra
 	r = tdmi_frames_init(&mm->frames, arena, nframes);
 	if (!r) {
 		tdmi_lru_init(&mm->lru, &mm->frames);
-		r = tdmi_pt_init(mm);
+		mm->pgt = (struct tdm_pgt){ .alloc = &mm->alloc, .rcu = &mm->rcu, .predict = &mm->predict };
+		r = tdmi_pt_init(&mm->pgt);
 	}
 	if (!r)
-		r = tdmi_vmas_init(mm);
+		r = tdmi_vmas_init(&mm->vmas, &mm->alloc, &mm->rcu);
 	if (r)
 		give_back(mm);
 	return r;
@@ -46,8 +47,8 @@ void tdmi_mm_destroy(struct tdm_mm *mm)
 {
 	tdmi_notifiers_destroy(&mm->notifiers);
 	tdmi_rcu_synchronize(&mm->rcu);
-	tdmi_vmas_destroy(mm);
-	tdmi_pt_destroy(mm);
+	tdmi_vmas_destroy(&mm->vmas);
+	tdmi_pt_destroy(&mm->pgt);
 	tdmi_swap_destroy(mm->swap);
 	give_back(mm);
 }

@@ -93,7 +93,7 @@ struct tdm_ctx {
 struct tdm_mm {
 	struct tdm_alloc alloc;
 	struct tdm_rcu rcu;
-	struct tdm_pt *pgd;
+	struct tdm_pgt pgt;
 	struct tdm_frames frames;
 	struct tdm_lru lru;
 	struct tdm_vmas vmas;
@@ -294,7 +294,7 @@ void tdmi_folio_release(struct tdm_mm *mm, struct tdm_frame *folio, u32 populate
  * first. */
 void tdmi_folio_touched(struct tdm_mm *mm, struct tdm_pt *pt, u32 first, struct tdm_frame *folio, enum tdm_lru_why why);
 /* Make 512 pages of the 2 MiB leaf i of the locked PMD table, and 32 folios of its folio, which the caller has isolated (they are on lists
- * afterwards). The first `moved` pages are lent if it was home, and home if it was lent. spare: tdmi_pt_spare(), or NULL. -ENOMEM (not with a
+ * afterwards). The first `moved` pages are lent if it was home, and home if it was lent. spare: tdmi_pt_spare(&->pgt), or NULL. -ENOMEM (not with a
  * spare): nothing has changed, it was put back. */
 int tdmi_huge_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, u32 moved, struct tdm_pt *spare);
 /* An order-4 folio of which nothing is left: give its homes back. No lock is needed. */

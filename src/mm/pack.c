@@ -56,7 +56,7 @@ static bool pack_begin(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, s
 
 	*p = (struct packing){ .folio = folio };
 	tdmi_rcu_read_lock(ctx->rcu);
-	if (!tdmi_pt_lock(mm, folio->va, false, &pt) && pt) {
+	if (!tdmi_pt_lock(&mm->pgt, folio->va, false, &pt) && pt) {
 		if (!pt->level)
 			pack_begin_locked(mm, pt, folio, only, p);
 		tdm_pt_unlock(pt);
@@ -293,7 +293,7 @@ static struct tdm_pt *lock_table(struct tdm_mm *mm, u64 va)
 {
 	struct tdm_pt *pt;
 
-	if (tdmi_pt_lock(mm, va, false, &pt) || !pt || !pt->level)
+	if (tdmi_pt_lock(&mm->pgt, va, false, &pt) || !pt || !pt->level)
 		return pt;
 	tdm_pt_unlock(pt);
 	return NULL;
@@ -425,7 +425,7 @@ bool tdmi_split_home(struct tdm_ctx *ctx, struct tdm_frame *folio)
 	bool split = false, ours = false;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	if (!tdmi_pt_lock(mm, folio->va, false, &pmd) && pmd) {
+	if (!tdmi_pt_lock(&mm->pgt, folio->va, false, &pmd) && pmd) {
 		u32 i = tdm_pt_index(pmd, folio->va);
 		struct tdm_pte pte = tdm_pt_get(pmd, i);
 

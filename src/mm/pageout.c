@@ -20,8 +20,8 @@ static struct tdm_frame *isolate_at(struct tdm_ctx *ctx, u64 *va, u64 end, bool 
 		struct tdm_pt *pt;
 
 		tdmi_rcu_read_lock(ctx->rcu);
-		if (tdmi_pt_lock(mm, *va, false, &pt) || !pt) {
-			*va = TDM_MAX(*va + TDM_BLOCK_SIZE, tdmi_pt_next(mm, *va, end));
+		if (tdmi_pt_lock(&mm->pgt, *va, false, &pt) || !pt) {
+			*va = TDM_MAX(*va + TDM_BLOCK_SIZE, tdmi_pt_next(&mm->pgt, *va, end));
 		} else {
 			u32 i = tdm_pt_index(pt, *va);
 			u64 next = pt->level ? TDM_ALIGN_DOWN(*va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE :

@@ -3,8 +3,9 @@
 #include <string.h>
 #include "base/alloc.h"
 #include "base/check.h"
-#include "mm/mm.h"
+#include "base/lockrank.h"
 #include "mm/pgtable.h"
+#include "mm/predict.h"
 
 void tdm_pt_set(struct tdm_pt *pt, u32 i, struct tdm_pte pte)
 {
@@ -17,17 +18,17 @@ void tdm_pt_set(struct tdm_pt *pt, u32 i, struct tdm_pte pte)
 	tdm_a64_st_release(&pt->e[i], pte.v);
 }
 
-static struct tdm_pt *pt_alloc(struct tdm_mm *mm, u32 level, u64 va)
+static struct tdm_pt *pt_alloc(struct tdm_pgt *pgt, u32 level, u64 va)
 {
-	struct tdm_pt *pt = tdmi_alloc(&mm->alloc, sizeof(*pt));
+	struct tdm_pt *pt = tdmi_alloc(pgt->alloc, sizeof(*pt));
 	u64 span = (u64)1 << tdm_pt_shift(level + 1);
 
 	if (!pt)
 		return NULL;
 	memset(pt, 0, sizeof(*pt));
-	pt->e = tdmi_alloc(&mm->alloc, TDM_PAGE_SIZE);
+	pt->e = tdmi_alloc(pgt->alloc, TDM_PAGE_SIZE);
 	if (!pt->e) {
-		tdmi_free(&mm->alloc, pt, sizeof(*pt));
+		tdmi_free(pgt->alloc, pt, sizeof(*pt));
 		return NULL;
 	}
 	memset((void *)pt->e, 0, TDM_PAGE_SIZE);
@@ -35,14 +36,14 @@ static struct tdm_pt *pt_alloc(struct tdm_mm *mm, u32 level, u64 va)
 	plat_mutex_init(&pt->lock, TDM_RANK_PT0 - level);
 	pt->level = (u8)level;
 	pt->base = va & ~(span - 1);
-	pt->order = (u8)tdmi_predict_order(&mm->predict);
+	pt->order = pgt->predict ? (u8)tdmi_predict_order(pgt->predict) : 0;
 	return pt;
 }
 
-static void pt_free(struct tdm_mm *mm, struct tdm_pt *pt)
+static void pt_free(struct tdm_pgt *pgt, struct tdm_pt *pt)
 {
-	tdmi_free(&mm->alloc, pt->e, TDM_PAGE_SIZE);
-	tdmi_free(&mm->alloc, pt, sizeof(*pt));
+	tdmi_free(pgt->alloc, pt->e, TDM_PAGE_SIZE);
+	tdmi_free(pgt->alloc, pt, sizeof(*pt));
 }
 
 static void pt_free_rcu(struct tdm_rcu_head *head, void *ctx)
@@ -50,20 +51,20 @@ static void pt_free_rcu(struct tdm_rcu_head *head, void *ctx)
 	pt_free(ctx, tdm_container_of(head, struct tdm_pt, rcu));
 }
 
-int tdmi_pt_init(struct tdm_mm *mm)
+int tdmi_pt_init(struct tdm_pgt *pgt)
 {
-	mm->pgd = pt_alloc(mm, TDM_PT_LEVELS - 1, 0);
-	return mm->pgd ? 0 : -ENOMEM;
+	pgt->root = pt_alloc(pgt, TDM_PT_LEVELS - 1, 0);
+	return pgt->root ? 0 : -ENOMEM;
 }
 
-void tdmi_pt_destroy(struct tdm_mm *mm)
+void tdmi_pt_destroy(struct tdm_pgt *pgt)
 {
 	/* Depth-first without recursion: a table is freed when the scan has passed its last entry. */
-	struct tdm_pt *stack[TDM_PT_LEVELS] = { mm->pgd };
+	struct tdm_pt *stack[TDM_PT_LEVELS] = { pgt->root };
 	u32 pos[TDM_PT_LEVELS] = { 0 };
 	u32 depth = 0;
 
-	if (!mm->pgd)
+	if (!pgt->root)
 		return;
 	for (;;) {
 		struct tdm_pt *pt = stack[depth], *child = NULL;
@@ -75,16 +76,16 @@ void tdmi_pt_destroy(struct tdm_mm *mm)
 			pos[depth] = 0;
 			continue;
 		}
-		pt_free(mm, pt);
+		pt_free(pgt, pt);
 		if (!depth--)
 			break;
 	}
-	mm->pgd = NULL;
+	pgt->root = NULL;
 }
 
-struct tdm_pt *tdmi_pt_walk(struct tdm_mm *mm, u64 va, u32 *index, struct tdm_pte *pte)
+struct tdm_pt *tdmi_pt_walk(struct tdm_pgt *pgt, u64 va, u32 *index, struct tdm_pte *pte)
 {
-	struct tdm_pt *pt = mm->pgd;
+	struct tdm_pt *pt = pgt->root;
 
 	for (;;) {
 		u32 i = tdm_pt_index(pt, va);
@@ -101,9 +102,9 @@ struct tdm_pt *tdmi_pt_walk(struct tdm_mm *mm, u64 va, u32 *index, struct tdm_pt
 }
 
 /* With pt (an upper table whose entry for va is none) unlocked: put a table there, or find the one that somebody else put. */
-static int pt_populate(struct tdm_mm *mm, struct tdm_pt *pt, u64 va)
+static int pt_populate(struct tdm_pgt *pgt, struct tdm_pt *pt, u64 va)
 {
-	struct tdm_pt *child = pt_alloc(mm, pt->level - 1u, va);
+	struct tdm_pt *child = pt_alloc(pgt, pt->level - 1u, va);
 	u32 i = tdm_pt_index(pt, va);
 
 	if (!child)
@@ -115,16 +116,16 @@ static int pt_populate(struct tdm_mm *mm, struct tdm_pt *pt, u64 va)
 	}
 	plat_mutex_unlock(&pt->lock);
 	if (child)
-		pt_free(mm, child);
+		pt_free(pgt, child);
 	return 0;
 }
 
 /* Lock the table of `level` (or an upper one with a leaf for va). */
-static int pt_lock_level(struct tdm_mm *mm, u64 va, u32 level, bool alloc, struct tdm_pt **out)
+static int pt_lock_level(struct tdm_pgt *pgt, u64 va, u32 level, bool alloc, struct tdm_pt **out)
 {
 	*out = NULL;
 	for (;;) {
-		struct tdm_pt *pt = mm->pgd, *child;
+		struct tdm_pt *pt = pgt->root, *child;
 		struct tdm_pte e;
 		u32 i;
 
@@ -133,7 +134,7 @@ static int pt_lock_level(struct tdm_mm *mm, u64 va, u32 level, bool alloc, struc
 		i = tdm_pt_index(pt, va);
 		e = tdm_pt_get(pt, i);
 		if (pt->level > level && tdm_pte_none(e)) {
-			int r = alloc ? pt_populate(mm, pt, va) : 0;
+			int r = alloc ? pt_populate(pgt, pt, va) : 0;
 
 			if (r || !alloc)
 				return r;
@@ -149,31 +150,31 @@ static int pt_lock_level(struct tdm_mm *mm, u64 va, u32 level, bool alloc, struc
 	}
 }
 
-int tdmi_pt_lock(struct tdm_mm *mm, u64 va, bool alloc, struct tdm_pt **out)
+int tdmi_pt_lock(struct tdm_pgt *pgt, u64 va, bool alloc, struct tdm_pt **out)
 {
-	return pt_lock_level(mm, va, 0, alloc, out);
+	return pt_lock_level(pgt, va, 0, alloc, out);
 }
 
-int tdmi_pt_lock_pmd(struct tdm_mm *mm, u64 va, struct tdm_pt **out)
+int tdmi_pt_lock_pmd(struct tdm_pgt *pgt, u64 va, struct tdm_pt **out)
 {
-	return pt_lock_level(mm, va, 1, true, out);
+	return pt_lock_level(pgt, va, 1, true, out);
 }
 
-struct tdm_pt *tdmi_pt_spare(struct tdm_mm *mm, u64 va)
+struct tdm_pt *tdmi_pt_spare(struct tdm_pgt *pgt, u64 va)
 {
-	return pt_alloc(mm, 0, va);
+	return pt_alloc(pgt, 0, va);
 }
 
-void tdmi_pt_spare_free(struct tdm_mm *mm, struct tdm_pt *spare)
+void tdmi_pt_spare_free(struct tdm_pgt *pgt, struct tdm_pt *spare)
 {
 	if (spare)
-		pt_free(mm, spare);
+		pt_free(pgt, spare);
 }
 
-int tdmi_pt_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, struct tdm_pt *spare, struct tdm_pt **out)
+int tdmi_pt_split(struct tdm_pgt *pgt, struct tdm_pt *pmd, u32 i, struct tdm_pt *spare, struct tdm_pt **out)
 {
 	struct tdm_pte leaf = tdm_pt_get(pmd, i);
-	struct tdm_pt *pt = spare ? spare : pt_alloc(mm, pmd->level - 1u, tdm_pt_va(pmd, i));
+	struct tdm_pt *pt = spare ? spare : pt_alloc(pgt, pmd->level - 1u, tdm_pt_va(pmd, i));
 	u32 step = pmd->level == 1 ? 1 : TDM_HUGE_PAGES;
 
 	if (!pt)
@@ -187,29 +188,29 @@ int tdmi_pt_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, struct tdm_pt *s
 	return 0;
 }
 
-struct tdm_pt *tdmi_pt_pmd(struct tdm_mm *mm, u64 va)
+struct tdm_pt *tdmi_pt_pmd(struct tdm_pgt *pgt, u64 va)
 {
-	struct tdm_pt *pt = mm->pgd;
+	struct tdm_pt *pt = pgt->root;
 
 	while (pt->level > 1)
 		pt = tdm_pte_table(tdm_pt_get(pt, tdm_pt_index(pt, va)));
 	return pt;
 }
 
-void tdmi_pt_collapse(struct tdm_mm *mm, struct tdm_pt *pmd, struct tdm_pt *pt, struct tdm_pte leaf)
+void tdmi_pt_collapse(struct tdm_pgt *pgt, struct tdm_pt *pmd, struct tdm_pt *pt, struct tdm_pte leaf)
 {
 	pt->dead = true;
 	tdm_pt_set(pmd, tdm_pt_index(pmd, pt->base), leaf);
 	plat_mutex_unlock(&pt->lock);
-	tdmi_rcu_call(&mm->rcu, &pt->rcu, pt_free_rcu, mm);
+	tdmi_rcu_call(pgt->rcu, &pt->rcu, pt_free_rcu, pgt);
 }
 
-void tdmi_pt_try_free(struct tdm_mm *mm, u64 va)
+void tdmi_pt_try_free(struct tdm_pgt *pgt, u64 va)
 {
 	struct tdm_pt *pmd, *pt;
 	u32 i;
 
-	if (pt_lock_level(mm, va, 1, false, &pmd) || !pmd)
+	if (pt_lock_level(pgt, va, 1, false, &pmd) || !pmd)
 		return;
 	i = tdm_pt_index(pmd, va);
 	pt = pmd->level == 1 ? tdm_pte_table(tdm_pt_get(pmd, i)) : NULL;
@@ -224,19 +225,19 @@ void tdmi_pt_try_free(struct tdm_mm *mm, u64 va)
 		}
 		if (pt) {
 			plat_mutex_unlock(&pt->lock);
-			tdmi_rcu_call(&mm->rcu, &pt->rcu, pt_free_rcu, mm);
+			tdmi_rcu_call(pgt->rcu, &pt->rcu, pt_free_rcu, pgt);
 		}
 	}
 	plat_mutex_unlock(&pmd->lock);
 }
 
-u64 tdmi_pt_next(struct tdm_mm *mm, u64 va, u64 end)
+u64 tdmi_pt_next(struct tdm_pgt *pgt, u64 va, u64 end)
 {
 	va = TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE);
 	while (va < end) {
 		struct tdm_pte e;
 		u32 i;
-		struct tdm_pt *pt = tdmi_pt_walk(mm, va, &i, &e);
+		struct tdm_pt *pt = tdmi_pt_walk(pgt, va, &i, &e);
 
 		if (pt->level == 0 || !tdm_pte_none(e))
 			return va;

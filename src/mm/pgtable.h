@@ -19,7 +19,8 @@
 #include "mm/pte.h"
 #include "plat/plat.h"
 
-struct tdm_mm;
+struct tdm_alloc;
+struct tdm_predict;
 
 #define TDM_PT_ENTRIES 512u
 #define TDM_PT_LEVELS 4u /* 0: PTE, 1: PMD, 2: PUD, 3: PGD */
@@ -37,6 +38,14 @@ struct tdm_pt {
 	u32 recent;             /* blocks in which a part was brought lately, a bit each */
 	struct tdm_rcu_head rcu;
 } __attribute__((aligned(64)));
+
+/* A page table. All of it constant but what lies below the root. */
+struct tdm_pgt {
+	struct tdm_pt *root;         /* level 3 */
+	struct tdm_alloc *alloc;     /* where tables come from */
+	struct tdm_rcu *rcu;         /* whose readers walk it */
+	struct tdm_predict *predict; /* what a new PTE table starts with, or NULL */
+};
 
 /* Bytes that one entry of this level maps. */
 static inline u32 tdm_pt_shift(u32 level)
@@ -69,18 +78,19 @@ static inline struct tdm_pt *tdm_pte_table(struct tdm_pte p)
 	return (p.v & (TDM_PTE_PRESENT | TDM_PTE_LEAF)) == TDM_PTE_PRESENT ? (struct tdm_pt *)(uintptr_t)(p.v & ~(u64)63) : NULL;
 }
 
-int tdmi_pt_init(struct tdm_mm *mm);
+/* The first table; all but root has been set. 0 or -ENOMEM. */
+int tdmi_pt_init(struct tdm_pgt *pgt);
 /* Free all tables. No walker is left. */
-void tdmi_pt_destroy(struct tdm_mm *mm);
+void tdmi_pt_destroy(struct tdm_pgt *pgt);
 
 /* The lowest table on the way to va, and the entry in it. Lockless: the caller is an RCU reader. */
-struct tdm_pt *tdmi_pt_walk(struct tdm_mm *mm, u64 va, u32 *index, struct tdm_pte *pte);
+struct tdm_pt *tdmi_pt_walk(struct tdm_pgt *pgt, u64 va, u32 *index, struct tdm_pte *pte);
 
 /* Lock the table that holds the leaf for va: the PTE table, or an upper one whose entry is a leaf. alloc: make missing tables down to the PTE
  * table; otherwise *out is NULL (and nothing is locked) when there is none. RCU reader. 0 or -ENOMEM. */
-int tdmi_pt_lock(struct tdm_mm *mm, u64 va, bool alloc, struct tdm_pt **out);
+int tdmi_pt_lock(struct tdm_pgt *pgt, u64 va, bool alloc, struct tdm_pt **out);
 /* Lock the PMD table for va, making it if needed (to install a 2 MiB leaf). */
-int tdmi_pt_lock_pmd(struct tdm_mm *mm, u64 va, struct tdm_pt **out);
+int tdmi_pt_lock_pmd(struct tdm_pgt *pgt, u64 va, struct tdm_pt **out);
 static inline void tdm_pt_unlock(struct tdm_pt *pt)
 {
 	plat_mutex_unlock(&pt->lock);
@@ -88,18 +98,18 @@ static inline void tdm_pt_unlock(struct tdm_pt *pt)
 
 /* Replace the 2 MiB leaf at entry i of the locked PMD table by a PTE table with 512 leaves of the same flags; it is locked in
  * *out, so that nobody sees them before the caller has split the folio. spare: the table to use, or NULL. 0; -ENOMEM, not with a spare. */
-int tdmi_pt_split(struct tdm_mm *mm, struct tdm_pt *pmd, u32 i, struct tdm_pt *spare, struct tdm_pt **out);
+int tdmi_pt_split(struct tdm_pgt *pgt, struct tdm_pt *pmd, u32 i, struct tdm_pt *spare, struct tdm_pt **out);
 /* A table for a split of the leaf at va, before something is done that cannot be taken back. NULL: no memory. */
-struct tdm_pt *tdmi_pt_spare(struct tdm_mm *mm, u64 va);
-void tdmi_pt_spare_free(struct tdm_mm *mm, struct tdm_pt *spare);
+struct tdm_pt *tdmi_pt_spare(struct tdm_pgt *pgt, u64 va);
+void tdmi_pt_spare_free(struct tdm_pgt *pgt, struct tdm_pt *spare);
 /* The PMD table for va, which has a PTE table. RCU reader. */
-struct tdm_pt *tdmi_pt_pmd(struct tdm_mm *mm, u64 va);
+struct tdm_pt *tdmi_pt_pmd(struct tdm_pgt *pgt, u64 va);
 /* Put a leaf of 2 MiB in the place of this PTE table. Both are locked; pt is dead afterwards, and unlocked. Only where no port has a translation of anything that
  * pt maps: all of it is on a device (mm/devmem.c). */
-void tdmi_pt_collapse(struct tdm_mm *mm, struct tdm_pt *pmd, struct tdm_pt *pt, struct tdm_pte leaf);
+void tdmi_pt_collapse(struct tdm_pgt *pgt, struct tdm_pt *pmd, struct tdm_pt *pt, struct tdm_pte leaf);
 /* Unlink and free the PTE table for va if it is empty. No table lock is held. RCU reader. */
-void tdmi_pt_try_free(struct tdm_mm *mm, u64 va);
+void tdmi_pt_try_free(struct tdm_pgt *pgt, u64 va);
 /* The first va >= `va` and below `end` whose PTE table exists or whose upper entry is a leaf, rounded to 2 MiB; `end` when there is none. */
-u64 tdmi_pt_next(struct tdm_mm *mm, u64 va, u64 end);
+u64 tdmi_pt_next(struct tdm_pgt *pgt, u64 va, u64 end);
 
 #endif

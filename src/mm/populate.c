@@ -15,7 +15,7 @@ static int bring_table(struct tdm_ctx *ctx, u64 va, u64 end)
 	int r;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	r = tdmi_pt_lock(ctx->mm, va, false, &pt);
+	r = tdmi_pt_lock(&ctx->mm->pgt, va, false, &pt);
 	if (!r && pt) {
 		u32 lo = tdm_pt_index(pt, va), hi = end - pt->base >= TDM_HUGE_SIZE ? TDM_PT_ENTRIES : tdm_pt_index(pt, end);
 
@@ -72,7 +72,7 @@ static int bring(struct tdm_ctx *ctx, u64 start, u64 end, bool locked)
 		if (r)
 			return r;
 		tdmi_rcu_read_lock(ctx->rcu);
-		va = stop < end ? TDM_MAX(stop, tdmi_pt_next(ctx->mm, stop, end)) : end;
+		va = stop < end ? TDM_MAX(stop, tdmi_pt_next(&ctx->mm->pgt, stop, end)) : end;
 		tdmi_rcu_read_unlock(ctx->rcu);
 	}
 	return 0;

@@ -110,7 +110,7 @@ static bool look_managed(struct walk *w, u64 end)
 	u32 i;
 
 	tdmi_rcu_read_lock(w->ctx->rcu);
-	pt = tdmi_pt_walk(mm, w->at, &i, &pte);
+	pt = tdmi_pt_walk(&mm->pgt, w->at, &i, &pte);
 	if (pt->level) {
 		u64 s = leaf_state(w, pt, pte), good = w->at;
 
@@ -165,7 +165,7 @@ static u64 state_now(const struct walk *w)
 	u32 i;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	pt = tdmi_pt_walk(ctx->mm, w->at, &i, &pte);
+	pt = tdmi_pt_walk(&ctx->mm->pgt, w->at, &i, &pte);
 	if (!pt->level || (pt->level == 1 && tdm_pte_lent(pte)))
 		state = state_of(w, w->at, pte);
 	tdmi_rcu_read_unlock(ctx->rcu);
@@ -244,11 +244,11 @@ static int next_mapping(struct walk *w)
 	if (w->map.start > w->at)
 		w->map.readable = false;
 	tdmi_rcu_read_lock(ctx->rcu);
-	w->managed = tdmi_vma_find(ctx->mm, w->at, &vma);
+	w->managed = tdmi_vma_find(&ctx->mm->vmas, w->at, &vma);
 	if (w->managed) {
 		w->managed = !(vma.flags & TDM_VMA_EXCLUDED);
 		w->stop = TDM_MIN(w->stop, vma.end);
-	} else if (tdmi_vma_next(ctx->mm, w->at, &vma)) {
+	} else if (tdmi_vma_next(&ctx->mm->vmas, w->at, &vma)) {
 		w->stop = TDM_MIN(w->stop, vma.start);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);

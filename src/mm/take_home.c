@@ -75,7 +75,7 @@ static void home_block(struct tdm_ctx *ctx, struct tdm_frame *folio, u32 only, s
 	u32 first, mask, kept = mm->keep ? tdmi_keep_mask(mm->keep, folio->va) : 0;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	if (!tdmi_pt_lock(mm, folio->va, false, &pt) && pt) {
+	if (!tdmi_pt_lock(&mm->pgt, folio->va, false, &pt) && pt) {
 		first = tdm_pt_index(pt, folio->va);
 		mask = pt->level ? 0 : tdmi_folio_pages(mm, pt, first, folio, true) & only;
 		t->refused |= mask & kept;
@@ -110,7 +110,7 @@ static void home_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, bool part, s
 {
 	struct tdm_mm *mm = ctx->mm;
 	/* A part that has gone home cannot be told from the rest without. */
-	struct tdm_pt *pmd, *spare = tdmi_pt_spare(mm, folio->va);
+	struct tdm_pt *pmd, *spare = tdmi_pt_spare(&mm->pgt, folio->va);
 	struct tdm_pte pte;
 	u32 i, done = 0;
 	bool kept = spare == NULL || part;
@@ -120,7 +120,7 @@ static void home_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, bool part, s
 	for (u64 va = folio->va; mm->keep && va < folio->va + TDM_HUGE_SIZE; va += TDM_BLOCK_SIZE)
 		kept = kept || tdmi_keep_mask(mm->keep, va);
 	tdmi_rcu_read_lock(ctx->rcu);
-	if (!tdmi_pt_lock(mm, folio->va, false, &pmd) && pmd) {
+	if (!tdmi_pt_lock(&mm->pgt, folio->va, false, &pmd) && pmd) {
 		i = tdm_pt_index(pmd, folio->va);
 		pte = tdm_pt_get(pmd, i);
 		if (pmd->level == 1 && tdm_pte_lent(pte) && tdm_pfn_frame(&mm->frames, tdm_pte_pfn(pte)) == folio) {
@@ -149,7 +149,7 @@ static void home_huge(struct tdm_ctx *ctx, struct tdm_frame *folio, bool part, s
 		tdm_pt_unlock(pmd);
 	}
 	tdmi_rcu_read_unlock(ctx->rcu);
-	tdmi_pt_spare_free(mm, spare);
+	tdmi_pt_spare_free(&mm->pgt, spare);
 }
 
 /* ---- pages that a fork shares ---------------------------------------------------------------------------------------- */
@@ -206,7 +206,7 @@ static u32 exclusive_pages(struct tdm_ctx *ctx, u64 va)
 	if (!tdm_aptr_ld_acquire(&mm->exclusive_owner[0]))
 		return 0;
 	tdmi_rcu_read_lock(ctx->rcu);
-	pt = tdmi_pt_walk(mm, va, &i, &pte);
+	pt = tdmi_pt_walk(&mm->pgt, va, &i, &pte);
 	for (u32 k = 0; !pt->level && k < TDM_BLOCK_PAGES; k++)
 		mask |= (u32)tdm_pte_is(tdm_pt_get(pt, i + k), TDM_PTE_T_EXCLUSIVE) << k;
 	tdmi_rcu_read_unlock(ctx->rcu);
@@ -352,7 +352,7 @@ u32 tdmi_home_many(struct tdm_ctx *ctx, u64 *va, u64 end)
 	if (mine)
 		(void)tdmi_invalidate_start(&mm->notifiers, &round);
 	tdmi_rcu_read_lock(ctx->rcu);
-	if (!tdmi_pt_lock(mm, *va, false, &pt) && pt) {
+	if (!tdmi_pt_lock(&mm->pgt, *va, false, &pt) && pt) {
 		if (!pt->level)
 			done = batch_home(mm, pt, tdm_pt_index(pt, *va), most);
 		tdm_pt_unlock(pt);

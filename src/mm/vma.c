@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* vma.c - see vma.h. The intervals of the tree never overlap, so "overlaps va" finds at most one. */
 #include "mm/vma.h"
+#include "base/alloc.h"
 #include "base/check.h"
-#include "mm/mm.h"
 
 static void *node_alloc(void *ctx, size_t size)
 {
@@ -14,17 +14,17 @@ static void node_free(void *ctx, void *p, size_t size)
 	tdmi_free(ctx, p, size);
 }
 
-int tdmi_vmas_init(struct tdm_mm *mm)
+int tdmi_vmas_init(struct tdm_vmas *vmas, struct tdm_alloc *alloc, struct tdm_rcu *rcu)
 {
-	struct tdm_itree_mem mem = { node_alloc, node_free, &mm->alloc };
+	struct tdm_itree_mem mem = { node_alloc, node_free, alloc };
 
-	tdmi_itree_init(&mm->vmas.tree, &mm->rcu, &mem);
+	tdmi_itree_init(&vmas->tree, rcu, &mem);
 	return 0;
 }
 
-void tdmi_vmas_destroy(struct tdm_mm *mm)
+void tdmi_vmas_destroy(struct tdm_vmas *vmas)
 {
-	tdmi_itree_destroy(&mm->vmas.tree);
+	tdmi_itree_destroy(&vmas->tree);
 }
 
 /* Cut [start, end) out of what is there. */
@@ -71,13 +71,13 @@ static int finish(struct tdm_itree_txn *t, int r)
 	return r;
 }
 
-int tdmi_vma_insert(struct tdm_mm *mm, u64 start, u64 end, uintptr_t flags)
+int tdmi_vma_insert(struct tdm_vmas *vmas, u64 start, u64 end, uintptr_t flags)
 {
 	void *payload = (void *)flags; /* NULL is as good a payload as any */
 	struct tdm_itree_txn t;
 	int r;
 
-	tdmi_itree_begin(&mm->vmas.tree, &t);
+	tdmi_itree_begin(&vmas->tree, &t);
 	r = carve(&t, start, end);
 	if (!r)
 		r = merge(&t, &start, &end, payload);
@@ -86,25 +86,25 @@ int tdmi_vma_insert(struct tdm_mm *mm, u64 start, u64 end, uintptr_t flags)
 	return finish(&t, r);
 }
 
-int tdmi_vma_remove(struct tdm_mm *mm, u64 start, u64 end)
+int tdmi_vma_remove(struct tdm_vmas *vmas, u64 start, u64 end)
 {
 	struct tdm_itree_txn t;
 
-	tdmi_itree_begin(&mm->vmas.tree, &t);
+	tdmi_itree_begin(&vmas->tree, &t);
 	return finish(&t, carve(&t, start, end));
 }
 
-bool tdmi_vma_next(struct tdm_mm *mm, u64 va, struct tdm_vma *out)
+bool tdmi_vma_next(struct tdm_vmas *vmas, u64 va, struct tdm_vma *out)
 {
 	struct tdm_interval i;
 
-	if (!tdmi_itree_find(tdmi_itree_root(&mm->vmas.tree), va, ~(u64)0, &i))
+	if (!tdmi_itree_find(tdmi_itree_root(&vmas->tree), va, ~(u64)0, &i))
 		return false;
 	*out = (struct tdm_vma){ i.start, i.end, (uintptr_t)i.payload };
 	return true;
 }
 
-bool tdmi_vma_find(struct tdm_mm *mm, u64 va, struct tdm_vma *out)
+bool tdmi_vma_find(struct tdm_vmas *vmas, u64 va, struct tdm_vma *out)
 {
-	return tdmi_vma_next(mm, va, out) && out->start <= va;
+	return tdmi_vma_next(vmas, va, out) && out->start <= va;
 }

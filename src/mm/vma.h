@@ -13,7 +13,7 @@
 #include "base/itree.h"
 #include "base/types.h"
 
-struct tdm_mm;
+struct tdm_alloc;
 
 #define TDM_VMA_EXCLUDED ((uintptr_t)1 << 0)
 
@@ -26,15 +26,16 @@ struct tdm_vmas {
 	struct tdm_itree tree;
 };
 
-int tdmi_vmas_init(struct tdm_mm *mm);
-void tdmi_vmas_destroy(struct tdm_mm *mm);
+/* Where nodes come from, and whose readers look. 0. */
+int tdmi_vmas_init(struct tdm_vmas *vmas, struct tdm_alloc *alloc, struct tdm_rcu *rcu);
+void tdmi_vmas_destroy(struct tdm_vmas *vmas);
 /* [start, end) has these flags from now on, whatever it had. Neighbours with the same flags become one. 0 or -ENOMEM. */
-int tdmi_vma_insert(struct tdm_mm *mm, u64 start, u64 end, uintptr_t flags);
+int tdmi_vma_insert(struct tdm_vmas *vmas, u64 start, u64 end, uintptr_t flags);
 /* [start, end) is not ours any more. 0 or -ENOMEM. */
-int tdmi_vma_remove(struct tdm_mm *mm, u64 start, u64 end);
+int tdmi_vma_remove(struct tdm_vmas *vmas, u64 start, u64 end);
 /* The VMA that holds va. RCU reader, or the event lock. */
-bool tdmi_vma_find(struct tdm_mm *mm, u64 va, struct tdm_vma *out);
+bool tdmi_vma_find(struct tdm_vmas *vmas, u64 va, struct tdm_vma *out);
 /* The first VMA that ends after va (for walking all of them). RCU reader, or the event lock. */
-bool tdmi_vma_next(struct tdm_mm *mm, u64 va, struct tdm_vma *out);
+bool tdmi_vma_next(struct tdm_vmas *vmas, u64 va, struct tdm_vma *out);
 
 #endif

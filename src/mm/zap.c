@@ -87,7 +87,7 @@ static int zap_table(struct tdm_ctx *ctx, u64 va, u64 end, enum tdm_zap how)
 	struct tdm_pt *pt;
 	u32 lo, hi;
 
-	if (tdmi_pt_lock(mm, va, false, &pt) || !pt)
+	if (tdmi_pt_lock(&mm->pgt, va, false, &pt) || !pt)
 		return 0;
 	lo = tdm_pt_index(pt, va);
 	if (pt->level) {
@@ -130,8 +130,8 @@ static void zap_range(struct tdm_ctx *ctx, u64 start, u64 end, enum tdm_zap how)
 		r = zap_table(ctx, va, stop, how);
 		if (!r) {
 			if (how != TDM_ZAP_REMOVE && stop - va == TDM_HUGE_SIZE)
-				tdmi_pt_try_free(ctx->mm, va);
-			va = stop < end ? TDM_MAX(stop, tdmi_pt_next(ctx->mm, stop, end)) : end;
+				tdmi_pt_try_free(&ctx->mm->pgt, va);
+			va = stop < end ? TDM_MAX(stop, tdmi_pt_next(&ctx->mm->pgt, stop, end)) : end;
 		}
 		tdmi_rcu_read_unlock(ctx->rcu);
 		if (r == -ENOMEM)
@@ -149,7 +149,7 @@ void tdmi_zap(struct tdm_ctx *ctx, u64 start, u64 end, enum tdm_zap how)
 	(void)tdmi_invalidate_start(&ctx->mm->notifiers, &round);
 	zap_range(ctx, start, end, how);
 	tdmi_invalidate_end(&ctx->mm->notifiers, &round);
-	while (how == TDM_ZAP_UNMAP && tdmi_vma_remove(ctx->mm, start, end))
+	while (how == TDM_ZAP_UNMAP && tdmi_vma_remove(&ctx->mm->vmas, start, end))
 		try_again(&tries);
 }
 
@@ -163,7 +163,7 @@ static struct tdm_pt *lock_pages(struct tdm_ctx *ctx, u64 va)
 	for (;;) {
 		int r = 0;
 
-		if (tdmi_pt_lock(mm, va, false, &pt) || !pt)
+		if (tdmi_pt_lock(&mm->pgt, va, false, &pt) || !pt)
 			return NULL;
 		if (!pt->level)
 			return pt;
@@ -219,7 +219,7 @@ static void remap_put(struct tdm_ctx *ctx, u64 to, struct tdm_pte pte)
 	u32 i, k, tries = 0;
 
 	for (;;) {
-		if (tdmi_pt_lock(mm, to, true, &pt)) {
+		if (tdmi_pt_lock(&mm->pgt, to, true, &pt)) {
 			try_again(&tries);
 			continue;
 		}
@@ -257,10 +257,10 @@ static void move_vmas(struct tdm_mm *mm, u64 from, u64 to, u64 len)
 	struct tdm_vma v;
 	u32 tries = 0;
 
-	for (u64 va = from; tdmi_vma_next(mm, va, &v) && v.start < from + len; va = v.end)
-		while (tdmi_vma_insert(mm, TDM_MAX(v.start, from) - from + to, TDM_MIN(v.end, from + len) - from + to, v.flags))
+	for (u64 va = from; tdmi_vma_next(&mm->vmas, va, &v) && v.start < from + len; va = v.end)
+		while (tdmi_vma_insert(&mm->vmas, TDM_MAX(v.start, from) - from + to, TDM_MIN(v.end, from + len) - from + to, v.flags))
 			try_again(&tries);
-	while (tdmi_vma_remove(mm, from, from + len))
+	while (tdmi_vma_remove(&mm->vmas, from, from + len))
 		try_again(&tries);
 }
 
@@ -276,7 +276,7 @@ void tdmi_move(struct tdm_ctx *ctx, u64 from, u64 to, u64 len)
 
 		tdmi_rcu_read_lock(ctx->rcu);
 		if (((from + off) & (TDM_HUGE_SIZE - 1)) == 0 || off == 0)
-			off = TDM_MAX(from + off, tdmi_pt_next(ctx->mm, from + off, from + len)) - from;
+			off = TDM_MAX(from + off, tdmi_pt_next(&ctx->mm->pgt, from + off, from + len)) - from;
 		n = off < len ? tdmi_coherent_move(ctx, from + off, to + off, (len - off) >> TDM_PAGE_SHIFT) : 0;
 		if (!n && off < len) {
 			pte = remap_take(ctx, from + off);
@@ -296,7 +296,7 @@ void tdmi_move_end(struct tdm_ctx *ctx, u64 to, u64 len)
 {
 	struct tdm_vma v;
 
-	for (u64 va = to; tdmi_vma_next(ctx->mm, va, &v) && v.start < to + len; va = v.end)
+	for (u64 va = to; tdmi_vma_next(&ctx->mm->vmas, va, &v) && v.start < to + len; va = v.end)
 		if (!(v.flags & TDM_VMA_EXCLUDED))
 			(void)tdmi_adopt(ctx, TDM_MAX(v.start, to), TDM_MIN(v.end, to + len));
 }
@@ -314,7 +314,7 @@ void tdmi_zap_entry(struct tdm_ctx *ctx, u64 va)
 	u32 i, level;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	level = tdmi_pt_walk(ctx->mm, va, &i, &pte)->level;
+	level = tdmi_pt_walk(&ctx->mm->pgt, va, &i, &pte)->level;
 	tdmi_rcu_read_unlock(ctx->rcu);
 	if (level <= 1 && !tdm_pte_lent(pte) && !tdm_pte_is(pte, TDM_PTE_T_COHERENT) && !tdm_pte_none(pte)) {
 		struct tdm_inv_range round = TDM_INV_RANGE(va, va + TDM_PAGE_SIZE, TDM_INV_CLEAR);

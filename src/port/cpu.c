@@ -429,7 +429,7 @@ int tdmi_cpu_mmap(struct tdm_cpu *c, struct tdm_ctx *ctx, u64 start, u64 end, bo
 	int r;
 
 	plat_mutex_lock(&ctx->mm->event_lock);
-	r = tdmi_vma_insert(ctx->mm, start, end, 0);
+	r = tdmi_vma_insert(&ctx->mm->vmas, start, end, 0);
 	plat_mutex_unlock(&ctx->mm->event_lock);
 	for (u64 va = start; !r && va < end; va += TDM_PAGE_SIZE) {
 		u8 *f = tdm_cpu_flags(c, va);

@@ -68,7 +68,7 @@ static u64 limbo_end(u64 end)
 
 static void set_flags(struct tdm_host *h, u64 start, u64 end, uintptr_t flags)
 {
-	if (tdmi_vma_insert(h->mm, start | LIMBO, limbo_end(end), flags))
+	if (tdmi_vma_insert(&h->mm->vmas, start | LIMBO, limbo_end(end), flags))
 		plat_abort("tandem: no memory to follow an mremap()\n");
 	h->mm->unsettled = true;
 }
@@ -84,7 +84,7 @@ static u64 run(struct tdm_host *h, u64 start, u64 end, uintptr_t *flags)
 	struct tdm_vma v;
 
 	*flags = 0;
-	if (!h->mm->unsettled || !tdmi_vma_next(h->mm, start | LIMBO, &v))
+	if (!h->mm->unsettled || !tdmi_vma_next(&h->mm->vmas, start | LIMBO, &v))
 		return end;
 	if (v.start > (start | LIMBO))
 		return TDM_MIN(end, v.start & ~LIMBO);
@@ -100,13 +100,13 @@ static void know(struct tdm_host *h, struct tdm_ctx *ctx, const struct tdm_mappi
 	for (u64 at = m->start; at < m->end; at = v.end) {
 		u64 end = m->end;
 
-		if (tdmi_vma_next(h->mm, at, &v) && v.start < end)
+		if (tdmi_vma_next(&h->mm->vmas, at, &v) && v.start < end)
 			end = TDM_MAX(v.start, at);
 		else
 			v.end = end;
 		if (at == end)
 			continue;
-		if (tdmi_vma_insert(h->mm, at, end, flags))
+		if (tdmi_vma_insert(&h->mm->vmas, at, end, flags))
 			return; /* it will be found (run/live_find.c) */
 		if (!(flags & TDM_VMA_EXCLUDED))
 			(void)tdmi_adopt(ctx, at, end);
@@ -147,7 +147,7 @@ static void settle(struct tdm_host *h, struct tdm_ctx *ctx)
 
 	if (!h->mm->unsettled || tdmi_host_changing(h))
 		return;
-	while (tdmi_vma_next(h->mm, LIMBO, &v)) {
+	while (tdmi_vma_next(&h->mm->vmas, LIMBO, &v)) {
 		u64 start = v.start & ~LIMBO, end = start + (v.end - v.start);
 
 		if (check(h, ctx, start, end, v.flags & ~OURS))
@@ -187,12 +187,12 @@ static void know_all(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end
 	for (u64 va = start; va < end; va += TDM_PAGE_SIZE) {
 		tdmi_rcu_read_lock(ctx->rcu);
 		if (va == start || va % TDM_HUGE_SIZE == 0)
-			va = TDM_MAX(va, tdmi_pt_next(h->mm, va, end));
+			va = TDM_MAX(va, tdmi_pt_next(&h->mm->pgt, va, end));
 		if (va < end)
-			(void)tdmi_pt_walk(h->mm, va, &i, &pte);
+			(void)tdmi_pt_walk(&h->mm->pgt, va, &i, &pte);
 		tdmi_rcu_read_unlock(ctx->rcu);
-		if (va < end && !tdm_pte_none(pte) && !tdmi_vma_find(h->mm, va, &v) &&
-		    tdmi_vma_insert(h->mm, va, va + TDM_PAGE_SIZE, 0))
+		if (va < end && !tdm_pte_none(pte) && !tdmi_vma_find(&h->mm->vmas, va, &v) &&
+		    tdmi_vma_insert(&h->mm->vmas, va, va + TDM_PAGE_SIZE, 0))
 			plat_abort("tandem: no memory to follow an mremap()\n");
 	}
 }
@@ -202,7 +202,7 @@ void tdmi_host_know_served(struct tdm_host *h, struct tdm_ctx *ctx)
 	struct tdm_vma v;
 	u64 at = 0;
 
-	for (; tdmi_vma_next(h->mm, at, &v) && v.start < LIMBO; at = v.end)
+	for (; tdmi_vma_next(&h->mm->vmas, at, &v) && v.start < LIMBO; at = v.end)
 		know_all(h, ctx, at, v.start);
 	know_all(h, ctx, at, LIMBO);
 }
@@ -214,7 +214,7 @@ static bool somebody(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end
 	struct tdm_vma v;
 
 	know_all(h, ctx, start, end);
-	if (tdmi_vma_next(h->mm, start, &v) && v.start < end)
+	if (tdmi_vma_next(&h->mm->vmas, start, &v) && v.start < end)
 		return true;
 	for (; start < end && !(flags & (WAIT | HALF)); start = run(h, start, end, &flags))
 		;
@@ -231,7 +231,7 @@ static void displace(struct tdm_host *h, struct tdm_ctx *ctx, u64 start, u64 end
 		stop = run(h, start, end, &flags);
 		set_flags(h, start, stop, flags | OVER);
 		know_all(h, ctx, start, stop);
-		while (tdmi_vma_next(h->mm, start, &v) && v.start < stop) {
+		while (tdmi_vma_next(&h->mm->vmas, start, &v) && v.start < stop) {
 			s = TDM_MAX(v.start, start);
 			e = TDM_MIN(v.end, stop);
 			drop(ctx, s, e);
@@ -253,13 +253,13 @@ static void remap(struct tdm_host *h, struct tdm_ctx *ctx, u64 from, u64 to, u64
 		stop = run(h, at, from + len, &flags);
 		if (flags & WAIT) {
 			tdmi_move(ctx, at | LIMBO, there, stop - at);
-			if (tdmi_vma_insert(h->mm, there, there + (stop - at), flags & ~OURS))
+			if (tdmi_vma_insert(&h->mm->vmas, there, there + (stop - at), flags & ~OURS))
 				plat_abort("tandem: no memory to follow an mremap()\n");
 			set_flags(h, at, stop, HALF | (flags & ~(WAIT | SEEN)));
 			continue;
 		}
 		/* A mapping is excluded as a whole. */
-		if (tdmi_vma_next(h->mm, at, &v) && v.start >= stop)
+		if (tdmi_vma_next(&h->mm->vmas, at, &v) && v.start >= stop)
 			v.flags = 0;
 		tdmi_move(ctx, at, there, stop - at);
 		set_flags(h, at, stop, HALF | v.flags);
@@ -291,7 +291,7 @@ static bool unknown(struct tdm_host *h, u64 start, u64 end)
 {
 	struct tdm_vma v;
 
-	return !tdmi_vma_find(h->mm, start, &v) || v.end < end;
+	return !tdmi_vma_find(&h->mm->vmas, start, &v) || v.end < end;
 }
 
 void tdmi_host_event(struct tdm_host *h, struct tdm_ctx *ctx, const struct uffd_msg *m)

@@ -55,7 +55,7 @@ static int register_wp(struct tdm_host *h, u64 va, const struct tdm_mapping *m)
 	struct uffdio_register r = { .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP };
 	struct tdm_vma v;
 
-	if (!tdmi_vma_find(h->mm, va, &v) || (v.flags & TDM_VMA_EXCLUDED))
+	if (!tdmi_vma_find(&h->mm->vmas, va, &v) || (v.flags & TDM_VMA_EXCLUDED))
 		return -EINVAL;
 	r.range.start = TDM_MAX(m->start, v.start);
 	r.range.len = TDM_MIN(m->end, v.end) - r.range.start;

@@ -135,7 +135,7 @@ void tdmi_host_refused(struct tdm_port *p, struct tdm_ctx *ctx, struct tdm_va va
 	end = TDM_MIN(m.end, va.v + TDM_ALIGN_UP(arg[2], TDM_PAGE_SIZE) - TDM_ALIGN_UP(arg[1], TDM_PAGE_SIZE));
 	tdmi_rcu_read_lock(ctx->rcu);
 	/* Somebody who was here before is not known to have gone yet: page by page, then. */
-	if (tdmi_vma_next(h->mm, va.v, &v) && v.start < end)
+	if (tdmi_vma_next(&h->mm->vmas, va.v, &v) && v.start < end)
 		end = TDM_MAX(v.start, va.v + TDM_PAGE_SIZE);
 	tdmi_rcu_read_unlock(ctx->rcu);
 	if (end > va.v)

@@ -221,7 +221,7 @@ static bool unknown(struct tdm_device_worker *w, const struct tdm_device_job *jo
 		return false;
 	tdm_device_enter_mm(w);
 	tdmi_rcu_read_lock(w->ctx->rcu);
-	while (va < job->b && tdmi_vma_find(mm, va, &v))
+	while (va < job->b && tdmi_vma_find(&mm->vmas, va, &v))
 		va = v.end;
 	tdmi_rcu_read_unlock(w->ctx->rcu);
 	plat_mutex_lock(&mm->event_lock);
@@ -256,7 +256,7 @@ int tdmi_device_job_migrate(struct tdm_device_worker *w, struct tdm_device_job *
 		/* Where there are no tables there is nothing. */
 		tdm_device_enter_mm(w);
 		tdmi_rcu_read_lock(w->ctx->rcu);
-		va = TDM_MAX(va, tdmi_pt_next(w->ctx->mm, va, end));
+		va = TDM_MAX(va, tdmi_pt_next(&w->ctx->mm->pgt, va, end));
 		tdmi_rcu_read_unlock(w->ctx->rcu);
 		tdmi_mm_exit(w->ctx);
 		stop = TDM_MIN(TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE, end);

@@ -98,7 +98,7 @@ static bool next_vma(struct tdm_live *l, u64 at, struct tdm_vma *v)
 	bool is;
 
 	tdmi_rcu_read_lock(l->ctx->rcu);
-	is = tdmi_vma_next(&l->mm, at, v);
+	is = tdmi_vma_next(&l->mm.vmas, at, v);
 	tdmi_rcu_read_unlock(l->ctx->rcu);
 	return is;
 }
@@ -111,7 +111,7 @@ static int let_go(struct tdm_live *l, const struct tdm_vma *v)
 	plat_mutex_lock(&l->mm.event_lock);
 	r = tdmi_bring_locked(l->ctx, v->start, v->end);
 	if (!r)
-		r = tdmi_vma_insert(&l->mm, v->start, v->end, TDM_VMA_EXCLUDED);
+		r = tdmi_vma_insert(&l->mm.vmas, v->start, v->end, TDM_VMA_EXCLUDED);
 	if (!r) {
 		tdmi_zap(l->ctx, v->start, v->end, TDM_ZAP_FORGET);
 		tdmi_host_unregister(&l->host, v->start, v->end);
@@ -141,7 +141,7 @@ int tdmi_live_disengage(struct tdm_live *l)
 	if (r) {
 		/* The engine stays after all: what has been let go it finds again. */
 		plat_mutex_lock(&l->mm.event_lock);
-		(void)tdmi_vma_remove(&l->mm, 0, gone);
+		(void)tdmi_vma_remove(&l->mm.vmas, 0, gone);
 		plat_mutex_unlock(&l->mm.event_lock);
 		return r;
 	}

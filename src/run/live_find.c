@@ -73,7 +73,7 @@ static bool left_unsaid(struct tdm_live *l, u64 at, const struct tdm_mapping *m)
 {
 	struct tdm_vma v;
 
-	return tdmi_vma_next(&l->mm, m->start, &v) && v.start < m->end && tdmi_host_registered(l->host.uffd, at);
+	return tdmi_vma_next(&l->mm.vmas, m->start, &v) && v.start < m->end && tdmi_host_registered(l->host.uffd, at);
 }
 
 /*
@@ -111,7 +111,7 @@ static int take(struct tdm_live *l, u64 start, u64 end, u64 map_end, uintptr_t f
 				tdmi_host_unregister(&l->host, s, e);
 				continue;
 			}
-			if (tdmi_vma_insert(&l->mm, s, e, flags))
+			if (tdmi_vma_insert(&l->mm.vmas, s, e, flags))
 				break;
 			taken = 1;
 			if (!excluded)
@@ -133,7 +133,7 @@ static struct tdm_range gap(struct tdm_live *l, u64 start, u64 end)
 				start = l->before[i].end;
 				again = true;
 			}
-		if (tdmi_vma_find(&l->mm, start, &v)) {
+		if (tdmi_vma_find(&l->mm.vmas, start, &v)) {
 			start = v.end;
 			again = true;
 		}
@@ -143,7 +143,7 @@ static struct tdm_range gap(struct tdm_live *l, u64 start, u64 end)
 	for (u32 i = 0; i < l->nbefore; i++)
 		if (l->before[i].start > start)
 			end = TDM_MIN(end, l->before[i].start);
-	if (tdmi_vma_next(&l->mm, start, &v))
+	if (tdmi_vma_next(&l->mm.vmas, start, &v))
 		end = TDM_MIN(end, v.start);
 	return (struct tdm_range){ start, end };
 }
@@ -153,9 +153,9 @@ static uintptr_t flags_of(struct tdm_live *l, struct tdm_range g, const struct t
 {
 	struct tdm_vma v;
 
-	if (g.start > m->start && tdmi_vma_find(&l->mm, g.start - 1, &v))
+	if (g.start > m->start && tdmi_vma_find(&l->mm.vmas, g.start - 1, &v))
 		return v.flags;
-	return g.end < m->end && tdmi_vma_find(&l->mm, g.end, &v) ? v.flags : 0;
+	return g.end < m->end && tdmi_vma_find(&l->mm.vmas, g.end, &v) ? v.flags : 0;
 }
 
 /* What is at va, or the next mapping; behind the last one an empty one at the end of all addresses. 0 or -ENOENT: is it ours? The kernel may be short of
@@ -189,7 +189,7 @@ void tdmi_live_forget_unregistered(struct tdm_live *l)
 	u64 at = 0;
 
 	tdmi_host_know_served(&l->host, l->ctx);
-	while (tdmi_vma_next(&l->mm, at, &v)) {
+	while (tdmi_vma_next(&l->mm.vmas, at, &v)) {
 		u64 start = TDM_MAX(at, v.start), end;
 		int r = look(l, start, &m);
 
@@ -272,7 +272,7 @@ int tdmi_live_exclude(struct tdm_live *l, u64 start, u64 end)
 	plat_mutex_lock(&l->mm.event_lock);
 	r = tdmi_bring_locked(l->ctx, start, end);
 	if (!r)
-		r = tdmi_vma_insert(&l->mm, start, end, TDM_VMA_EXCLUDED);
+		r = tdmi_vma_insert(&l->mm.vmas, start, end, TDM_VMA_EXCLUDED);
 	if (!r) {
 		(void)tdmi_host_register_events(&l->host, start, end);
 		tdmi_zap(l->ctx, start, end, TDM_ZAP_FORGET);

@@ -44,7 +44,7 @@ static bool somebody_there(struct tdm_live *l, u32 i)
 	bool yes;
 
 	tdmi_rcu_read_lock(l->frozen.ctx->rcu);
-	yes = (tdmi_vma_next(&l->mm, to, &v) && v.start < to + len) || tdmi_pt_next(&l->mm, to, to + len) < to + len;
+	yes = (tdmi_vma_next(&l->mm.vmas, to, &v) && v.start < to + len) || tdmi_pt_next(&l->mm.pgt, to, to + len) < to + len;
 	tdmi_rcu_read_unlock(l->frozen.ctx->rcu);
 	for (u32 k = 0; k < i && !yes; k++) {
 		const struct uffd_msg *m = &l->frozen.event[k].msg;
@@ -220,7 +220,7 @@ static void settle_journal(struct tdm_live *l, u32 *k, u32 end, u32 after)
 
 	for (; *k < end && j[*k].after <= after; ++*k)
 		/* What has been unmapped may have been mapped anew, and be nobody's to take. */
-		if (tdmi_vma_find(&l->mm, j[*k].va, &v))
+		if (tdmi_vma_find(&l->mm.vmas, j[*k].va, &v))
 			tdmi_settle(l->ctx, j[*k].va);
 }
 

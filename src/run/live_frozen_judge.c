@@ -34,8 +34,8 @@ static bool known(struct tdm_live *l, u64 va)
 	u32 i;
 
 	tdmi_rcu_read_lock(l->frozen.ctx->rcu);
-	(void)tdmi_pt_walk(&l->mm, va, &i, &pte);
-	known = !tdm_pte_none(pte) || tdmi_vma_find(&l->mm, va, &v);
+	(void)tdmi_pt_walk(&l->mm.pgt, va, &i, &pte);
+	known = !tdm_pte_none(pte) || tdmi_vma_find(&l->mm.vmas, va, &v);
 	tdmi_rcu_read_unlock(l->frozen.ctx->rcu);
 	return known;
 }

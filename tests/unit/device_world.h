@@ -97,10 +97,10 @@ static inline void device_check_one(struct test_device *d)
 
 	memset(d->seen, 0, d->nframes);
 	tdmi_rcu_read_lock(ctx->rcu);
-	for (u64 va = tdmi_pt_next(&mm, BASE, BASE + P(cpu.npages)); va < BASE + P(cpu.npages); va = tdmi_pt_next(&mm, va + H, BASE + P(cpu.npages))) {
+	for (u64 va = tdmi_pt_next(&mm.pgt, BASE, BASE + P(cpu.npages)); va < BASE + P(cpu.npages); va = tdmi_pt_next(&mm.pgt, va + H, BASE + P(cpu.npages))) {
 		struct tdm_pte pte;
 		u32 i;
-		struct tdm_pt *pt = tdmi_pt_walk(&mm, va, &i, &pte);
+		struct tdm_pt *pt = tdmi_pt_walk(&mm.pgt, va, &i, &pte);
 
 		for (u32 k = 0; !pt->level && k < TDM_PT_ENTRIES; k++) {
 			struct tdm_frame *f;

@@ -195,8 +195,8 @@ static bool known(u32 p)
 	struct tdm_vma v;
 	u32 i;
 
-	(void)tdmi_pt_walk(&live.mm, va_of(p), &i, &pte);
-	return !tdm_pte_none(pte) || tdmi_vma_find(&live.mm, va_of(p), &v);
+	(void)tdmi_pt_walk(&live.mm.pgt, va_of(p), &i, &pte);
+	return !tdm_pte_none(pte) || tdmi_vma_find(&live.mm.vmas, va_of(p), &v);
 }
 
 static void announce(struct thread *t, u32 event, u32 a, u32 b, u32 n)

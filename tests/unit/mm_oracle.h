@@ -88,10 +88,10 @@ static void check_counters(void)
 	struct tally t = { 0 };
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	for (u64 va = tdmi_pt_next(&mm, 0, end); va < end; va = tdmi_pt_next(&mm, va + H, end)) {
+	for (u64 va = tdmi_pt_next(&mm.pgt, 0, end); va < end; va = tdmi_pt_next(&mm.pgt, va + H, end)) {
 		struct tdm_pte pte;
 		u32 i, used = 0;
-		struct tdm_pt *pt = tdmi_pt_walk(&mm, va, &i, &pte);
+		struct tdm_pt *pt = tdmi_pt_walk(&mm.pgt, va, &i, &pte);
 
 		CHECK(va >= BASE && va < BASE + P(cpu.npages));
 		if (pt->level) {

@@ -112,7 +112,7 @@ static inline struct tdm_pte entry(u64 va, u32 *level)
 	u32 i;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	pt = tdmi_pt_walk(&mm, va, &i, &pte);
+	pt = tdmi_pt_walk(&mm.pgt, va, &i, &pte);
 	*level = pt->level;
 	tdmi_rcu_read_unlock(ctx->rcu);
 	return pte;

@@ -192,7 +192,7 @@ static inline void set_special(u32 page)
 	u32 i;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	pt = tdmi_pt_walk(&mm, BASE + P(page), &i, &pte);
+	pt = tdmi_pt_walk(&mm.pgt, BASE + P(page), &i, &pte);
 	plat_mutex_lock(&pt->lock);
 	tdm_pt_set(pt, i, (struct tdm_pte){ pte.v | TDM_PTE_SPECIAL });
 	plat_mutex_unlock(&pt->lock);
@@ -232,7 +232,7 @@ static inline void make_unmanaged_there(u32 page)
 static inline void exclude(u32 page)
 {
 	plat_mutex_lock(&mm.event_lock);
-	CHECK_EQ(tdmi_vma_insert(&mm, BASE + P(page), BASE + P(page + 1), TDM_VMA_EXCLUDED), 0);
+	CHECK_EQ(tdmi_vma_insert(&mm.vmas, BASE + P(page), BASE + P(page + 1), TDM_VMA_EXCLUDED), 0);
 	plat_mutex_unlock(&mm.event_lock);
 }
 

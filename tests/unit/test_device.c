@@ -252,7 +252,7 @@ TEST(evict_to_a_folio_that_is_isolated)
 	put_range(0, 16, 1);
 	CHECK_EQ(to_device(0, 8), 8);
 	tdmi_rcu_read_lock(ctx->rcu);
-	CHECK_EQ(tdmi_pt_lock(&mm, BASE, false, &pt), 0);
+	CHECK_EQ(tdmi_pt_lock(&mm.pgt, BASE, false, &pt), 0);
 	folio = tdmi_block_folio(&mm, pt, tdm_pt_index(pt, BASE));
 	CHECK(folio && tdmi_lru_isolate(&mm.lru, folio));
 	tdm_pt_unlock(pt);

@@ -411,8 +411,8 @@ TEST(what_is_refused)
 	plat_mutex_lock(&mm.event_lock);
 	tdmi_zap(ctx, BASE + P(13), BASE + P(15), TDM_ZAP_REMOVE);
 	tdmi_cpu_drop(&cpu, BASE + P(13), BASE + P(15));
-	CHECK_EQ(tdmi_vma_insert(&mm, BASE + P(13), BASE + P(14), TDM_VMA_EXCLUDED), 0);
-	CHECK_EQ(tdmi_vma_remove(&mm, BASE + P(14), BASE + P(15)), 0);
+	CHECK_EQ(tdmi_vma_insert(&mm.vmas, BASE + P(13), BASE + P(14), TDM_VMA_EXCLUDED), 0);
+	CHECK_EQ(tdmi_vma_remove(&mm.vmas, BASE + P(14), BASE + P(15)), 0);
 	plat_mutex_unlock(&mm.event_lock);
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(bad); i++) {
 		int r = tdmi_make_exclusive(ctx, bad[i].start, bad[i].end, &dev, home, &n);

@@ -188,7 +188,7 @@ static void set_special(u32 page, bool on)
 	u32 i;
 
 	tdmi_rcu_read_lock(ctx->rcu);
-	pt = tdmi_pt_walk(&mm, BASE + P(page), &i, &pte);
+	pt = tdmi_pt_walk(&mm.pgt, BASE + P(page), &i, &pte);
 	plat_mutex_lock(&pt->lock);
 	tdm_pt_set(pt, i, (struct tdm_pte){ on ? pte.v | TDM_PTE_SPECIAL : pte.v & ~TDM_PTE_SPECIAL });
 	plat_mutex_unlock(&pt->lock);
@@ -573,8 +573,8 @@ TEST(what_cannot_be_pinned)
 	plat_mutex_lock(&mm.event_lock);
 	tdmi_zap(ctx, BASE + P(13), BASE + P(15), TDM_ZAP_REMOVE);
 	tdmi_cpu_drop(&cpu, BASE + P(13), BASE + P(15));
-	CHECK_EQ(tdmi_vma_insert(&mm, BASE + P(13), BASE + P(14), TDM_VMA_EXCLUDED), 0);
-	CHECK_EQ(tdmi_vma_remove(&mm, BASE + P(14), BASE + P(15)), 0);
+	CHECK_EQ(tdmi_vma_insert(&mm.vmas, BASE + P(13), BASE + P(14), TDM_VMA_EXCLUDED), 0);
+	CHECK_EQ(tdmi_vma_remove(&mm.vmas, BASE + P(14), BASE + P(15)), 0);
 	tdmi_zap(ctx, BASE + P(16), BASE + P(17), TDM_ZAP_REMOVE);
 	plat_mutex_unlock(&mm.event_lock);
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(bad); i++) {

@@ -214,7 +214,7 @@ static void check_entry(u32 me, u32 page, struct tdm_pfn pfn)
 	u32 i;
 
 	tdmi_rcu_read_lock(own[me]->rcu);
-	pt = tdmi_pt_walk(&mm, BASE + P(page), &i, &pte);
+	pt = tdmi_pt_walk(&mm.pgt, BASE + P(page), &i, &pte);
 	CHECK(tdm_pte_lent(pte));
 	CHECK_EQ(tdm_pte_pfn(pte).v + (pt->level ? page % TDM_HUGE_PAGES : 0), pfn.v);
 	tdmi_rcu_read_unlock(own[me]->rcu);
@@ -273,7 +273,7 @@ static void unmap(u32 a, u32 n, bool huge)
 	(void)leave(0);
 	plat_mutex_lock(&mm.event_lock);
 	tdmi_zap(ctx, va, va + P(n), TDM_ZAP_UNMAP);
-	CHECK_EQ(tdmi_vma_insert(&mm, va, va + P(n), 0), 0);
+	CHECK_EQ(tdmi_vma_insert(&mm.vmas, va, va + P(n), 0), 0);
 	enter();
 	memset(cpu.flags + a, TDM_CPU_VALID, n);
 	if (huge)
