@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * tlb.h - a TLB: what a CPU, an IOMMU or a device remembers of page tables.
+ *
+ * Two levels, each set-associative, for leaves of 4 KiB, 2 MiB and 1 GiB in one array or in one of their own (as the machine has it), tagged by ASID (or PASID). Replacement
+ * is not-recently-used, and deterministic. One thread.
+ */
+#ifndef TDM_PORT_TLB_H
+#define TDM_PORT_TLB_H
+
+#include "base/alloc.h"
+#include "mm/pte.h"
+
+#define TDM_TLB_LEVELS 2u
+#define TDM_TLB_SIZES 3u /* 4 KiB, 2 MiB, 1 GiB */
+
+/* An array: sets * ways entries; sets a power of two. ways 0: there is none. */
+struct tdm_tlb_geometry {
+	u32 sets, ways;
+};
+
+struct tdm_tlb_config {
+	struct tdm_tlb_geometry level[TDM_TLB_LEVELS][TDM_TLB_SIZES];
+};
+
+/* What hits. pte: as the walker saw it: a write needs W and D in it, else the walker is asked again. */
+struct tdm_tlb_entry {
+	u64 tag;          /* va >> shift; ~0: empty */
+	u32 asid;
+	u8 shift;
+	u8 used;          /* replacement */
+	u16 pad;
+	struct tdm_pte pte;
+	u8 *bytes;        /* of the leaf's first page */
+};
+
+struct tdm_tlb {
+	struct tdm_tlb_config config;
+	struct tdm_tlb_entry *e[TDM_TLB_LEVELS][TDM_TLB_SIZES];
+	u64 hits[TDM_TLB_LEVELS], misses, inserted, evicted, flushed;
+};
+
+/* -ENOMEM; -EINVAL: a geometry that is none. */
+int tdmi_tlb_init(struct tdm_tlb *t, const struct tdm_tlb_config *config, struct tdm_alloc *alloc);
+void tdmi_tlb_destroy(struct tdm_tlb *t, struct tdm_alloc *alloc);
+/* The entry for va, or NULL. *level: where it hit (0, 1); a hit of level 1 is copied to level 0. Hits and misses are counted. */
+struct tdm_tlb_entry *tdmi_tlb_lookup(struct tdm_tlb *t, u32 asid, u64 va, u32 *level);
+/* Remember a leaf in both levels. shift is one of 12, 21, 30. */
+void tdmi_tlb_insert(struct tdm_tlb *t, u32 asid, u64 va, u32 shift, struct tdm_pte pte, u8 *bytes);
+/* Forget what overlaps [start, end); of one ASID. How many entries. */
+u32 tdmi_tlb_flush_range(struct tdm_tlb *t, u32 asid, u64 start, u64 end);
+u32 tdmi_tlb_flush_asid(struct tdm_tlb *t, u32 asid);
+u32 tdmi_tlb_flush_all(struct tdm_tlb *t);
+
+#endif
