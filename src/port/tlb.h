@@ -14,7 +14,10 @@
 #define TDM_TLB_LEVELS 2u
 #define TDM_TLB_SIZES 3u /* 4 KiB, 2 MiB, 1 GiB */
 
-/* An array: sets * ways entries; sets a power of two. ways 0: there is none. */
+#define TDM_TLB_WAYS_MAX 64u
+#define TDM_TLB_WITH_4K (~0u) /* as ways, of a larger size: it is in the array of 4 KiB */
+
+/* An array: sets * ways entries; sets a power of two. ways 0: there is none, and nothing of this size is kept at this level. */
 struct tdm_tlb_geometry {
 	u32 sets, ways;
 };
@@ -28,26 +31,30 @@ struct tdm_tlb_entry {
 	u64 tag;          /* va >> shift; ~0: empty */
 	u32 asid;
 	u8 shift;
-	u8 used;          /* replacement */
+	u8 used;          /* replacement: hit since the last time that all of its set were */
 	u16 pad;
 	struct tdm_pte pte;
 	u8 *bytes;        /* of the leaf's first page */
 };
 
+_Static_assert(sizeof(struct tdm_tlb_entry) == 32, "two entries are a cache line");
+
 struct tdm_tlb {
 	struct tdm_tlb_config config;
-	struct tdm_tlb_entry *e[TDM_TLB_LEVELS][TDM_TLB_SIZES];
+	struct tdm_tlb_entry *e[TDM_TLB_LEVELS][TDM_TLB_SIZES]; /* NULL: none; that of 4 KiB, if it is shared */
+	u32 live[TDM_TLB_LEVELS][TDM_TLB_SIZES];                /* entries of this size that are not empty */
+	/* Lookups; leaves inserted; entries, of either level, that made room, and that were flushed. */
 	u64 hits[TDM_TLB_LEVELS], misses, inserted, evicted, flushed;
 };
 
 /* -ENOMEM; -EINVAL: a geometry that is none. */
 int tdmi_tlb_init(struct tdm_tlb *t, const struct tdm_tlb_config *config, struct tdm_alloc *alloc);
 void tdmi_tlb_destroy(struct tdm_tlb *t, struct tdm_alloc *alloc);
-/* The entry for va, or NULL. *level: where it hit (0, 1); a hit of level 1 is copied to level 0. Hits and misses are counted. */
+/* The entry for va, or NULL; good until the next call. *level: where it hit (0, 1); a hit of level 1 is copied to level 0. Hits and misses are counted. */
 struct tdm_tlb_entry *tdmi_tlb_lookup(struct tdm_tlb *t, u32 asid, u64 va, u32 *level);
-/* Remember a leaf in both levels. shift is one of 12, 21, 30. */
+/* Remember a leaf in both levels, in place of what was known of it. shift is one of 12, 21, 30; bytes: of the leaf's first page, or NULL. */
 void tdmi_tlb_insert(struct tdm_tlb *t, u32 asid, u64 va, u32 shift, struct tdm_pte pte, u8 *bytes);
-/* Forget what overlaps [start, end); of one ASID. How many entries. */
+/* Forget what overlaps [start, end), of whatever size; of one ASID. How many entries. */
 u32 tdmi_tlb_flush_range(struct tdm_tlb *t, u32 asid, u64 start, u64 end);
 u32 tdmi_tlb_flush_asid(struct tdm_tlb *t, u32 asid);
 u32 tdmi_tlb_flush_all(struct tdm_tlb *t);

@@ -22,13 +22,14 @@ enum tdm_walk_result {
 };
 
 struct tdm_walk {
-	struct tdm_pte pte; /* as it is after the walk */
-	u32 shift;          /* of the leaf: 12, 21, 30 */
-	u32 reads;          /* entries that were read: what a walk costs */
+	struct tdm_pte pte; /* as it is after the walk; of a part of a leaf, with the part's pfn. Not TDM_WALK_OK: what was met */
+	u32 shift;          /* of the leaf, or of the part: 12, 21, 30. Not TDM_WALK_OK: of what was met */
+	u32 reads;          /* entries that were read, in all of its tries: what a walk costs */
 	bool set_a, set_d;
 };
 
-/* The caller is an RCU reader of the table's domain. page_sizes: mask of the leaf sizes (bit = log2) that may be cached; larger leaves are returned as a part of this size. */
+/* The caller is an RCU reader of the table's domain. page_sizes: mask of the leaf sizes (bit = log2; 4 KiB always) that may be cached; of a leaf that is larger the part of
+ * the largest such size is returned. A and D are set in the leaf itself, and only if the result is TDM_WALK_OK. */
 enum tdm_walk_result tdmi_walk(struct tdm_pgt *pgt, u64 va, bool write, u32 caps, u64 page_sizes, struct tdm_walk *out);
 
 #endif
