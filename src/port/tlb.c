@@ -5,7 +5,6 @@
  * A set is chosen by the lowest bits of the page number alone, so that what a run does can be told from its addresses. An array that holds several sizes is looked up once for
  * each size that it has any of.
  */
-#include <string.h>
 #include "base/check.h"
 #include "port/tlb.h"
 
@@ -24,59 +23,67 @@ static u32 shift_of(u32 size)
 	return TDM_PAGE_SHIFT + 9 * size;
 }
 
-/* The array that a size is in. */
-static const struct tdm_tlb_geometry *geometry(const struct tdm_tlb *t, u32 level, u32 size)
+static size_t array_bytes(const struct tdm_tlb_array *a)
 {
-	return &t->config.level[level][t->config.level[level][size].ways == TDM_TLB_WITH_4K ? 0 : size];
+	return ((size_t)a->mask + 1) * a->ways * sizeof(struct tdm_tlb_entry);
 }
 
-static struct tdm_tlb_entry *set_of(const struct tdm_tlb *t, u32 level, u32 size, u64 tag)
+static bool owns_array(const struct tdm_tlb_array *a)
 {
-	const struct tdm_tlb_geometry *g = geometry(t, level, size);
-
-	return &t->e[level][size][(tag & (g->sets - 1)) * g->ways];
+	return a->e && !a->shared;
 }
 
-static bool owns_array(const struct tdm_tlb *t, u32 level, u32 size)
+static bool geometry_ok(const struct tdm_tlb_geometry *level, u32 size)
 {
-	return t->e[level][size] && geometry(t, level, size) == &t->config.level[level][size];
-}
-
-static size_t array_bytes(const struct tdm_tlb_geometry *g)
-{
-	return (size_t)g->sets * g->ways * sizeof(struct tdm_tlb_entry);
-}
-
-static bool geometry_ok(const struct tdm_tlb_config *config, u32 level, u32 size)
-{
-	const struct tdm_tlb_geometry *g = &config->level[level][size];
+	const struct tdm_tlb_geometry *g = &level[size];
 
 	if (g->ways == 0)
 		return true;
 	if (g->ways == TDM_TLB_WITH_4K)
-		return size && config->level[level][0].ways && config->level[level][0].ways <= TDM_TLB_WAYS_MAX;
+		return size && level[0].ways;
 	return g->ways <= TDM_TLB_WAYS_MAX && g->sets && !(g->sets & (g->sets - 1)) && g->sets <= 1u << 24;
+}
+
+static void array_empty(struct tdm_tlb_array *a)
+{
+	size_t n = ((size_t)a->mask + 1) * a->ways;
+
+	for (size_t i = 0; i < n; i++) {
+		a->e[i].tag = EMPTY;
+		a->e[i].used = 0;
+	}
+}
+
+static int array_init(struct tdm_tlb_array *level, const struct tdm_tlb_geometry *g, u32 size, struct tdm_alloc *alloc)
+{
+	struct tdm_tlb_array *a = &level[size];
+
+	if (g[size].ways == TDM_TLB_WITH_4K) {
+		*a = level[0];
+		a->shared = true;
+	} else if (g[size].ways) {
+		*a = (struct tdm_tlb_array){ .mask = g[size].sets - 1, .ways = g[size].ways };
+		a->e = tdmi_alloc(alloc, array_bytes(a));
+		if (!a->e)
+			return -ENOMEM;
+		array_empty(a);
+	}
+	return 0;
 }
 
 int tdmi_tlb_init(struct tdm_tlb *t, const struct tdm_tlb_config *config, struct tdm_alloc *alloc)
 {
-	*t = (struct tdm_tlb){ .config = *config };
+	*t = (struct tdm_tlb){ 0 };
 	for (u32 level = 0; level < TDM_TLB_LEVELS; level++)
 		for (u32 size = 0; size < TDM_TLB_SIZES; size++)
-			if (!geometry_ok(config, level, size))
+			if (!geometry_ok(config->level[level], size))
 				return -EINVAL;
 	for (u32 level = 0; level < TDM_TLB_LEVELS; level++) {
 		for (u32 size = 0; size < TDM_TLB_SIZES; size++) {
-			const struct tdm_tlb_geometry *g = &config->level[level][size];
-
-			if (g->ways == TDM_TLB_WITH_4K)
-				t->e[level][size] = t->e[level][0];
-			else if (g->ways && !(t->e[level][size] = tdmi_alloc(alloc, array_bytes(g)))) {
+			if (array_init(t->array[level], config->level[level], size, alloc)) {
 				tdmi_tlb_destroy(t, alloc);
 				return -ENOMEM;
 			}
-			for (u32 i = 0; owns_array(t, level, size) && i < g->sets * g->ways; i++)
-				t->e[level][size][i].tag = EMPTY;
 		}
 	}
 	return 0;
@@ -86,65 +93,45 @@ void tdmi_tlb_destroy(struct tdm_tlb *t, struct tdm_alloc *alloc)
 {
 	for (u32 level = 0; level < TDM_TLB_LEVELS; level++)
 		for (u32 size = 0; size < TDM_TLB_SIZES; size++)
-			if (owns_array(t, level, size))
-				tdmi_free(alloc, t->e[level][size], array_bytes(geometry(t, level, size)));
+			if (owns_array(&t->array[level][size]))
+				tdmi_free(alloc, t->array[level][size].e, array_bytes(&t->array[level][size]));
 	*t = (struct tdm_tlb){ 0 };
 }
 
-static bool matches(const struct tdm_tlb_entry *e, u32 asid, u64 tag, u32 shift)
-{
-	return e->tag == tag && e->asid == asid && e->shift == shift;
-}
-
-static struct tdm_tlb_entry *find(struct tdm_tlb *t, u32 level, u32 size, u32 asid, u64 va)
-{
-	u32 shift = shift_of(size), ways;
-	struct tdm_tlb_entry *e;
-
-	if (!t->live[level][size])
-		return NULL;
-	e = set_of(t, level, size, va >> shift);
-	ways = geometry(t, level, size)->ways;
-	for (u32 i = 0; i < ways; i++)
-		if (matches(&e[i], asid, va >> shift, shift))
-			return &e[i];
-	return NULL;
-}
-
 /* The entry to use for this leaf: its own, an empty one, the first that was not used lately. When all were used, all but the new one are forgotten to have been. */
-static struct tdm_tlb_entry *place(struct tdm_tlb *t, u32 level, u32 size, u32 asid, u64 tag)
+static struct tdm_tlb_entry *place(const struct tdm_tlb_array *a, const struct tdm_tlb_entry *leaf)
 {
-	struct tdm_tlb_entry *e = set_of(t, level, size, tag), *victim = NULL;
-	u32 ways = geometry(t, level, size)->ways;
+	struct tdm_tlb_entry *e = tdm_tlb_set(a, leaf->tag), *victim = NULL;
 
-	for (u32 i = 0; i < ways; i++) {
-		if (matches(&e[i], asid, tag, shift_of(size)))
+	for (u32 i = 0; i < a->ways; i++) {
+		if (tdm_tlb_matches(&e[i], leaf->asid, leaf->tag, leaf->shift))
 			return &e[i];
 		if (e[i].tag == EMPTY ? !victim || victim->tag != EMPTY : !victim && !e[i].used)
 			victim = &e[i];
 	}
 	if (victim)
 		return victim;
-	for (u32 i = 0; i < ways; i++)
+	for (u32 i = 0; i < a->ways; i++)
 		e[i].used = 0;
 	return e;
 }
 
-static void put(struct tdm_tlb *t, u32 level, u32 size, const struct tdm_tlb_entry *from)
+static void put(struct tdm_tlb *t, u32 level, const struct tdm_tlb_entry *leaf)
 {
+	struct tdm_tlb_array *a = &t->array[level][size_of(leaf->shift)];
 	struct tdm_tlb_entry *e;
 
-	if (!t->e[level][size])
+	if (!a->e)
 		return;
-	e = place(t, level, size, from->asid, from->tag);
+	e = place(a, leaf);
 	if (e->tag == EMPTY) {
-		t->live[level][size]++;
-	} else if (!matches(e, from->asid, from->tag, from->shift)) {
-		t->live[level][size_of(e->shift)]--;
-		t->live[level][size]++;
+		a->live++;
+	} else if (!tdm_tlb_matches(e, leaf->asid, leaf->tag, leaf->shift)) {
+		t->array[level][size_of(e->shift)].live--;
+		a->live++;
 		t->evicted++;
 	}
-	*e = *from;
+	*e = *leaf;
 	e->used = 1;
 }
 
@@ -152,14 +139,14 @@ struct tdm_tlb_entry *tdmi_tlb_lookup(struct tdm_tlb *t, u32 asid, u64 va, u32 *
 {
 	for (*level = 0; *level < TDM_TLB_LEVELS; (*level)++) {
 		for (u32 size = 0; size < TDM_TLB_SIZES; size++) {
-			struct tdm_tlb_entry *e = find(t, *level, size, asid, va);
+			struct tdm_tlb_entry *e = tdm_tlb_find(&t->array[*level][size], asid, va, shift_of(size));
 
 			if (!e)
 				continue;
 			e->used = 1;
 			t->hits[*level]++;
 			if (*level)
-				put(t, 0, size, e);
+				put(t, 0, e);
 			return e;
 		}
 	}
@@ -172,43 +159,41 @@ void tdmi_tlb_insert(struct tdm_tlb *t, u32 asid, u64 va, u32 shift, struct tdm_
 	struct tdm_tlb_entry e = { .tag = va >> shift, .asid = asid, .shift = (u8)shift, .pte = pte, .bytes = bytes };
 
 	for (u32 level = 0; level < TDM_TLB_LEVELS; level++)
-		put(t, level, size_of(shift), &e);
+		put(t, level, &e);
 	t->inserted++;
 }
 
-static u32 drop(struct tdm_tlb *t, u32 level, struct tdm_tlb_entry *e)
+static u32 drop(struct tdm_tlb_array *a, struct tdm_tlb_entry *e)
 {
-	t->live[level][size_of(e->shift)]--;
+	a->live--;
 	e->tag = EMPTY;
 	e->used = 0;
 	return 1;
 }
 
-/* Of one size in one level: the leaves first to last, set by set. */
-static u32 flush_sets(struct tdm_tlb *t, u32 level, u32 size, u32 asid, u64 first, u64 last)
+/* The leaves first to last, set by set. */
+static u32 flush_sets(struct tdm_tlb_array *a, u32 shift, u32 asid, u64 first, u64 last)
 {
-	u32 ways = geometry(t, level, size)->ways, shift = shift_of(size), n = 0;
+	u32 n = 0;
 
-	for (u64 tag = first; tag <= last && t->live[level][size]; tag++) {
-		struct tdm_tlb_entry *e = set_of(t, level, size, tag);
+	for (u64 tag = first; tag <= last && a->live; tag++) {
+		struct tdm_tlb_entry *e = tdm_tlb_find(a, asid, tag << shift, shift);
 
-		for (u32 i = 0; i < ways; i++)
-			if (matches(&e[i], asid, tag, shift))
-				n += drop(t, level, &e[i]);
+		if (e)
+			n += drop(a, e);
 	}
 	return n;
 }
 
 /* The same, entry by entry. */
-static u32 flush_array(struct tdm_tlb *t, u32 level, u32 size, u32 asid, u64 first, u64 last)
+static u32 flush_array(struct tdm_tlb_array *a, u32 shift, u32 asid, u64 first, u64 last)
 {
-	const struct tdm_tlb_geometry *g = geometry(t, level, size);
-	struct tdm_tlb_entry *e = t->e[level][size], *end = e + (size_t)g->sets * g->ways;
+	struct tdm_tlb_entry *e = a->e, *end = e + ((size_t)a->mask + 1) * a->ways;
 	u32 n = 0;
 
-	for (; e < end && t->live[level][size]; e++)
-		if (e->tag != EMPTY && e->asid == asid && e->shift == shift_of(size) && e->tag >= first && e->tag <= last)
-			n += drop(t, level, e);
+	for (; e < end && a->live; e++)
+		if (e->tag != EMPTY && e->asid == asid && e->shift == shift && e->tag >= first && e->tag <= last)
+			n += drop(a, e);
 	return n;
 }
 
@@ -220,14 +205,15 @@ u32 tdmi_tlb_flush_range(struct tdm_tlb *t, u32 asid, u64 start, u64 end)
 		return 0;
 	for (u32 level = 0; level < TDM_TLB_LEVELS; level++) {
 		for (u32 size = 0; size < TDM_TLB_SIZES; size++) {
+			struct tdm_tlb_array *a = &t->array[level][size];
 			u64 first = start >> shift_of(size), last = (end - 1) >> shift_of(size);
 
-			if (!t->live[level][size])
+			if (!a->live)
 				continue;
-			if (last - first < geometry(t, level, size)->sets)
-				n += flush_sets(t, level, size, asid, first, last);
+			if (last - first <= a->mask)
+				n += flush_sets(a, shift_of(size), asid, first, last);
 			else
-				n += flush_array(t, level, size, asid, first, last);
+				n += flush_array(a, shift_of(size), asid, first, last);
 		}
 	}
 	t->flushed += n;
@@ -245,14 +231,12 @@ u32 tdmi_tlb_flush_all(struct tdm_tlb *t)
 
 	for (u32 level = 0; level < TDM_TLB_LEVELS; level++) {
 		for (u32 size = 0; size < TDM_TLB_SIZES; size++) {
-			const struct tdm_tlb_geometry *g = geometry(t, level, size);
+			struct tdm_tlb_array *a = &t->array[level][size];
 
-			n += t->live[level][size];
-			t->live[level][size] = 0;
-			for (u32 i = 0; owns_array(t, level, size) && i < g->sets * g->ways; i++) {
-				t->e[level][size][i].tag = EMPTY;
-				t->e[level][size][i].used = 0;
-			}
+			n += a->live;
+			a->live = 0;
+			if (owns_array(a))
+				array_empty(a);
 		}
 	}
 	t->flushed += n;

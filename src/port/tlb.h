@@ -39,13 +39,60 @@ struct tdm_tlb_entry {
 
 _Static_assert(sizeof(struct tdm_tlb_entry) == 32, "two entries are a cache line");
 
+/* Where the entries of one size are, in one level. */
+struct tdm_tlb_array {
+	struct tdm_tlb_entry *e; /* NULL: nowhere */
+	u32 mask, ways;          /* sets less one */
+	u32 live;                /* entries of this size that are not empty */
+	bool shared;             /* e is the array of 4 KiB */
+};
+
 struct tdm_tlb {
-	struct tdm_tlb_config config;
-	struct tdm_tlb_entry *e[TDM_TLB_LEVELS][TDM_TLB_SIZES]; /* NULL: none; that of 4 KiB, if it is shared */
-	u32 live[TDM_TLB_LEVELS][TDM_TLB_SIZES];                /* entries of this size that are not empty */
+	struct tdm_tlb_array array[TDM_TLB_LEVELS][TDM_TLB_SIZES];
 	/* Lookups; leaves inserted; entries, of either level, that made room, and that were flushed. */
 	u64 hits[TDM_TLB_LEVELS], misses, inserted, evicted, flushed;
 };
+
+static inline struct tdm_tlb_entry *tdm_tlb_set(const struct tdm_tlb_array *a, u64 tag)
+{
+	return &a->e[(tag & a->mask) * a->ways];
+}
+
+static inline bool tdm_tlb_matches(const struct tdm_tlb_entry *e, u32 asid, u64 tag, u32 shift)
+{
+	return e->tag == tag && e->asid == asid && e->shift == shift;
+}
+
+/* Entries of this level and size, without a trace. NULL: none. */
+static inline struct tdm_tlb_entry *tdm_tlb_find(const struct tdm_tlb_array *a, u32 asid, u64 va, u32 shift)
+{
+	struct tdm_tlb_entry *e;
+
+	if (!a->live)
+		return NULL;
+	e = tdm_tlb_set(a, va >> shift);
+	for (u32 i = 0; i < a->ways; i++)
+		if (tdm_tlb_matches(&e[i], asid, va >> shift, shift))
+			return &e[i];
+	return NULL;
+}
+
+/* What tdmi_tlb_lookup() would return, if that is in the first level and its pte has all bits of `need`; and then as counted as there. NULL: look it up. */
+static inline struct tdm_tlb_entry *tdm_tlb_hit(struct tdm_tlb *t, u32 asid, u64 va, u64 need)
+{
+	for (u32 size = 0; size < TDM_TLB_SIZES; size++) {
+		struct tdm_tlb_entry *e = tdm_tlb_find(&t->array[0][size], asid, va, TDM_PAGE_SHIFT + 9 * size);
+
+		if (!e)
+			continue;
+		if (tdm_unlikely((e->pte.v & need) != need))
+			return NULL;
+		e->used = 1;
+		t->hits[0]++;
+		return e;
+	}
+	return NULL;
+}
 
 /* -ENOMEM; -EINVAL: a geometry that is none. */
 int tdmi_tlb_init(struct tdm_tlb *t, const struct tdm_tlb_config *config, struct tdm_alloc *alloc);
