@@ -33,6 +33,8 @@ enum tdm_lock_rank {
 	TDM_RANK_INV_NODES = 47, /* nodes kept for a removal */
 	TDM_RANK_PREDICT = 50,
 	/* Leaves of the engine: none is held while another of the group is taken, other than in this order. */
+	TDM_RANK_RMAP = 52,  /* who maps a page (mm/rmap.h) */
+	TDM_RANK_SLOTS = 53, /* what swap entries name (mm/swapcache.h) */
 	TDM_RANK_LRU = 60,
 	TDM_RANK_FRAMES = 61,
 	TDM_RANK_CTX = 62,

@@ -43,7 +43,7 @@ struct tdm_page {
 	tdm_a64 word;
 	tdm_a64 rmap;    /* who maps it: mm/rmap.h */
 	u32 next, prev;  /* the list of its generation, by page number within the range; LRU lock */
-	u32 slot;        /* of the swap cache, plus 1; 0: none. Page-table locks of all who map it, or nobody does: mm/swapcache.c */
+	u32 slot;        /* of the swap cache, plus 1; 0: none. Lock of the slots: mm/swapcache.c */
 	u8 gen;          /* LRU lock */
 	u8 on_list;      /* likewise */
 	u16 age;         /* see mm/vmscan.c */
@@ -105,8 +105,9 @@ static inline u8 *tdm_pfn_bytes(struct tdm_phys *p, struct tdm_pfn pfn)
 
 /* A page of that range, of unknown bytes, with one reference and no flag; *pfn. NULL: none is free. */
 struct tdm_page *tdmi_page_alloc(struct tdm_phys *p, u32 range, struct tdm_pfn *pfn);
-/* One reference less; the last one frees it. It is on no list then, and nobody maps it: see mm/vmscan.h. */
-void tdmi_page_put(struct tdm_phys *p, struct tdm_pfn pfn);
+/* One reference less; true: it was the last, the page is the caller's to free. Most call tdmi_page_put() (mm/space.h). */
+bool tdmi_page_drop(struct tdm_page *pg);
+void tdmi_page_free(struct tdm_phys *p, struct tdm_pfn pfn);
 /* Pages of that range that are in use. */
 u64 tdmi_phys_used(const struct tdm_phys *p, u32 range);
 
@@ -142,6 +143,31 @@ static inline bool tdm_page_get_unless_zero(struct tdm_page *pg)
 		if (!(w & TDM_PG_REFS))
 			return false;
 	} while (!tdm_a64_cas_acqrel(&pg->word, &w, w + TDM_PG_REF));
+	return true;
+}
+
+/* Pin it, with a reference: only if it is exclusive. By who has a reference. */
+static inline bool tdm_page_pin(struct tdm_page *pg)
+{
+	u64 w = tdm_a64_ld_relaxed(&pg->word);
+
+	do {
+		if (!(w & TDM_PG_EXCLUSIVE))
+			return false;
+		TDM_BUG_ON((w & TDM_PG_PINS) == TDM_PG_PINS);
+	} while (!tdm_a64_cas_acqrel(&pg->word, &w, w + TDM_PG_PIN + TDM_PG_REF));
+	return true;
+}
+
+/* It is not exclusive from now on; false: it is pinned, and stays so. The table of its entry is locked. */
+static inline bool tdm_page_share(struct tdm_page *pg)
+{
+	u64 w = tdm_a64_ld_relaxed(&pg->word);
+
+	do {
+		if (w & TDM_PG_PINS)
+			return false;
+	} while (!tdm_a64_cas_acqrel(&pg->word, &w, w & ~TDM_PG_EXCLUSIVE));
 	return true;
 }
 

@@ -46,6 +46,7 @@ enum tdm_pte_type {
 	TDM_PTE_T_POISON,    /* the bytes are lost: an access must fail */
 	TDM_PTE_T_REMOVED,   /* marker: the program has asked for these bytes to be dropped, the kernel may not have done it yet. Reads as
 			      * zeros once it is missing; must not be taken as long as it is there. */
+	TDM_PTE_T_PROTNONE,  /* payload: as MIGRATION in a space: a page that may not even be read (mm/space.h) */
 };
 
 static inline bool tdm_pte_none(struct tdm_pte p)

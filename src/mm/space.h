@@ -45,8 +45,31 @@
 #define TDM_V_SPECIAL ((uintptr_t)1 << 4)  /* a driver's: leaves without pages */
 #define TDM_V_MAP_SHIFT 8u
 #define TDM_V_MAP(flags) ((u32)((flags) >> TDM_V_MAP_SHIFT) & 0xff)
-/* Bits of an entry that only spaces use. */
-#define TDM_PTE_SOFT_RO ((u64)1 << 7)      /* read-only until the first write, which says so to whoever watches: soft-dirty */
+/* Entries of spaces: present ones have a page, or are SPECIAL: a driver's, or, in anonymous memory, the page of zeros. SOFT_DIRTY is set by who makes an entry writable, so that
+ * it is enough to take the right away to hear of the next write. An entry whose page nobody may use for
+ * now (TDM_PTE_T_MIGRATION: it is being moved; _PROTNONE: there is no right to it) keeps what it said (W, D, A, SOFT_DIRTY) above the pfn. */
+static inline struct tdm_pte tdm_pte_mk_blocked(enum tdm_pte_type t, struct tdm_pte from)
+{
+	return tdm_pte_mk_typed(t, tdm_pte_pfn(from).v | (from.v >> 1 & 15) << 40);
+}
+
+static inline bool tdm_pte_blocked(struct tdm_pte p)
+{
+	return tdm_pte_is(p, TDM_PTE_T_MIGRATION) || tdm_pte_is(p, TDM_PTE_T_PROTNONE);
+}
+
+/* Of a blocked one: the present entry, for the page now at pfn. */
+static inline struct tdm_pte tdm_pte_unblocked(struct tdm_pte p, struct tdm_pfn pfn)
+{
+	return tdm_pte_mk(pfn, (tdm_pte_payload(p) >> 40 & 15) << 1);
+}
+
+/* Does it name a page? *pfn. */
+static inline bool tdm_pte_names(struct tdm_pte p, struct tdm_pfn *pfn)
+{
+	*pfn = tdm_pte_present(p) ? tdm_pte_pfn(p) : (struct tdm_pfn){ tdm_pte_payload(p) & (TDM_PTE_PFN_MASK >> 12) };
+	return tdm_pte_present(p) ? !(p.v & TDM_PTE_SPECIAL) : tdm_pte_blocked(p);
+}
 
 struct tdm_ctx;
 
@@ -81,6 +104,8 @@ struct tdm_map {
 	u64 start;    /* address of offset `off`, constant */
 	u64 off;      /* bytes */
 	u64 bytes;    /* still mapped; s->change */
+	u32 index;    /* in s->map; constant */
+	struct tdm_rcu_head rcu;
 };
 
 struct tdm_space {
@@ -91,10 +116,12 @@ struct tdm_space {
 	struct tdm_notifiers notifiers;
 	struct tdm_alloc alloc;
 	struct plat_mutex change;    /* rank TDM_RANK_EVENT */
-	struct tdm_map *map[TDM_MAPS_MAX]; /* s->change; read by faults under RCU */
-	tdm_a64 tlb_pending;         /* low 32 bits: flushes that batches have come to owe; high: of these, how many are paid for certain */
+	tdm_aptr map[TDM_MAPS_MAX];  /* struct tdm_map; s->change; read by faults under RCU */
+	tdm_a64 batched;             /* mm/tlb.h: low 32 bits: entries for which a batch owes a flush, ever; high: how many of them are known to have had it */
+	tdm_a32 owed;                /* gathers that have taken rights away, and not flushed yet */
 	tdm_a64 rss, swapped, special; /* entries, in pages */
-	tdm_a32 dead;
+	tdm_a32 faults;              /* being served */
+	tdm_a32 forking;             /* none is begun */
 	struct tdm_rcu_head rcu;
 };
 
@@ -111,6 +138,7 @@ struct tdm_vmscan;
 
 struct tdm_world {
 	struct tdm_phys phys;
+	struct tdm_pfn zero;         /* the page of zeros: mapped by SPECIAL entries, and counted by nobody */
 	u32 ram;                     /* the range that anonymous memory comes from */
 	struct tdm_rcu rcu;
 	struct tdm_alloc alloc;
@@ -131,6 +159,9 @@ struct tdm_world {
 int tdmi_world_init(struct tdm_world *w, u64 ram, const struct tdm_tlb_ops *tlb, void *tlb_arg, struct tdm_swap *swap);
 /* No space is left. */
 void tdmi_world_destroy(struct tdm_world *w);
+
+/* One reference to the page less; the last one takes it off its list and frees it. Tables may be locked. */
+void tdmi_page_put(struct tdm_world *w, struct tdm_pfn pfn);
 
 static inline void tdm_world_count(struct tdm_world *w, enum tdm_space_count c, u64 n)
 {
@@ -163,13 +194,16 @@ int tdmi_mmap_driver(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 sta
 int tdmi_munmap(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u64 len);
 /* flags: TDM_V_READ, _WRITE. -ENOMEM: not all of it is mapped; what came before has changed. */
 int tdmi_mprotect(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u64 len, uintptr_t flags);
-/* The ranges do not overlap; what was at `to` is unmapped. -EFAULT: not all of it is mapped by one VMA. */
+/* The ranges do not overlap; what was at `to` is unmapped, also if there is an error after that. -EFAULT: not all of it is mapped by one VMA. */
 int tdmi_mremap(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 from, u64 to, u64 len);
 int tdmi_madvise_dontneed(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u64 len);
 /* The pages need not be kept unless they are written again: reclaim drops them. */
 int tdmi_madvise_free(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u64 len);
 /* From now on writes to the range set soft-dirty again; secondary MMUs' writes, too. */
 int tdmi_clear_soft_dirty(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u64 len);
+
+/* For fork: the child has the mapping, too, at the same index. NULL: no memory. */
+struct tdm_map *tdmi_map_inherit(struct tdm_space *child, struct tdm_map *of);
 
 /* ---- fork.c: a space like s. -ENOMEM: there is none. */
 int tdmi_space_fork(struct tdm_space *s, struct tdm_rcu_reader *reader, struct tdm_space **child);

@@ -7,10 +7,12 @@
  *
  *   gather     a change of a range of one address space (munmap, mprotect, madvise): entries are changed under their tables' locks, pages that came off are
  *              collected, then one flush, then the pages are freed. The tables' locks are not held between.
+ *              As long as that flush is owed (s->owed) somebody may still write to a page of which the entry says that it must not be written; so who copies a page
+ *              (CoW) flushes it first.
  *   at once    a single entry that comes to name another page (CoW, migration): flushed under the table's lock, before the new entry can be read.
  *   batch      reclaim takes pages from many address spaces; their entries go, the pages stay with reclaim, and one flush for each space that was touched comes
  *              before the first of them is freed. An entry that was dirty forces it before the page's bytes are written out, as somebody may still write through a
- *              TLB. Whoever has such a flush outstanding is seen by munmap() and mprotect() of that space (tlb_pending), which flush for him: their callers rely on
+ *              TLB. Whoever has such a flush outstanding is seen by munmap() and mprotect() of that space (s->batched), which flush for him: their callers rely on
  *              nobody using the range when they return.
  *
  * Secondary MMUs may be told with the batch, too, or at each step, as Linux does it (tdm_tlb_policy): tdm_may_defer() says when the former is right.
@@ -60,6 +62,7 @@ struct tdm_tlb_policy {
 
 struct tdm_gather {
 	struct tdm_space *s;
+	bool open;        /* counted in s->owed */
 	u64 start, end;   /* what has changed so far; start > end: nothing */
 	u32 shift;        /* the smallest leaf */
 	u32 n;
@@ -80,9 +83,11 @@ void tdmi_gather_flush(struct tdm_gather *g);
 struct tdm_tlb_batch {
 	struct tdm_world *w;
 	u32 n;
+	bool dirty; /* an entry was: flush before any bytes are written out */
 	struct {
 		struct tdm_space *s;
 		u64 start, end, pages;
+		bool primary, secondary; /* whom it has not told yet */
 	} of[TDM_BATCH_SPACES];
 };
 
@@ -95,5 +100,9 @@ void tdmi_batch_pending(struct tdm_space *s);
 
 /* Now, CPUs and secondary MMUs. The table may be locked. */
 void tdmi_tlb_flush(struct tdm_space *s, u64 start, u64 end, u32 shift);
+/* Secondary MMUs alone: an entry has more rights than they may remember, and they do not look again by themselves. */
+void tdmi_tlb_flush_secondary(struct tdm_space *s, u64 start, u64 end);
+/* Of this page, whatever is still owed: before its bytes are copied. */
+void tdmi_tlb_settle(struct tdm_space *s, u64 va);
 
 #endif

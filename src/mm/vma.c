@@ -94,6 +94,23 @@ int tdmi_vma_remove(struct tdm_vmas *vmas, u64 start, u64 end)
 	return finish(&t, carve(&t, start, end));
 }
 
+int tdmi_vma_move(struct tdm_vmas *vmas, u64 from, u64 to, u64 len, uintptr_t flags)
+{
+	u64 start = to, end = to + len;
+	struct tdm_itree_txn t;
+	int r;
+
+	tdmi_itree_begin(&vmas->tree, &t);
+	r = carve(&t, from, from + len);
+	if (!r)
+		r = carve(&t, start, end);
+	if (!r)
+		r = merge(&t, &start, &end, (void *)flags);
+	if (!r)
+		r = tdmi_itree_insert(&t, start, end, (void *)flags);
+	return finish(&t, r);
+}
+
 bool tdmi_vma_next(struct tdm_vmas *vmas, u64 va, struct tdm_vma *out)
 {
 	struct tdm_interval i;

@@ -33,6 +33,8 @@ void tdmi_vmas_destroy(struct tdm_vmas *vmas);
 int tdmi_vma_insert(struct tdm_vmas *vmas, u64 start, u64 end, uintptr_t flags);
 /* [start, end) is not ours any more. 0 or -ENOMEM. */
 int tdmi_vma_remove(struct tdm_vmas *vmas, u64 start, u64 end);
+/* [from, from + len) is not ours any more, and [to, to + len) has these flags; at once. 0 or -ENOMEM. */
+int tdmi_vma_move(struct tdm_vmas *vmas, u64 from, u64 to, u64 len, uintptr_t flags);
 /* The VMA that holds va. RCU reader, or the event lock. */
 bool tdmi_vma_find(struct tdm_vmas *vmas, u64 va, struct tdm_vma *out);
 /* The first VMA that ends after va (for walking all of them). RCU reader, or the event lock. */
