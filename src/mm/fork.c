@@ -31,17 +31,19 @@ struct forking {
 enum copied { COPIED, NEEDS_SPARE, BUSY, NO_MEMORY };
 
 /* A pinned page: the child's own. */
-static enum copied copy_now(struct forking *f, struct tdm_pte pte, struct tdm_pt *to, u32 i, u64 va)
+static enum copied copy_now(struct forking *f, struct tdm_pte pte, struct tdm_pfn pfn, struct tdm_pt *to, u32 i, u64 va)
 {
+	struct tdm_pte said = tdm_pte_present(pte) ? pte : tdm_pte_unblocked(pte, pfn), made;
 	struct tdm_world *w = f->parent->w;
 
 	if (!f->spare)
 		return NEEDS_SPARE;
 	if (tdmi_rmap_add(w, f->spare_pfn, f->child, va))
 		return NO_MEMORY;
-	memcpy(tdm_pfn_bytes(&w->phys, f->spare_pfn), tdm_pfn_bytes(&w->phys, tdm_pte_pfn(pte)), TDM_PAGE_SIZE);
+	memcpy(tdm_pfn_bytes(&w->phys, f->spare_pfn), tdm_pfn_bytes(&w->phys, pfn), TDM_PAGE_SIZE);
 	tdm_page_set(f->spare, TDM_PG_EXCLUSIVE | TDM_PG_DIRTY);
-	tdm_pt_set(to, i, tdm_pte_mk(f->spare_pfn, pte.v & (TDM_PTE_WRITE | TDM_PTE_DIRTY | TDM_PTE_ACCESSED | TDM_PTE_SOFT_DIRTY)));
+	made = tdm_pte_mk(f->spare_pfn, said.v & (TDM_PTE_WRITE | TDM_PTE_DIRTY | TDM_PTE_ACCESSED | TDM_PTE_SOFT_DIRTY));
+	tdm_pt_set(to, i, tdm_pte_present(pte) ? made : tdm_pte_mk_blocked(TDM_PTE_T_PROTNONE, made));
 	tdmi_vmscan_add(w, f->spare_pfn);
 	f->spare = NULL;
 	tdm_world_work(w, TDM_WORK_PAGE_COPY, 1);
@@ -59,7 +61,7 @@ static enum copied share(struct forking *f, struct tdm_pt *from, struct tdm_pt *
 	(void)tdm_pte_names(pte, &pfn);
 	pg = tdm_pfn_page(&w->phys, pfn);
 	if (!tdm_page_share(pg))
-		return copy_now(f, pte, to, i, va);
+		return copy_now(f, pte, pfn, to, i, va);
 	if (tdmi_rmap_add(w, pfn, f->child, va))
 		return NO_MEMORY;
 	tdm_page_get(pg);
