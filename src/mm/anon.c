@@ -15,6 +15,7 @@
 #include <string.h>
 #include "mm/anon.h"
 #include "mm/rmap.h"
+#include "mm/shm.h"
 #include "mm/special.h"
 #include "mm/swapcache.h"
 #include "mm/vmscan.h"
@@ -194,6 +195,10 @@ static bool own(struct tdm_fault *f, struct tdm_page *pg)
 
 	if (w & TDM_PG_EXCLUSIVE)
 		return true;
+	if (f->s->is_object) {
+		tdm_page_set(pg, TDM_PG_EXCLUSIVE);
+		return true;
+	}
 	if ((w & TDM_PG_REFS) == 2 && f->s->w->swapcache)
 		tdmi_slot_take(f->s->w, pg, 1);
 	w = tdm_page_word(pg);
@@ -288,6 +293,8 @@ static int mapped(struct tdm_fault *f)
 	struct tdm_map *m = tdm_aptr_ld_acquire(&f->s->map[TDM_V_MAP(f->vma.flags)]);
 	enum tdm_fault_result r;
 
+	if (f->vma.flags & TDM_V_SHARED)
+		return tdmi_shm_fault(f);
 	if (f->vma.flags & TDM_V_SPECIAL)
 		return tdmi_special_fault(f->s, f->reader, f->va, f->access == TDM_ACCESS_WRITE);
 	r = m ? m->ops->fault(m, f->va, TDM_PAGE_SIZE, f->access == TDM_ACCESS_WRITE) : TDM_FAULT_DONE;

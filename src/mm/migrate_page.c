@@ -19,25 +19,6 @@ struct moving {
 	struct tdm_tlb_batch batch;
 };
 
-/* The page of an entry, with a reference. */
-static struct tdm_page *get_page(struct tdm_space *s, u64 va, struct tdm_pfn *pfn)
-{
-	struct tdm_pte pte, now;
-	struct tdm_page *pg;
-	u32 i;
-
-	if (tdmi_pt_walk(&s->pgt, va, &i, &pte)->level || !tdm_pte_present(pte) || (pte.v & TDM_PTE_SPECIAL))
-		return NULL;
-	*pfn = tdm_pte_pfn(pte);
-	pg = tdm_pfn_page(&s->w->phys, *pfn);
-	if (!tdm_page_get_unless_zero(pg))
-		return NULL;
-	if (!tdmi_pt_walk(&s->pgt, va, &i, &now)->level && tdm_pte_present(now) && tdm_pte_pfn(now).v == pfn->v && !(now.v & TDM_PTE_SPECIAL))
-		return pg;
-	tdmi_page_put(s->w, *pfn);
-	return NULL;
-}
-
 /* Off its list, where there is one, and nobody else's. A reference for it. */
 static bool isolate(struct tdm_world *w, struct tdm_pfn pfn, struct tdm_page *pg)
 {
@@ -140,7 +121,8 @@ int tdmi_migrate_page(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 va
 	int r = -ENOENT;
 
 	tdmi_rcu_read_lock(reader);
-	m.old = get_page(s, va, &m.from);
+	if (tdmi_space_get_page(s, va, &m.from))
+		m.old = tdm_pfn_page(&s->w->phys, m.from);
 	if (m.old && tdm_pfn_range(&s->w->phys, m.from) == &s->w->phys.range[range]) {
 		r = 0;
 	} else if (m.old) {

@@ -3,6 +3,7 @@
 #include "mm/space.h"
 #include <string.h>
 #include "base/lockrank.h"
+#include "mm/shm.h"
 #include "mm/special.h"
 #include "mm/swapcache.h"
 #include "mm/unmap.h"
@@ -64,6 +65,23 @@ void tdmi_page_put(struct tdm_world *w, struct tdm_pfn pfn)
 	tdmi_vmscan_forget(w, pfn);
 	tdm_world_work(w, TDM_WORK_PAGE_FREE, 1);
 	tdmi_page_free(&w->phys, pfn);
+}
+
+bool tdmi_space_get_page(struct tdm_space *s, u64 va, struct tdm_pfn *pfn)
+{
+	struct tdm_pte pte, now;
+	u32 i;
+
+	if (tdmi_pt_walk(&s->pgt, va, &i, &pte)->level || !tdm_pte_present(pte) || (pte.v & TDM_PTE_SPECIAL))
+		return false;
+	*pfn = tdm_pte_pfn(pte);
+	if (!tdm_page_get_unless_zero(tdm_pfn_page(&s->w->phys, *pfn)))
+		return false;
+	/* The entry still names it, and has a reference of its own: so it is the entry's page that we hold. */
+	if (!tdmi_pt_walk(&s->pgt, va, &i, &now)->level && tdm_pte_present(now) && !(now.v & TDM_PTE_SPECIAL) && tdm_pte_pfn(now).v == pfn->v)
+		return true;
+	tdmi_page_put(s->w, *pfn);
+	return false;
 }
 
 /* ---- spaces */
@@ -240,6 +258,7 @@ int tdmi_munmap(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u
 	plat_mutex_lock(&s->change);
 	r = unmap(s, reader, start, start + len);
 	plat_mutex_unlock(&s->change);
+	tdmi_shm_reap(s->w, reader);
 	return r;
 }
 
@@ -254,6 +273,7 @@ int tdmi_mmap(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u64
 	if (!r)
 		r = tdmi_vma_insert(&s->vmas, start, start + len, flags);
 	plat_mutex_unlock(&s->change);
+	tdmi_shm_reap(s->w, reader);
 	return r;
 }
 
@@ -291,6 +311,7 @@ int tdmi_mmap_driver(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 sta
 			tdm_aptr_st_release(&s->map[m->index], NULL);
 	}
 	plat_mutex_unlock(&s->change);
+	tdmi_shm_reap(s->w, reader);
 	if (r)
 		tdmi_free(&s->alloc, m, sizeof(*m));
 	else if (out)
@@ -383,7 +404,8 @@ static int advise(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start,
 		tdmi_rcu_read_unlock(reader);
 		if (!found)
 			break;
-		if (!(v.flags & TDM_V_SPECIAL))
+		/* MADV_FREE is for private memory. */
+		if (!(v.flags & TDM_V_SPECIAL) && !(fn == tdmi_free_lazily && (v.flags & TDM_V_SHARED)))
 			fn(&g, reader, TDM_MAX(va, v.start), TDM_MIN(v.end, start + len));
 		va = v.end;
 	}
@@ -480,5 +502,6 @@ int tdmi_mremap(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 from, u6
 	if (!r)
 		r = TDM_V_MAP(v.flags) ? move_special(s, reader, from, to, len, v.flags) : move_anonymous(s, reader, from, to, len, v.flags);
 	plat_mutex_unlock(&s->change);
+	tdmi_shm_reap(s->w, reader);
 	return r;
 }

@@ -120,6 +120,7 @@ struct tdm_space {
 	tdm_a64 batched;             /* mm/tlb.h: low 32 bits: entries for which a batch owes a flush, ever; high: how many of them are known to have had it */
 	tdm_a32 owed;                /* gathers that have taken rights away, and not flushed yet */
 	tdm_a64 rss, swapped, special; /* entries, in pages */
+	bool is_object;              /* mm/shm.h: its pages are its own, whoever else maps them. Constant once it is used */
 	tdm_a32 faults;              /* being served */
 	tdm_a32 forking;             /* none is begun */
 	struct tdm_rcu_head rcu;
@@ -151,6 +152,8 @@ struct tdm_world {
 	struct plat_mutex rmap_lock[TDM_RMAP_LOCKS];
 	struct plat_mutex lock;      /* rank TDM_RANK_CTX: the table of spaces */
 	tdm_aptr space[TDM_SPACES_MAX];
+	struct tdm_shm *dead_shm;    /* lock: mm/shm.h */
+	tdm_a32 any_dead_shm;        /* written under it */
 	u64 huge;                    /* leaf sizes that the CPUs have: a mask with 4 KiB; a driver's leaves are never larger */
 	tdm_a64 count[TDM_SC_NR];
 };
@@ -186,7 +189,7 @@ static inline void tdm_world_work(const struct tdm_world *w, enum tdm_work what,
 int tdmi_space_create(struct tdm_world *w, struct tdm_space **out);
 /* Everything is unmapped, notifiers are released. The memory is freed after a grace period. */
 void tdmi_space_destroy(struct tdm_space *s, struct tdm_rcu_reader *reader);
-/* Anonymous memory at [start, start + len), which replaces what was there. flags: TDM_V_READ, _WRITE, _SHARED. */
+/* Anonymous memory at [start, start + len), which replaces what was there. flags: TDM_V_READ, _WRITE. For shared memory see mm/shm.h. */
 int tdmi_mmap(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u64 len, uintptr_t flags);
 /* A driver's mapping likewise, of its bytes [off, off + len). *out: or NULL. -ENOSPC: TDM_MAPS_MAX. */
 int tdmi_mmap_driver(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u64 len, uintptr_t flags, const struct tdm_map_ops *ops, void *arg, u64 off,
@@ -214,6 +217,9 @@ enum tdm_access { TDM_ACCESS_READ, TDM_ACCESS_WRITE };
  * allows it. -EIO, -EBADMSG: a tier could not give it back. -ENOMEM: there is no page, and reclaim found none: let others go on, and try later. -ENXIO: a driver's SIGBUS.
  * RCU reader, within a section or not; no lock. */
 int tdmi_space_fault(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 va, enum tdm_access access);
+
+/* Does va have a page? With a reference: *pfn. Lockless; RCU reader. */
+bool tdmi_space_get_page(struct tdm_space *s, u64 va, struct tdm_pfn *pfn);
 
 /* ---- entries that are present: hardware changes them, too */
 static inline struct tdm_pte tdm_pt_xchg(struct tdm_pt *pt, u32 i, struct tdm_pte to)

@@ -250,14 +250,20 @@ int tdmi_slot_for(struct tdm_world *w, struct tdm_pfn pfn, u64 *slot)
 	return has ? 0 : tdmi_slot_add(w, pfn, slot);
 }
 
-void tdmi_slot_unwanted(struct tdm_world *w, u64 slot)
+/* The slot of a page that the caller holds, if it is still in the cache: the last entry may have gone, and the slot with it, or been used again. The lock is held. */
+static struct slot *slot_of(struct tdm_world *w, const struct tdm_page *pg, u64 slot)
+{
+	return pg->slot == (u32)slot + 1 ? at(w->swapcache, slot) : NULL;
+}
+
+void tdmi_slot_unwanted(struct tdm_world *w, u64 slot, struct tdm_pfn page)
 {
 	u64 handle = NONE, pfn = NONE;
 	struct slot *s;
 
 	plat_mutex_lock(&w->swapcache->lock);
-	s = at(w->swapcache, slot);
-	if (!s->count && !s->loading)
+	s = slot_of(w, tdm_pfn_page(&w->phys, page), slot);
+	if (s && !s->count)
 		end(w, slot, &handle, &pfn);
 	plat_mutex_unlock(&w->swapcache->lock);
 	let_go(w, handle, pfn);
@@ -267,11 +273,11 @@ void tdmi_slot_unwanted(struct tdm_world *w, u64 slot)
  * wanted. The lock is held. */
 static int out(struct tdm_world *w, u64 i, struct tdm_page *pg, u64 handle, u32 refs, u64 *old, u64 *cached)
 {
-	struct slot *s = at(w->swapcache, i);
-	bool mine = s->handle != handle;
+	struct slot *s = slot_of(w, pg, i);
+	bool mine = !s || s->handle != handle;
 
 	*old = mine ? handle : NONE;
-	if (tdm_page_refs(pg) != refs + 1)
+	if (!s || tdm_page_refs(pg) != refs + 1)
 		return -EBUSY;
 	if (!s->count) {
 		u64 had;
@@ -293,14 +299,19 @@ int tdmi_slot_write(struct tdm_world *w, u64 slot, struct tdm_swap_ws *ws, struc
 	struct tdm_page *pg = tdm_pfn_page(&w->phys, pfn);
 	struct tdm_swapcache *c = w->swapcache;
 	const void *page[1] = { tdm_pfn_bytes(&w->phys, pfn) };
-	u64 handle, old = NONE, cached = NONE;
+	u64 handle = NONE, old = NONE, cached = NONE;
+	struct slot *s;
 	int r = 0;
 
 	/* Bytes that are there already are right: a page in the cache is not written, but taken out before. */
 	plat_mutex_lock(&c->lock);
-	handle = at(c, slot)->handle;
+	s = slot_of(w, pg, slot);
+	if (s)
+		handle = s->handle;
+	else
+		r = -EBUSY;
 	plat_mutex_unlock(&c->lock);
-	if (handle == NONE) {
+	if (!r && handle == NONE) {
 		r = tdmi_swap_out(w->swap, ws, page, 1, true, &handle);
 		tdm_world_work(w, TDM_WORK_PACK, !r);
 	}

@@ -23,7 +23,7 @@ int tdmi_slot_add(struct tdm_world *w, struct tdm_pfn pfn, u64 *slot);
 /* The slot of a page that may be in the cache already, or a new one. The page is isolated, so nobody else makes one. */
 int tdmi_slot_for(struct tdm_world *w, struct tdm_pfn pfn, u64 *slot);
 /* Forget the slot if no entry has come to name it. By who has isolated the page. */
-void tdmi_slot_unwanted(struct tdm_world *w, u64 slot);
+void tdmi_slot_unwanted(struct tdm_world *w, u64 slot, struct tdm_pfn pfn);
 /* One entry more. Its table is locked. */
 void tdmi_slot_dup(struct tdm_world *w, u64 slot);
 /* One less; the last one takes the page out of the cache and drops the bytes. Tables may be locked. */

@@ -274,7 +274,8 @@ static int unmap_one(void *arg, struct tdm_space *s, struct tdm_pt *pt, u32 i, u
 	struct unmapping *u = arg;
 	struct tdm_pte pte = pt ? tdm_pt_get(pt, i) : (struct tdm_pte){ 0 };
 	u32 clock = (u32)s->w->vmscan->max & 255;
-	bool blocked = tdm_pte_blocked(pte), dirty;
+	bool blocked = tdm_pte_blocked(pte), dirty, named;
+	struct tdm_vma v;
 
 	if (!pt)
 		return 0;
@@ -292,14 +293,16 @@ static int unmap_one(void *arg, struct tdm_space *s, struct tdm_pt *pt, u32 i, u
 	}
 	if (dirty)
 		tdm_page_set(u->pg, TDM_PG_DIRTY);
-	if (u->slot != NO_SLOT)
+	/* Who shares it asks the object. */
+	named = u->slot != NO_SLOT && !(tdmi_vma_find(&s->vmas, va, &v) && (v.flags & TDM_V_SHARED));
+	if (named)
 		tdmi_slot_dup(s->w, u->slot);
-	tdm_pt_set(pt, i, u->slot != NO_SLOT ? tdm_pte_mk_swap(u->slot, 0, clock) : (struct tdm_pte){ 0 });
+	tdm_pt_set(pt, i, named ? tdm_pte_mk_swap(u->slot, 0, clock) : (struct tdm_pte){ 0 });
 	if (!blocked)
 		(void)tdmi_batch_add(u->b, s, va, pte.v & TDM_PTE_DIRTY);
 	tdmi_rmap_del(s->w, u->pfn, s, va);
 	tdm_a64_sub_relaxed(&s->rss, 1);
-	if (u->slot != NO_SLOT)
+	if (named)
 		tdm_a64_add_relaxed(&s->swapped, 1);
 	tdm_world_work(s->w, TDM_WORK_PTE, 1);
 	tdmi_page_put(s->w, u->pfn);
@@ -372,7 +375,7 @@ static bool let_one_go(struct tdm_world *w, struct tdm_pfn pfn, struct tdm_tlb_b
 	if (!young && w->swapcache && !tdmi_slot_for(w, pfn, &g->slot)) {
 		if (!tdmi_try_to_unmap(w, pfn, g->slot, b))
 			return true;
-		tdmi_slot_unwanted(w, g->slot);
+		tdmi_slot_unwanted(w, g->slot, pfn);
 		young = true;
 	}
 	tdm_world_count(w, TDM_SC_ROTATED, young);

@@ -13,6 +13,7 @@
 #include "mm/migrate_page.h"
 #include "mm/pin.h"
 #include "mm/rmap.h"
+#include "mm/shm.h"
 #include "mm/space.h"
 #include "mm/swapcache.h"
 #include "mm/vmscan.h"

@@ -388,3 +388,39 @@ TEST(without_hardware_bits_the_engine_sets_them)
 	CHECK(counted(TDM_SC_AF_FAULTS) > 0);
 	end(s);
 }
+
+TEST(shared_memory_is_one_memory)
+{
+	struct tdm_space *s = begin("lz4", 8), *child;
+	struct tdm_shm *shm;
+	int err;
+
+	CHECK_EQ(tdmi_shm_create(&t.w, t.reader, 16, &shm), 0);
+	CHECK_EQ(tdmi_shm_mmap(s, t.reader, at(100), 17 * PAGE, RW, shm, 0), -EINVAL);
+	CHECK_EQ(tdmi_shm_mmap(s, t.reader, at(100), 16 * PAGE, RW, shm, 0), 0);
+	CHECK_EQ(tdmi_shm_mmap(s, t.reader, at(200), 8 * PAGE, TDM_V_READ, shm, 4 * PAGE), 0);
+	tdmi_shm_put(shm, t.reader);
+	CHECK_EQ(world_read(&t, 0, s, at(104)), 0);
+	world_write(&t, 0, s, at(104), 5);
+	CHECK_EQ(world_read(&t, 1, s, at(200)), 5);
+	CHECK(!world_access(&t, 1, s, at(200), true, &err));
+	CHECK_EQ(tdmi_space_fork(s, t.reader, &child), 0);
+	world_write(&t, 2, child, at(105), 6);
+	CHECK_EQ(world_read(&t, 0, s, at(201)), 6);
+	world_write(&t, 0, s, at(105), 7);
+	CHECK_EQ(world_read(&t, 1, child, at(201)), 7);
+	CHECK_EQ(counted(TDM_SC_COPIED), 0);
+	/* Out, and back by whoever asks first. */
+	while (counted(TDM_SC_SWAPPED_OUT) < 2)
+		(void)tdmi_vmscan(&t.w, t.reader, 8, 8);
+	world_write(&t, 1, child, at(105), 8);
+	CHECK_EQ(world_read(&t, 2, s, at(201)), 8);
+	CHECK_EQ(world_read(&t, 2, s, at(200)), 5);
+	/* What is mapped while the object has it no more is the object's all the same. */
+	CHECK_EQ(tdmi_munmap(s, t.reader, at(100), 16 * PAGE), 0);
+	world_write(&t, 0, child, at(104), 9);
+	CHECK_EQ(world_read(&t, 1, s, at(200)), 9);
+	tdmi_space_destroy(child, t.reader);
+	CHECK_EQ(world_read(&t, 1, s, at(201)), 8);
+	end(s);
+}
