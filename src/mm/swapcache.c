@@ -12,7 +12,7 @@
 struct slot {
 	u64 handle;  /* NONE: no bytes */
 	u64 pfn;     /* NONE: not in the cache; a free one: the next free one */
-	u32 count;   /* entries */
+	u32 count;   /* entries, and whoever is evicting the page */
 	bool loading;
 	bool used;
 };
@@ -80,7 +80,7 @@ static void put_free(struct tdm_swapcache *c, u64 i)
 	c->free = i;
 }
 
-int tdmi_slot_add(struct tdm_world *w, struct tdm_pfn pfn, u64 *slot)
+static int slot_add(struct tdm_world *w, struct tdm_pfn pfn, u64 *slot)
 {
 	struct tdm_page *pg = tdm_pfn_page(&w->phys, pfn);
 	struct tdm_swapcache *c = w->swapcache;
@@ -90,7 +90,7 @@ int tdmi_slot_add(struct tdm_world *w, struct tdm_pfn pfn, u64 *slot)
 	TDM_BUG_ON(pg->slot);
 	r = take_free(c, slot);
 	if (!r) {
-		c->block[*slot / IN_BLOCK][*slot % IN_BLOCK] = (struct slot){ .handle = NONE, .pfn = pfn.v, .used = true };
+		c->block[*slot / IN_BLOCK][*slot % IN_BLOCK] = (struct slot){ .handle = NONE, .pfn = pfn.v, .used = true, .count = 1 };
 		pg->slot = (u32)*slot + 1;
 		tdm_page_get(pg);
 	}
@@ -241,51 +241,27 @@ bool tdmi_slot_take(struct tdm_world *w, struct tdm_page *pg, u32 refs)
 
 int tdmi_slot_for(struct tdm_world *w, struct tdm_pfn pfn, u64 *slot)
 {
+	struct tdm_swapcache *c = w->swapcache;
 	u32 has;
 
-	plat_mutex_lock(&w->swapcache->lock);
+	plat_mutex_lock(&c->lock);
 	has = tdm_pfn_page(&w->phys, pfn)->slot;
-	plat_mutex_unlock(&w->swapcache->lock);
+	if (has)
+		at(c, has - 1)->count++;
+	plat_mutex_unlock(&c->lock);
 	*slot = (u64)has - 1;
-	return has ? 0 : tdmi_slot_add(w, pfn, slot);
+	return has ? 0 : slot_add(w, pfn, slot);
 }
 
-/* The slot of a page that the caller holds, if it is still in the cache: the last entry may have gone, and the slot with it, or been used again. The lock is held. */
-static struct slot *slot_of(struct tdm_world *w, const struct tdm_page *pg, u64 slot)
-{
-	return pg->slot == (u32)slot + 1 ? at(w->swapcache, slot) : NULL;
-}
-
-void tdmi_slot_unwanted(struct tdm_world *w, u64 slot, struct tdm_pfn page)
-{
-	u64 handle = NONE, pfn = NONE;
-	struct slot *s;
-
-	plat_mutex_lock(&w->swapcache->lock);
-	s = slot_of(w, tdm_pfn_page(&w->phys, page), slot);
-	if (s && !s->count)
-		end(w, slot, &handle, &pfn);
-	plat_mutex_unlock(&w->swapcache->lock);
-	let_go(w, handle, pfn);
-}
-
-/* Its bytes are stored, or nobody wants them: take the page out of the cache, unless somebody has come to it. The reference of the cache is in *cached then, and in *old a handle that is not
- * wanted. The lock is held. */
+/* The page's bytes are stored: take it out of the cache, unless somebody has come to it. The reference of the cache is in *cached then, and in *old a handle that is not wanted. The lock is held. */
 static int out(struct tdm_world *w, u64 i, struct tdm_page *pg, u64 handle, u32 refs, u64 *old, u64 *cached)
 {
-	struct slot *s = slot_of(w, pg, i);
-	bool mine = !s || s->handle != handle;
+	struct slot *s = at(w->swapcache, i);
 
-	*old = mine ? handle : NONE;
-	if (!s || tdm_page_refs(pg) != refs + 1)
+	*old = s->handle != handle ? handle : NONE;
+	if (tdm_page_refs(pg) != refs + 1)
 		return -EBUSY;
-	if (!s->count) {
-		u64 had;
-
-		end(w, i, &had, cached);
-		*old = mine ? handle : had;
-		return 0;
-	}
+	TDM_BUG_ON(pg->slot != (u32)i + 1);
 	s->handle = handle;
 	*old = NONE;
 	*cached = s->pfn;
@@ -299,27 +275,23 @@ int tdmi_slot_write(struct tdm_world *w, u64 slot, struct tdm_swap_ws *ws, struc
 	struct tdm_page *pg = tdm_pfn_page(&w->phys, pfn);
 	struct tdm_swapcache *c = w->swapcache;
 	const void *page[1] = { tdm_pfn_bytes(&w->phys, pfn) };
-	u64 handle = NONE, old = NONE, cached = NONE;
-	struct slot *s;
+	u64 handle, old = NONE, cached = NONE;
 	int r = 0;
 
 	/* Bytes that are there already are right: a page in the cache is not written, but taken out before. */
 	plat_mutex_lock(&c->lock);
-	s = slot_of(w, pg, slot);
-	if (s)
-		handle = s->handle;
-	else
-		r = -EBUSY;
+	handle = at(c, slot)->handle;
 	plat_mutex_unlock(&c->lock);
-	if (!r && handle == NONE) {
+	if (handle == NONE) {
 		r = tdmi_swap_out(w->swap, ws, page, 1, true, &handle);
 		tdm_world_work(w, TDM_WORK_PACK, !r);
 	}
-	if (r)
-		return r;
-	plat_mutex_lock(&c->lock);
-	r = out(w, slot, pg, handle, refs, &old, &cached);
-	plat_mutex_unlock(&c->lock);
-	let_go(w, old, cached);
+	if (!r) {
+		plat_mutex_lock(&c->lock);
+		r = out(w, slot, pg, handle, refs, &old, &cached);
+		plat_mutex_unlock(&c->lock);
+		let_go(w, old, cached);
+	}
+	tdmi_slot_put(w, slot);
 	return r;
 }

@@ -18,12 +18,9 @@ int tdmi_swapcache_init(struct tdm_world *w);
 /* No entry is left. */
 void tdmi_swapcache_destroy(struct tdm_world *w);
 
-/* A slot for a page that is in no cache; no entry names it yet. The caller has a reference. -ENOMEM. */
-int tdmi_slot_add(struct tdm_world *w, struct tdm_pfn pfn, u64 *slot);
-/* The slot of a page that may be in the cache already, or a new one. The page is isolated, so nobody else makes one. */
+/* The slot of an isolated page, of whose references the caller has one: the one that it has in the cache, or a new one. The caller counts as an entry, until tdmi_slot_write() or tdmi_slot_put():
+ * those that it makes name it may all go again meanwhile. -ENOMEM. */
 int tdmi_slot_for(struct tdm_world *w, struct tdm_pfn pfn, u64 *slot);
-/* Forget the slot if no entry has come to name it. By who has isolated the page. */
-void tdmi_slot_unwanted(struct tdm_world *w, u64 slot, struct tdm_pfn pfn);
 /* One entry more. Its table is locked. */
 void tdmi_slot_dup(struct tdm_world *w, u64 slot);
 /* One less; the last one takes the page out of the cache and drops the bytes. Tables may be locked. */
@@ -33,7 +30,7 @@ void tdmi_slot_put(struct tdm_world *w, u64 slot);
 int tdmi_slot_get_page(struct tdm_world *w, u64 slot, struct tdm_swap_ws *ws, struct tdm_pfn *pfn);
 /* If the page is in the cache, no entry names its slot, and nobody but the cache and the holders of `refs` references has one, take the page out of the cache and drop the bytes: true. */
 bool tdmi_slot_take(struct tdm_world *w, struct tdm_page *pg, u32 refs);
-/* Store the page's bytes in the tiers. Nobody maps it, and whoever comes to map it must be seen by its references. 0; -EBUSY: somebody has come; or the tiers' error: it stays in the cache. */
+/* Store the page's bytes in the tiers; the caller is no entry any more, whatever comes of it. Nobody maps it, and whoever comes to map it must be seen by its references. 0; -EBUSY: somebody has come; or the tiers' error: it stays in the cache. */
 int tdmi_slot_write(struct tdm_world *w, u64 slot, struct tdm_swap_ws *ws, struct tdm_pfn pfn, u32 refs);
 /* Is that the page of the slot, which an entry names whose table is locked? A slot may have been freed and used again since tdmi_slot_get_page(). */
 bool tdmi_slot_has(struct tdm_world *w, u64 slot, const struct tdm_page *pg);

@@ -375,7 +375,7 @@ static bool let_one_go(struct tdm_world *w, struct tdm_pfn pfn, struct tdm_tlb_b
 	if (!young && w->swapcache && !tdmi_slot_for(w, pfn, &g->slot)) {
 		if (!tdmi_try_to_unmap(w, pfn, g->slot, b))
 			return true;
-		tdmi_slot_unwanted(w, g->slot, pfn);
+		tdmi_slot_put(w, g->slot);
 		young = true;
 	}
 	tdm_world_count(w, TDM_SC_ROTATED, young);
