@@ -265,23 +265,24 @@ static void begin_at(struct run *r, u64 va, u64 at)
 	r->pfn.v += (block - va) >> TDM_PAGE_SHIFT;
 }
 
-/* Cut the run to the VMA that has how->at. */
+/* Cut the run to the VMA that has how->at. All by its distance from there: the run may begin below address 0. */
 static int clamp(struct run *r, u64 va, u64 n)
 {
+	u64 at = r->how->at, before = TDM_ALIGN_DOWN(at, TDM_PAGE_SIZE) - va, behind;
 	struct tdm_vma vma;
-	u64 end;
 
-	if ((va & ~TDM_PAGE_MASK) || !n || n > TDM_VA_END >> TDM_PAGE_SHIFT || va >= TDM_VA_END || r->how->at - va >= n << TDM_PAGE_SHIFT)
+	if ((va & ~TDM_PAGE_MASK) || !n || n > ~(u64)0 >> TDM_PAGE_SHIFT || before >= n << TDM_PAGE_SHIFT)
 		return -EINVAL;
 	/* A driver that hands over what is not its memory is broken. */
 	TDM_BUG_ON(tdm_pfn_range(&r->s->w->phys, r->pfn)->kind != TDM_MEM_SPECIAL);
 	TDM_BUG_ON(tdm_pfn_range(&r->s->w->phys, (struct tdm_pfn){ r->pfn.v + n - 1 }) != tdm_pfn_range(&r->s->w->phys, r->pfn));
-	if (!vma_of(r->m, r->how->at, r->how->flags, &vma))
+	if (!vma_of(r->m, at, r->how->flags, &vma))
 		return -EFAULT;
-	end = TDM_MIN(va + (n << TDM_PAGE_SHIFT), vma.end);
-	r->va = TDM_MAX(va, vma.start);
+	at = TDM_ALIGN_DOWN(at, TDM_PAGE_SIZE);
+	behind = (n << TDM_PAGE_SHIFT) - before;
+	r->va = at - TDM_MIN(before, at - vma.start);
+	r->end = at + TDM_MIN(behind, vma.end - at);
 	r->pfn.v += (r->va - va) >> TDM_PAGE_SHIFT;
-	r->end = end;
 	r->out->start = r->out->end = r->va;
 	return 0;
 }
