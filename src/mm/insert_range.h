@@ -36,10 +36,10 @@ struct tdm_inserted {
 };
 
 /*
- * Map the n pages from pfn at va, as far as the VMA of m reaches (both ends of the run may lie outside). What is there already with the same translation stays, and gets more rights
- * if asked. RCU reader, no lock; driver's locks that its faults take may be held. A VMA that is m's no more, or allows no write, gets nothing it should not.
- *   -EINVAL   va is not aligned to pages, n is 0, or the run leaves the addresses
- *   -EFAULT   how->at (with max_prefault), or all of the run, is not in m's VMAs; or a write, and the VMA is read-only
+ * Map the n pages from pfn at va, as far as the VMA of m reaches (both ends of the run may lie outside, also below 0). What is there already with the same translation stays, and gets more rights
+ * if asked. RCU reader, no lock; driver's locks that its faults take may be held. If the VMA has changed meanwhile it ends where that begins to matter: 0, and out->end says so.
+ *   -EINVAL   va is not aligned to pages, n is 0, or how->at is not in the run
+ *   -EFAULT   how->at is not in a VMA of m, or that does not allow it
  *   -EEXIST   something else is mapped at out->end, which the driver has to zap first
  *   -ENOMEM   no memory for a table at out->end
  */

@@ -101,8 +101,8 @@ struct tdm_pt *tdmi_pt_walk(struct tdm_pgt *pgt, u64 va, u32 *index, struct tdm_
 	}
 }
 
-/* With pt (an upper table whose entry for va is none) unlocked: put a table there, or find the one that somebody else put. */
-static int pt_populate(struct tdm_pgt *pgt, struct tdm_pt *pt, u64 va)
+/* With pt (an upper table whose entry for va is none) unlocked: put a table there, which is counted, or find the one that somebody else put. */
+static int pt_populate(struct tdm_pgt *pgt, struct tdm_pt *pt, u64 va, u64 *made)
 {
 	struct tdm_pt *child = pt_alloc(pgt, pt->level - 1u, va);
 	u32 i = tdm_pt_index(pt, va);
@@ -113,6 +113,7 @@ static int pt_populate(struct tdm_pgt *pgt, struct tdm_pt *pt, u64 va)
 	if (!pt->dead && tdm_pte_none(tdm_pt_get(pt, i))) {
 		tdm_pt_set(pt, i, (struct tdm_pte){ (u64)(uintptr_t)child | TDM_PTE_PRESENT });
 		child = NULL;
+		++*made;
 	}
 	plat_mutex_unlock(&pt->lock);
 	if (child)
@@ -120,8 +121,7 @@ static int pt_populate(struct tdm_pgt *pgt, struct tdm_pt *pt, u64 va)
 	return 0;
 }
 
-/* Lock the table of `level` (or an upper one with a leaf for va). */
-static int pt_lock_level(struct tdm_pgt *pgt, u64 va, u32 level, bool alloc, struct tdm_pt **out)
+int tdmi_pt_lock_at(struct tdm_pgt *pgt, u64 va, u32 level, bool alloc, u64 *made, struct tdm_pt **out)
 {
 	*out = NULL;
 	for (;;) {
@@ -134,7 +134,7 @@ static int pt_lock_level(struct tdm_pgt *pgt, u64 va, u32 level, bool alloc, str
 		i = tdm_pt_index(pt, va);
 		e = tdm_pt_get(pt, i);
 		if (pt->level > level && tdm_pte_none(e)) {
-			int r = alloc ? pt_populate(pgt, pt, va) : 0;
+			int r = alloc ? pt_populate(pgt, pt, va, made) : 0;
 
 			if (r || !alloc)
 				return r;
@@ -152,12 +152,16 @@ static int pt_lock_level(struct tdm_pgt *pgt, u64 va, u32 level, bool alloc, str
 
 int tdmi_pt_lock(struct tdm_pgt *pgt, u64 va, bool alloc, struct tdm_pt **out)
 {
-	return pt_lock_level(pgt, va, 0, alloc, out);
+	u64 made = 0;
+
+	return tdmi_pt_lock_at(pgt, va, 0, alloc, &made, out);
 }
 
 int tdmi_pt_lock_pmd(struct tdm_pgt *pgt, u64 va, struct tdm_pt **out)
 {
-	return pt_lock_level(pgt, va, 1, true, out);
+	u64 made = 0;
+
+	return tdmi_pt_lock_at(pgt, va, 1, true, &made, out);
 }
 
 struct tdm_pt *tdmi_pt_spare(struct tdm_pgt *pgt, u64 va)
@@ -180,10 +184,12 @@ int tdmi_pt_split(struct tdm_pgt *pgt, struct tdm_pt *pmd, u32 i, struct tdm_pt 
 	if (!pt)
 		return -ENOMEM;
 	TDM_ASSERT(tdm_pte_present(leaf) && (leaf.v & TDM_PTE_LEAF));
-	for (u32 k = 0; k < TDM_PT_ENTRIES; k++)
-		tdm_pt_set(pt, k, (struct tdm_pte){ (leaf.v & ~TDM_PTE_WANTED) + ((u64)k * step << TDM_PAGE_SHIFT) });
 	plat_mutex_lock(&pt->lock);
-	tdm_pt_set(pmd, i, (struct tdm_pte){ (u64)(uintptr_t)pt | TDM_PTE_PRESENT });
+	/* A walker may set A or D in the leaf until the table is in its place. */
+	do {
+		for (u32 k = 0; k < TDM_PT_ENTRIES; k++)
+			tdm_pt_set(pt, k, (struct tdm_pte){ (leaf.v & ~TDM_PTE_WANTED) + ((u64)k * step << TDM_PAGE_SHIFT) });
+	} while (!tdm_a64_cas_acqrel(&pmd->e[i], &leaf.v, (u64)(uintptr_t)pt | TDM_PTE_PRESENT));
 	*out = pt;
 	return 0;
 }
@@ -205,20 +211,21 @@ void tdmi_pt_collapse(struct tdm_pgt *pgt, struct tdm_pt *pmd, struct tdm_pt *pt
 	tdmi_rcu_call(pgt->rcu, &pt->rcu, pt_free_rcu, pgt);
 }
 
-void tdmi_pt_try_free(struct tdm_pgt *pgt, u64 va)
+void tdmi_pt_try_free_at(struct tdm_pgt *pgt, u64 va, u32 level)
 {
-	struct tdm_pt *pmd, *pt;
+	struct tdm_pt *upper, *pt;
+	u64 made = 0;
 	u32 i;
 
-	if (pt_lock_level(pgt, va, 1, false, &pmd) || !pmd)
+	if (tdmi_pt_lock_at(pgt, va, level + 1, false, &made, &upper) || !upper)
 		return;
-	i = tdm_pt_index(pmd, va);
-	pt = pmd->level == 1 ? tdm_pte_table(tdm_pt_get(pmd, i)) : NULL;
+	i = tdm_pt_index(upper, va);
+	pt = upper->level == level + 1 ? tdm_pte_table(tdm_pt_get(upper, i)) : NULL;
 	if (pt) {
 		plat_mutex_lock(&pt->lock);
 		if (pt->used == 0) {
 			pt->dead = true;
-			tdm_pt_set(pmd, i, (struct tdm_pte){ 0 });
+			tdm_pt_set(upper, i, (struct tdm_pte){ 0 });
 		} else {
 			plat_mutex_unlock(&pt->lock);
 			pt = NULL;
@@ -228,7 +235,12 @@ void tdmi_pt_try_free(struct tdm_pgt *pgt, u64 va)
 			tdmi_rcu_call(pgt->rcu, &pt->rcu, pt_free_rcu, pgt);
 		}
 	}
-	plat_mutex_unlock(&pmd->lock);
+	plat_mutex_unlock(&upper->lock);
+}
+
+void tdmi_pt_try_free(struct tdm_pgt *pgt, u64 va)
+{
+	tdmi_pt_try_free_at(pgt, va, 0);
 }
 
 u64 tdmi_pt_next(struct tdm_pgt *pgt, u64 va, u64 end)

@@ -91,24 +91,29 @@ struct tdm_pt *tdmi_pt_walk(struct tdm_pgt *pgt, u64 va, u32 *index, struct tdm_
 int tdmi_pt_lock(struct tdm_pgt *pgt, u64 va, bool alloc, struct tdm_pt **out);
 /* Lock the PMD table for va, making it if needed (to install a 2 MiB leaf). */
 int tdmi_pt_lock_pmd(struct tdm_pgt *pgt, u64 va, struct tdm_pt **out);
+/* Lock the table of this level for va, or an upper one whose entry for va is a leaf. alloc: make the tables that are missing on the way, which *made counts; otherwise *out is NULL when
+ * there is none. The entry for va may be a table. RCU reader. 0 or -ENOMEM. */
+int tdmi_pt_lock_at(struct tdm_pgt *pgt, u64 va, u32 level, bool alloc, u64 *made, struct tdm_pt **out);
 static inline void tdm_pt_unlock(struct tdm_pt *pt)
 {
 	plat_mutex_unlock(&pt->lock);
 }
 
-/* Replace the 2 MiB leaf at entry i of the locked PMD table by a PTE table with 512 leaves of the same flags; it is locked in
- * *out, so that nobody sees them before the caller has split the folio. spare: the table to use, or NULL. 0; -ENOMEM, not with a spare. */
+/* Replace the leaf at entry i of the locked PMD (or PUD) table by a table of the level below with 512 leaves of the same flags; it is locked in
+ * *out, so that nobody sees them before the caller has split the folio. spare: the PTE table to use, or NULL. 0; -ENOMEM, not with a spare. */
 int tdmi_pt_split(struct tdm_pgt *pgt, struct tdm_pt *pmd, u32 i, struct tdm_pt *spare, struct tdm_pt **out);
 /* A table for a split of the leaf at va, before something is done that cannot be taken back. NULL: no memory. */
 struct tdm_pt *tdmi_pt_spare(struct tdm_pgt *pgt, u64 va);
 void tdmi_pt_spare_free(struct tdm_pgt *pgt, struct tdm_pt *spare);
 /* The PMD table for va, which has a PTE table. RCU reader. */
 struct tdm_pt *tdmi_pt_pmd(struct tdm_pgt *pgt, u64 va);
-/* Put a leaf of 2 MiB in the place of this PTE table. Both are locked; pt is dead afterwards, and unlocked. Only where no port has a translation of anything that
- * pt maps: all of it is on a device (mm/devmem.c). */
+/* Put a leaf of 2 MiB in the place of this PTE table (or of 1 GiB, of a PMD table that names no tables). Both are locked; pt is dead afterwards, and unlocked. Only where no port has a
+ * translation of anything that pt maps: all of it is on a device (mm/devmem.c), or has been flushed (mm/collapse.c). */
 void tdmi_pt_collapse(struct tdm_pgt *pgt, struct tdm_pt *pmd, struct tdm_pt *pt, struct tdm_pte leaf);
 /* Unlink and free the PTE table for va if it is empty. No table lock is held. RCU reader. */
 void tdmi_pt_try_free(struct tdm_pgt *pgt, u64 va);
+/* Likewise the table of this level (0 or 1). */
+void tdmi_pt_try_free_at(struct tdm_pgt *pgt, u64 va, u32 level);
 /* The first va >= `va` and below `end` whose PTE table exists or whose upper entry is a leaf, rounded to 2 MiB; `end` when there is none. */
 u64 tdmi_pt_next(struct tdm_pgt *pgt, u64 va, u64 end);
 
