@@ -6,6 +6,8 @@
  * by the commands, in this order: the IOTLB first, as an ATC that was cleared before could be filled from it again. The table has changed already, so what is walked
  * later is new. The sync behind the commands returns when they have been carried out, and a device answers only when nothing of its own uses what it had.
  * Without ATS nothing is kept from one step to the next: the IOMMU carries an access out when it has translated it.
+ *
+ * Aging. The accessed bits are the table's, so there is nothing to ask here, and no young hook: whoever ages clears the bit, and either invalidates or does not.
  */
 #include "port/iommu_impl.h"
 
@@ -22,7 +24,6 @@ const char *const tdm_iommu_count_names[TDM_IC_NR] = {
 	[TDM_IC_FAULT_DIRTY] = "faults_dirty",
 	[TDM_IC_REFUSED] = "refused",
 	[TDM_IC_INVALIDATES] = "invalidates",
-	[TDM_IC_FLUSH_YOUNG] = "flush_young",
 	[TDM_IC_SNOOPED] = "snooped",
 	[TDM_IC_CMD_IOTLB] = "commands_iotlb",
 	[TDM_IC_CMD_ATC] = "commands_atc",
@@ -90,17 +91,12 @@ static void forget(struct tdm_pasid *b, u64 start, u64 end, bool iotlb)
 
 static void invalidate(struct tdm_notifier *n, u64 start, u64 end)
 {
-	tdm_iommu_add(of_notifier(n)->it, TDM_IC_INVALIDATES, 1);
-	forget(of_notifier(n), start, end, !of_notifier(n)->it->config.snoop);
-}
+	struct tdm_pasid *b = of_notifier(n);
+	/* The CPUs have just said so. If they have not (they are flushed later, or not at all, to age) it must be told. */
+	bool heard = b->it->config.snoop && start >= b->heard_start && end <= b->heard_end;
 
-/* The bit itself is the table's: whoever asks has looked. This makes the next use of the page walk, and set it again; the IOTLB is told, too: CPUs need not broadcast anything to age. */
-static bool clear_flush_young(struct tdm_notifier *n, u64 start, u64 end)
-{
-	tdm_iommu_add(of_notifier(n)->it, TDM_IC_INVALIDATES, 1);
-	tdm_iommu_add(of_notifier(n)->it, TDM_IC_FLUSH_YOUNG, 1);
-	forget(of_notifier(n), start, end, true);
-	return false;
+	tdm_iommu_add(b->it, TDM_IC_INVALIDATES, 1);
+	forget(b, start, end, !heard);
 }
 
 static void release(struct tdm_notifier *n)
@@ -119,7 +115,7 @@ static void release(struct tdm_notifier *n)
 	b->s = NULL;
 }
 
-static const struct tdm_notifier_ops notifier_ops = { .invalidate = invalidate, .clear_flush_young = clear_flush_young, .release = release };
+static const struct tdm_notifier_ops notifier_ops = { .invalidate = invalidate, .release = release };
 
 static int dir_get(struct tdm_iommu *it, u32 pasid, struct tdm_pasid ***slot)
 {
@@ -222,6 +218,7 @@ int tdmi_iommu_translate(struct tdm_iommu_dev *dev, u32 pasid, u64 va, bool writ
 		return -EFAULT;
 	*out = (struct tdm_xlat){ w.pte, w.shift, tdm_pfn_bytes(it->phys, tdm_pte_pfn(w.pte)) };
 	tdmi_tlb_insert(&it->iotlb, pasid, va, w.shift, w.pte, out->bytes);
+	b->heard_start = b->heard_end = 0;
 	return 0;
 }
 
@@ -236,6 +233,8 @@ void tdmi_iommu_snoop(struct tdm_iommu *it, struct tdm_space *s, u64 start, u64 
 			continue;
 		tdm_iommu_add(it, TDM_IC_SNOOPED, 1);
 		tdm_iommu_add(it, TDM_IC_ENTRIES, tdmi_tlb_flush_range(&it->iotlb, b->pasid, start, end));
+		b->heard_start = start;
+		b->heard_end = end;
 	}
 }
 

@@ -16,8 +16,8 @@
  * was asked for too often by one transaction it is pinned until the transaction is over. A pin keeps the page, not its accessed bit: without hardware access flags
  * (TDM_WALK_HW_A) a page that is aged between each answer and the walk after it still faults, pinned or not. So then progress needs that aging is rarer than walks.
  *
- * The accessed bit is set by walks. As long as a translation is in an IOTLB or ATC nobody walks: whoever clears A and announces nothing (clear_young) does not see the page used
- * again before it drops out of those caches; clear_flush_young invalidates, and does.
+ * The accessed bit is set by walks. As long as a translation is in an IOTLB or ATC nobody walks: whoever clears A and announces nothing does not see the page used
+ * again before it drops out of those caches. Whoever invalidates it, too, does.
  *
  * Steps. It is a state machine. A device does one thing in tdmi_iommu_dev_step(), the software one in tdmi_iommu_handler_step(); anything may come between two steps, reclaim for
  * one. Devices have clocks of their own; the software's is that of the CPU that it runs on (tdm_iommu_ops.clock). All times are cycles of one machine-wide clock.
@@ -76,7 +76,6 @@ enum tdm_iommu_count {
 	TDM_IC_FAULT_ABSENT, TDM_IC_FAULT_DENIED, TDM_IC_FAULT_ACCESS, TDM_IC_FAULT_DIRTY, /* walks that ended so */
 	TDM_IC_REFUSED,           /* translations for a PASID that the device has not, or that is dead */
 	TDM_IC_INVALIDATES,       /* calls by notifiers */
-	TDM_IC_FLUSH_YOUNG,       /* of these: to age */
 	TDM_IC_SNOOPED,           /* CPU broadcasts that reached the IOTLB */
 	TDM_IC_CMD_IOTLB, TDM_IC_CMD_ATC, TDM_IC_CMD_SYNC,
 	TDM_IC_CMD_WHOLE,         /* commands for all of a PASID */
@@ -120,12 +119,12 @@ struct tdm_iommu_ops {
 	/* Fault the page in and pin it for long. 0, or -errno: it is not pinned. Both NULL: there are no pins. */
 	int (*pin)(void *arg, struct tdm_space *s, u64 va, bool write, struct tdm_pfn *pfn);
 	/* The transaction is over. */
-	void (*unpin)(void *arg, struct tdm_space *s, u64 va, struct tdm_pfn pfn);
+	void (*unpin)(void *arg, struct tdm_space *s, u64 va, struct tdm_pfn pfn, bool write);
 };
 
 struct tdm_iommu_config {
 	u32 walk;             /* TDM_WALK_HW_A | TDM_WALK_HW_D: hardware access flags; 0: each A=0, and each write to D=0, is a fault */
-	bool snoop;           /* broadcast invalidations of the CPUs reach the IOTLB (tdmi_iommu_snoop()), so that only ATCs need commands */
+	bool snoop;           /* broadcast invalidations of the CPUs reach the IOTLB (tdmi_iommu_snoop()), so that only ATCs need commands for what was broadcast before they are told */
 	u64 page_sizes;       /* mask of leaves that the IOTLB caches */
 	struct tdm_tlb_config iotlb;
 	u32 queue;            /* commands that the invalidation queue holds, a power of two */
@@ -145,6 +144,7 @@ struct tdm_pasid {
 	u32 pasid;
 	bool dead;                /* nothing is translated any more */
 	u64 devs;                 /* attached: a bit each */
+	u64 heard_start, heard_end; /* the last broadcast, as long as the IOTLB has learned nothing since */
 	struct tdm_notifier n;
 	struct tdm_list link;     /* in it->bound */
 };
@@ -209,8 +209,8 @@ void tdmi_iommu_destroy(struct tdm_iommu *it);
 int tdmi_iommu_bind(struct tdm_iommu *it, u32 pasid, struct tdm_space *s);
 /*
  * Teardown: when it returns nothing anywhere refers to the PASID. Transactions of it end with -ECANCELED; devices stop, with a stop marker or by waiting for their responses; page
- * requests and stalls are drained, IOTLB and ATCs invalidated. Releasing the space does all that, too, but the PASID remains, dead, until it is unbound, and the memory of the space
- * must remain as long. -ENOENT: it is not bound. No lock is held.
+ * requests and stalls are drained, IOTLB and ATCs invalidated. Releasing the space's notifiers does all that, too, but the PASID remains, dead, until it is unbound; they must
+ * remain as long, so it comes before tdmi_space_destroy(). -ENOENT: it is not bound. No lock is held.
  */
 int tdmi_iommu_unbind(struct tdm_iommu *it, u32 pasid);
 
@@ -255,8 +255,8 @@ struct tdm_iommu_dev_config {
 enum tdm_dma_state { TDM_DMA_IDLE, TDM_DMA_QUEUED, TDM_DMA_READY, TDM_DMA_BLOCKED, TDM_DMA_ASKED, TDM_DMA_STALLED, TDM_DMA_DONE };
 
 /*
- * A transaction. The submitter's memory, the device's from submit to done; the first part is the submitter's to fill in, state is TDM_DMA_IDLE or _DONE before. A read takes len bytes at va to buf, which is the device's memory; a write
- * brings them from there.
+ * A transaction. The submitter's memory, the device's from submit to done; the first part is the submitter's to fill in, state is TDM_DMA_IDLE or _DONE before. A read
+ * takes len bytes at va to buf, which is the device's memory; a write brings them from there.
  */
 struct tdm_dma {
 	u32 pasid;

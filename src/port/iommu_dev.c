@@ -27,7 +27,7 @@ static void unpin_all(struct tdm_dma *d)
 
 	tdm_bitmap_for_each(page, d->pinned, 0, TDM_DMA_PAGES) {
 		it->in_op = true;
-		it->ops->unpin(it->arg, b->s, (d->va & TDM_PAGE_MASK) + (page << TDM_PAGE_SHIFT), d->pfn[page]);
+		it->ops->unpin(it->arg, b->s, (d->va & TDM_PAGE_MASK) + (page << TDM_PAGE_SHIFT), d->pfn[page], d->write);
 		it->in_op = false;
 	}
 	memset(d->pinned, 0, sizeof(d->pinned));

@@ -151,7 +151,7 @@ static void change(struct tdm_space *s, u64 va, u64 set, u64 clear)
 	tdm_pt_unlock(pt);
 }
 
-/* Was it used? How, is what the debate is about. */
+/* Was it used? flush: those who have it are told. */
 static inline bool age(struct tdm_space *s, u64 va, bool flush)
 {
 	struct tdm_pt *pt;
@@ -160,7 +160,8 @@ static inline bool age(struct tdm_space *s, u64 va, bool flush)
 
 	pt = table(s, va, &i);
 	young = tdm_pt_change(pt, i, 0, TDM_PTE_ACCESSED).v & TDM_PTE_ACCESSED;
-	young |= flush ? tdmi_notifiers_clear_flush_young(&s->notifiers, va, va + PAGE) : tdmi_notifiers_clear_young(&s->notifiers, va, va + PAGE);
+	if (young && flush)
+		tdmi_invalidate(&s->notifiers, va, va + PAGE);
 	tdm_pt_unlock(pt);
 	return young;
 }
@@ -206,8 +207,9 @@ static int op_pin(void *arg, struct tdm_space *s, u64 va, bool write, struct tdm
 	return 0;
 }
 
-static void op_unpin(void *arg, struct tdm_space *s, u64 va, struct tdm_pfn pfn)
+static void op_unpin(void *arg, struct tdm_space *s, u64 va, struct tdm_pfn pfn, bool write)
 {
+	(void)write;
 	CHECK(arg == &it && s && va % PAGE == 0);
 	frame_put((u32)pfn.v);
 	unpins++;

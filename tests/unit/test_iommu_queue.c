@@ -207,6 +207,7 @@ static u64 price(u32 devices, bool sync_each, bool snoop)
 	for (u32 i = 0; i < devices; i++)
 		CHECK_EQ(tdmi_iommu_attach(device(&dc), 1), 0);
 	before = it.soft_clock;
+	tdmi_iommu_snoop(&it, S, BASE, BASE + PAGE);
 	tdmi_invalidate(&S->notifiers, BASE, BASE + PAGE);
 	before = it.soft_clock - before;
 	waited = counted(TDM_IC_SYNC_CYCLES);
