@@ -1,0 +1,979 @@
+// SPDX-License-Identifier: MIT
+/*
+ * test_iommu_dma.c - transactions of devices: what becomes of a fault in each model, who guarantees progress, what teardown leaves (nothing), and, at random, that every byte that a
+ * device reads or writes is the one that it should be.
+ */
+#include "iommu_world.h"
+
+#define S (&space[0].s)
+
+static u8 buf[TDM_DMA_MAX];
+
+static void submit(struct tdm_iommu_dev *dev, struct tdm_dma *d)
+{
+	CHECK_EQ(tdmi_iommu_dma_submit(dev, d), 0);
+}
+
+static void must(struct tdm_iommu_dev *dev, struct tdm_dma *d, int result)
+{
+	submit(dev, d);
+	run_all(100000);
+	CHECK_EQ(d->state, TDM_DMA_DONE);
+	CHECK_EQ(d->result, result);
+}
+
+static void steps_until(struct tdm_iommu_dev *dev, enum tdm_dev_did did)
+{
+	while (tdmi_iommu_dev_step(dev) != did)
+		;
+}
+
+/* ---- no faults ------------------------------------------------------------------------------------------------------------------- */
+
+TEST(without_faults_what_is_missing_is_aborted)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_ABORT);
+	struct tdm_iommu_dev *dev = one_device(&c, &dc);
+	struct tdm_dma d = dma(1, true, BASE + 100, 4 * PAGE, buf);
+
+	for (u32 i = 0; i < 5; i++)
+		if (i != 2)
+			page_in(S, BASE + i * PAGE, TDM_PTE_WRITE);
+	memset(buf, 8, sizeof(buf));
+	must(dev, &d, -EFAULT);
+	CHECK_EQ(d.bytes, 2 * PAGE - 100);
+	CHECK_EQ(faults, 0);
+	CHECK_EQ(counted(TDM_IC_FAULT_ABSENT), 1);
+	CHECK_EQ(dev->aborted, 1);
+	page_out(S, BASE + PAGE);
+	page_out(S, BASE + 3 * PAGE);
+	CHECK_EQ(stored(S, BASE + PAGE)[4095], 8);
+	CHECK_EQ(stored(S, BASE + 3 * PAGE)[0], 0);
+	/* Read-only, likewise. */
+	page_in(S, BASE + 2 * PAGE, 0);
+	d = dma(1, true, BASE + 2 * PAGE, 64, buf);
+	must(dev, &d, -EFAULT);
+	CHECK_EQ(counted(TDM_IC_FAULT_DENIED), 1);
+	d.write = false;
+	must(dev, &d, 0);
+	no_device(dev);
+}
+
+/* ---- stall ------------------------------------------------------------------------------------------------------------------------- */
+
+TEST(a_stalled_access_goes_on)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_STALL);
+	struct tdm_iommu_dev *dev = one_device(&c, &dc);
+	struct tdm_dma d = dma(1, false, BASE + PAGE - 1, 2, buf);
+	u64 was;
+
+	stored(S, BASE)[PAGE - 1] = 11;
+	stored(S, BASE + PAGE)[0] = 12;
+	submit(dev, &d);
+	steps_until(dev, TDM_DEV_WAITS);
+	was = dev->clock;
+	CHECK_EQ(tdmi_iommu_handler_next(&it), was + 1000);
+	CHECK_EQ(tdmi_iommu_dev_next(dev), ~(u64)0);
+	CHECK_EQ(tdmi_iommu_handler_step(&it), TDM_HANDLER_TOOK);
+	CHECK_EQ(tdmi_iommu_handler_next(&it), 0);
+	CHECK_EQ(tdmi_iommu_handler_step(&it), TDM_HANDLER_RESOLVED);
+	CHECK_EQ(tdmi_iommu_dev_step(dev), TDM_DEV_WAITS);
+	CHECK_EQ(tdmi_iommu_handler_step(&it), TDM_HANDLER_ANSWERED);
+	CHECK_EQ(tdmi_iommu_handler_step(&it), TDM_HANDLER_IDLE);
+	CHECK_EQ(it.soft_clock, was + 1000 + 300);
+	CHECK_EQ(tdmi_iommu_dev_next(dev), it.soft_clock + 200);
+	/* The hardware walks again, and carries the access out. */
+	CHECK_EQ(tdmi_iommu_dev_step(dev), TDM_DEV_WORKED);
+	CHECK_EQ(d.bytes, 1);
+	run_all(100);
+	CHECK_EQ(d.result, 0);
+	CHECK(buf[0] == 11 && buf[1] == 12);
+	CHECK_EQ(counted(TDM_IC_STALLS), 2);
+	CHECK_EQ(counted(TDM_IC_RESUME_RETRY), 2);
+	CHECK_EQ(counted(TDM_IC_RETRIES), 0);
+	no_device(dev);
+}
+
+TEST(a_stalled_access_is_aborted)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_STALL);
+	struct tdm_iommu_dev *dev = one_device(&c, &dc);
+	struct tdm_dma d = dma(1, true, BASE + 10, 2 * PAGE, buf);
+
+	space[0].flags[1] = 1;
+	must(dev, &d, -EFAULT);
+	CHECK_EQ(d.bytes, PAGE - 10);
+	CHECK_EQ(counted(TDM_IC_RESUME_ABORT), 1);
+	no_device(dev);
+}
+
+/* A page that goes between the answer and the walk is stalled for again. */
+TEST(a_stalled_access_may_stall_again)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_STALL);
+	struct tdm_iommu_dev *dev = one_device(&c, &dc);
+	struct tdm_dma d = dma(1, false, BASE, 10, buf);
+
+	submit(dev, &d);
+	for (u32 i = 0; i < 3; i++) {
+		steps_until(dev, TDM_DEV_WAITS);
+		handle_all();
+		page_out(S, BASE);
+	}
+	run_all(100);
+	CHECK_EQ(d.result, 0);
+	CHECK_EQ(d.retries, 3);
+	CHECK_EQ(counted(TDM_IC_STALLS), 4);
+	CHECK_EQ(counted(TDM_IC_RETRIES), 3);
+	CHECK_EQ(counted(TDM_IC_RETRIES_MOST), 3);
+	no_device(dev);
+}
+
+/* Two tags: the others wait for one, and get it. */
+TEST(stalls_are_bounded)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_STALL);
+	struct tdm_iommu_dev *dev;
+	struct tdm_dma d[6];
+
+	c.stalls = 2;
+	dc.depth = 5;
+	dev = one_device(&c, &dc);
+	for (u32 i = 0; i < 6; i++) {
+		d[i] = dma(1, false, BASE + i * PAGE, 10, buf);
+		submit(dev, &d[i]);
+	}
+	steps_until(dev, TDM_DEV_WAITS);
+	CHECK_EQ(it.nstalled, 2);
+	CHECK_EQ(counted(TDM_IC_STALLS_FULL), 3);
+	CHECK_EQ(d[5].state, TDM_DMA_QUEUED);
+	while (run_all(1))
+		CHECK(it.nstalled <= 2);
+	for (u32 i = 0; i < 6; i++)
+		CHECK_EQ(d[i].result, 0);
+	CHECK_EQ(counted(TDM_IC_STALLS), 6);
+	no_device(dev);
+}
+
+TEST(tags_that_nobody_has)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_STALL);
+	struct tdm_iommu_dev *dev = one_device(&c, &dc);
+	struct tdm_dma d = dma(1, false, BASE, 10, buf);
+	u32 tag;
+
+	CHECK_EQ(tdmi_iommu_resume(&it, 0, true), -ESRCH);
+	CHECK_EQ(tdmi_iommu_resume(&it, 0xffff, true), -ESRCH);
+	submit(dev, &d);
+	steps_until(dev, TDM_DEV_WAITS);
+	tag = d.group;
+	CHECK_EQ(tdmi_iommu_resume(&it, tag, true), 0);
+	CHECK_EQ(tdmi_iommu_resume(&it, tag, true), -ESRCH);
+	/* It stalls again, in the same place, by another tag. */
+	steps_until(dev, TDM_DEV_WAITS);
+	CHECK_EQ(d.state, TDM_DMA_STALLED);
+	CHECK_EQ(tdmi_iommu_resume(&it, tag, false), -ESRCH);
+	CHECK_EQ(counted(TDM_IC_RESUME_REFUSED), 4);
+	run_all(100);
+	CHECK_EQ(d.result, 0);
+	no_device(dev);
+}
+
+/* ---- page requests -------------------------------------------------------------------------------------------------------------------- */
+
+/* What a transaction needs is asked for in groups, each of which has one answer; then translations are asked for anew. */
+TEST(groups)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev = one_device(&c, &dc);
+	struct tdm_dma d = dma(1, false, BASE + 5, 10 * PAGE, buf);
+
+	for (u64 i = 0; i < 11 * PAGE; i++)
+		stored(S, BASE)[i] = (u8)(i * 31 >> 5);
+	page_in(S, BASE + 2 * PAGE, 0);
+	submit(dev, &d);
+	CHECK_EQ(tdmi_iommu_dev_step(dev), TDM_DEV_WORKED);
+	CHECK_EQ(tdmi_iommu_dev_step(dev), TDM_DEV_WAITS);
+	/* 0 1 3 4 5 6 7 8 */
+	CHECK_EQ(counted(TDM_IC_PAGE_REQUESTS), 8);
+	CHECK_EQ(counted(TDM_IC_GROUPS), 1);
+	CHECK_EQ(it.prq_prod, 8);
+	for (u32 i = 0; i < 8; i++)
+		CHECK_EQ(tdmi_iommu_handler_step(&it), TDM_HANDLER_TOOK);
+	CHECK_EQ(faults, 0);
+	for (u32 i = 0; i < 8; i++)
+		CHECK_EQ(tdmi_iommu_handler_step(&it), TDM_HANDLER_RESOLVED);
+	CHECK_EQ(tdmi_iommu_handler_step(&it), TDM_HANDLER_ANSWERED);
+	CHECK_EQ(tdmi_iommu_respond(dev, 1, d.group, TDM_RESP_INVALID), -ESRCH);
+	CHECK_EQ(counted(TDM_IC_RESP_SUCCESS), 1);
+	CHECK_EQ(counted(TDM_IC_RESP_REFUSED), 1);
+	CHECK_EQ(dev->late_responses, 1);
+	/* The answer is looked at; the translation is asked for in another step. */
+	CHECK_EQ(tdmi_iommu_dev_step(dev), TDM_DEV_WORKED);
+	CHECK_EQ(d.bytes, 0);
+	CHECK_EQ(tdmi_iommu_dev_step(dev), TDM_DEV_WORKED);
+	CHECK_EQ(d.bytes, PAGE - 5);
+	run_all(1000);
+	CHECK_EQ(d.result, 0);
+	CHECK(!memcmp(buf, stored(S, BASE) + 5, 10 * PAGE));
+	CHECK_EQ(counted(TDM_IC_GROUPS), 2);
+	CHECK_EQ(counted(TDM_IC_PAGE_REQUESTS), 10);
+	CHECK_EQ(counted(TDM_IC_RETRIES), 0);
+	CHECK_EQ(dev->outstanding, 0);
+	no_device(dev);
+}
+
+/* The first error of a group is the answer to all of it; what came before is done. */
+TEST(a_group_that_is_invalid)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev;
+	struct tdm_dma d = dma(1, true, BASE, 8 * PAGE, buf);
+
+	dc.group = 4;
+	dev = one_device(&c, &dc);
+	space[0].flags[6] = 1;
+	must(dev, &d, -EFAULT);
+	CHECK_EQ(d.bytes, 4 * PAGE);
+	CHECK_EQ(faults, 8);
+	CHECK_EQ(counted(TDM_IC_RESP_SUCCESS), 1);
+	CHECK_EQ(counted(TDM_IC_RESP_INVALID), 1);
+	/* It may ask again. */
+	d = dma(1, true, BASE + 7 * PAGE, 1, buf);
+	must(dev, &d, 0);
+	no_device(dev);
+}
+
+TEST(a_device_that_must_not_ask_any_more)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev = one_device(&c, &dc);
+	struct tdm_dma d = dma(1, true, BASE, 1, buf);
+
+	submit(dev, &d);
+	steps_until(dev, TDM_DEV_WAITS);
+	CHECK_EQ(tdmi_iommu_respond(dev, 1, d.group, TDM_RESP_FAILURE), 0);
+	run_all(100);
+	CHECK_EQ(d.result, -EIO);
+	must(dev, &d, 0); /* late, the handler has brought the page for nothing: but it is there */
+	d.va += PAGE;
+	must(dev, &d, -EIO);
+	CHECK_EQ(counted(TDM_IC_GROUPS), 1);
+	tdmi_iommu_dev_reset(dev);
+	must(dev, &d, 0);
+	no_device(dev);
+}
+
+/* PASID 2 exists, but is not this device's. */
+TEST(a_device_that_asks_for_what_is_not_its_own)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev = one_device(&c, &dc);
+	struct tdm_dma d = dma(1, true, BASE, 1, buf);
+
+	CHECK_EQ(tdmi_iommu_bind(&it, 2, &space[1].s), 0);
+	submit(dev, &d);
+	steps_until(dev, TDM_DEV_WAITS);
+	d.pasid = 2; /* it waits for the answer to what it now asks */
+	tdmi_iommu_post(dev, 2, BASE, true, d.group, true);
+	handle_all();
+	CHECK_EQ(counted(TDM_IC_RESP_FAILURE), 1);
+	CHECK_EQ(faults, 1); /* of PASID 1 */
+	run_all(100);
+	CHECK_EQ(d.result, -EIO);
+	CHECK(dev->no_pri);
+	CHECK_EQ(tdmi_iommu_unbind(&it, 2), 0);
+	no_device(dev);
+}
+
+TEST(requests_for_no_pasid_are_refused)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev = one_device(&c, &dc);
+
+	tdmi_iommu_post(dev, 9, BASE, true, 0, false);
+	tdmi_iommu_post(dev, 9, BASE, true, 0, true);
+	CHECK_EQ(counted(TDM_IC_REQUESTS_REFUSED), 2);
+	CHECK_EQ(tdmi_iommu_handler_step(&it), TDM_HANDLER_IDLE);
+	no_device(dev);
+}
+
+/* No more requests are without an answer than the device may have, and a transaction that may not ask waits. */
+TEST(credit)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev;
+	struct tdm_dma d[4];
+
+	dc.credit = 3;
+	dc.group = 2;
+	dev = one_device(&c, &dc);
+	for (u32 i = 0; i < 4; i++) {
+		d[i] = dma(1, false, BASE + i * 4 * PAGE, 4 * PAGE, buf);
+		submit(dev, &d[i]);
+	}
+	steps_until(dev, TDM_DEV_WAITS);
+	CHECK_EQ(dev->outstanding, 3);
+	CHECK_EQ(d[2].state, TDM_DMA_BLOCKED);
+	while (run_all(1))
+		CHECK(dev->outstanding <= 3);
+	for (u32 i = 0; i < 4; i++)
+		CHECK_EQ(d[i].result, 0);
+	CHECK_EQ(dev->outstanding, 0);
+	no_device(dev);
+}
+
+/* A queue of four requests, groups of eight: what does not fit is dropped; the device is told to ask again, and what was parked is thrown away. */
+TEST(a_queue_that_overflows)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev;
+	struct tdm_dma d = dma(1, false, BASE, 8 * PAGE, buf);
+
+	c.requests = 4;
+	dev = one_device(&c, &dc);
+	for (u64 i = 0; i < 8 * PAGE; i++)
+		stored(S, BASE)[i] = (u8)(i * 13 >> 4);
+	submit(dev, &d);
+	CHECK_EQ(tdmi_iommu_dev_step(dev), TDM_DEV_WORKED);
+	CHECK_EQ(counted(TDM_IC_QUEUE_OVERFLOWS), 4);
+	CHECK_EQ(counted(TDM_IC_AUTO_RESPONSES), 1);
+	handle_all();
+	CHECK_EQ(counted(TDM_IC_PARTIAL_DISCARDED), 4);
+	CHECK_EQ(counted(TDM_IC_RESP_SUCCESS), 0);
+	CHECK_EQ(faults, 0);
+	CHECK_EQ(it.nparked, 0);
+	/* So it is for ever with a group that never fits: the device has to ask for less. */
+	for (u32 i = 0; i < 5; i++) {
+		run_all(20);
+		CHECK(d.state != TDM_DMA_DONE);
+	}
+	CHECK(d.page_retries > 2);
+	dev->config.group = 3;
+	run_all(10000);
+	CHECK_EQ(d.result, 0);
+	CHECK(!memcmp(buf, stored(S, BASE), 8 * PAGE));
+	no_device(dev);
+}
+
+/* Several transactions in a small queue get through, as each that is dropped is asked for again. */
+TEST(overflows_are_survived)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev;
+	struct tdm_dma d[8];
+
+	c.requests = 4;
+	dc.group = 3;
+	dc.credit = 100;
+	dc.depth = 8;
+	dev = one_device(&c, &dc);
+	for (u32 i = 0; i < 8; i++) {
+		d[i] = dma(1, false, BASE + i * 8 * PAGE, 8 * PAGE, buf);
+		submit(dev, &d[i]);
+	}
+	run_all(100000);
+	for (u32 i = 0; i < 8; i++)
+		CHECK_EQ(d[i].result, 0);
+	CHECK(counted(TDM_IC_QUEUE_OVERFLOWS) > 0);
+	CHECK(counted(TDM_IC_PARTIAL_DISCARDED) > 0);
+	no_device(dev);
+}
+
+/* A group of which the last was lost, and later one with the same index: the first one's requests are no part of it. */
+TEST(a_partial_group_is_not_mixed_with_the_next)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev;
+
+	c.requests = 2;
+	dev = one_device(&c, &dc);
+	tdmi_iommu_post(dev, 1, BASE, false, 5, false);
+	tdmi_iommu_post(dev, 1, BASE + PAGE, false, 5, false);
+	tdmi_iommu_post(dev, 1, BASE + 2 * PAGE, false, 5, true); /* dropped */
+	handle_all();
+	CHECK_EQ(counted(TDM_IC_PARTIAL_DISCARDED), 2);
+	tdmi_iommu_post(dev, 1, BASE + 3 * PAGE, false, 5, true);
+	handle_all();
+	CHECK_EQ(faults, 1);
+	no_device(dev);
+}
+
+/* Requests of groups mix in the queue, and each goes to its own. A group of more than there may be is cut. */
+TEST(groups_that_a_device_mixes)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev = one_device(&c, &dc);
+
+	for (u32 i = 0; i < 3; i++)
+		for (u32 group = 0; group < 3; group++)
+			tdmi_iommu_post(dev, 1, BASE + (group * 3 + i) * PAGE, false, group, i == 2);
+	for (u32 i = 0; i < 7; i++)
+		CHECK_EQ(tdmi_iommu_handler_step(&it), TDM_HANDLER_TOOK);
+	CHECK_EQ(it.work.n, 3);
+	CHECK_EQ(it.work.req[0].va, BASE);
+	CHECK_EQ(it.work.req[2].va, BASE + 2 * PAGE);
+	handle_all();
+	CHECK_EQ(faults, 9);
+	CHECK_EQ(counted(TDM_IC_RESP_REFUSED), 3);
+	for (u32 i = 0; i < 40; i++)
+		tdmi_iommu_post(dev, 1, BASE + (i + 16) * PAGE, false, 7, i == 39);
+	handle_all();
+	CHECK_EQ(faults, 9 + TDM_PRG_MAX);
+	CHECK_EQ(it.nparked, 0);
+	no_device(dev);
+}
+
+/* ---- progress -------------------------------------------------------------------------------------------------------------------------- */
+
+/* What is handled is reclaimed before the device comes to ask again. false: the transaction has ended. */
+static bool round_trip(struct tdm_iommu_dev *dev, struct tdm_dma *d, void (*meanwhile)(u64 va))
+{
+	for (;;) {
+		enum tdm_dev_did did = tdmi_iommu_dev_step(dev);
+
+		if (did == TDM_DEV_ENDED || did == TDM_DEV_IDLE)
+			return false;
+		if (did == TDM_DEV_WAITS)
+			break;
+	}
+	handle_all();
+	for (u64 va = d->va & TDM_PAGE_MASK; va < d->va + d->len; va += PAGE)
+		meanwhile(va);
+	return true;
+}
+
+static void reclaimed(u64 va)
+{
+	page_out(S, va);
+}
+
+static void aged(u64 va)
+{
+	if (tdm_pte_present(entry(S, va)))
+		age(S, va, true);
+}
+
+static void no_progress(enum tdm_fault_model model)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(model);
+	struct tdm_iommu_dev *dev;
+	struct tdm_dma d = dma(1, true, BASE + 3, 2 * PAGE, buf);
+
+	dc.give_up = 1000;
+	dev = one_device(&c, &dc);
+	submit(dev, &d);
+	while (round_trip(dev, &d, reclaimed))
+		;
+	CHECK_EQ(d.result, -ETIMEDOUT);
+	CHECK_EQ(d.bytes, 0);
+	CHECK_EQ(d.retries, 1000);
+	CHECK_EQ(counted(TDM_IC_RETRIES_MOST), 1000);
+	CHECK_EQ(counted(TDM_IC_PINS), 0);
+	no_device(dev);
+}
+
+TEST(nothing_guarantees_progress_with_pri)
+{
+	no_progress(TDM_FAULTS_PRI);
+}
+
+TEST(nothing_guarantees_progress_with_stalls)
+{
+	no_progress(TDM_FAULTS_STALL);
+}
+
+static void progress(enum tdm_fault_model model)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(model);
+	struct tdm_iommu_dev *dev;
+	struct tdm_dma d = dma(1, true, BASE + 3, 2 * PAGE, buf);
+	u32 n = 0;
+
+	c.pin_after = 4;
+	dc.group = 1;
+	dev = one_device(&c, &dc);
+	for (u32 i = 0; i < 2 * PAGE; i++)
+		buf[i] = (u8)(i * 3 >> 1);
+	submit(dev, &d);
+	while (round_trip(dev, &d, reclaimed))
+		n++;
+	CHECK_EQ(d.result, 0);
+	CHECK_EQ(counted(TDM_IC_PINS), 3);
+	CHECK_EQ(n, 3 * 5);
+	CHECK_EQ(counted(TDM_IC_RETRIES_MOST), 4);
+	CHECK_EQ(unpins, 3);
+	for (u32 i = 0; i < 3; i++)
+		page_out(S, BASE + i * PAGE);
+	CHECK(!memcmp(stored(S, BASE) + 3, buf, 2 * PAGE));
+	no_device(dev);
+}
+
+TEST(pins_guarantee_progress_with_pri)
+{
+	progress(TDM_FAULTS_PRI);
+}
+
+TEST(pins_guarantee_progress_with_stalls)
+{
+	progress(TDM_FAULTS_STALL);
+}
+
+/* A pin keeps the page, not its accessed bit: without hardware flags what is aged as often as it is asked for is never reached. */
+static void aged_for_ever(u32 walk, int result)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev;
+	struct tdm_dma d = dma(1, true, BASE, 10, buf);
+
+	c.pin_after = 2;
+	c.walk = walk;
+	dc.give_up = 100;
+	dev = one_device(&c, &dc);
+	submit(dev, &d);
+	while (round_trip(dev, &d, aged))
+		;
+	CHECK_EQ(d.result, result);
+	CHECK_EQ(pins, result ? 1 : 0);
+	CHECK_EQ(unpins, pins);
+	no_device(dev);
+}
+
+TEST(a_pin_does_not_keep_the_accessed_bit)
+{
+	aged_for_ever(0, -ETIMEDOUT);
+}
+
+TEST(hardware_flags_do_without)
+{
+	aged_for_ever(TDM_WALK_HW_A | TDM_WALK_HW_D, 0);
+}
+
+TEST(a_pin_that_fails_leaves_a_fault)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev;
+	struct tdm_dma d = dma(1, true, BASE, 10, buf);
+
+	c.pin_after = 1;
+	dev = one_device(&c, &dc);
+	submit(dev, &d);
+	fault_says = -ENOMEM;
+	for (u32 i = 0; i < 3; i++)
+		CHECK(round_trip(dev, &d, reclaimed));
+	CHECK_EQ(counted(TDM_IC_PINS_FAILED), 2);
+	CHECK_EQ(counted(TDM_IC_NO_MEMORY), 3);
+	fault_says = 0;
+	run_all(100);
+	CHECK_EQ(d.result, 0);
+	no_device(dev);
+}
+
+/* ---- teardown ---------------------------------------------------------------------------------------------------------------------------- */
+
+static u32 ended;
+static struct tdm_iommu_dev *again_on;
+
+static void on_done(struct tdm_dma *d)
+{
+	ended++;
+	/* A driver that goes on, whatever it is told. */
+	if (again_on && d->arg) {
+		struct tdm_dma *next = d->arg;
+
+		d->arg = NULL;
+		CHECK_EQ(tdmi_iommu_dma_submit(again_on, next), 0);
+	}
+}
+
+/* Transactions in every state: PRI and stalling devices, groups in the queue, parked, half resolved, answered; another PASID beside them that goes on. */
+static void teardown_of_everything(bool marker, u32 handler_steps, bool by_release)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config pri = dev_config(TDM_FAULTS_PRI), stall = dev_config(TDM_FAULTS_STALL);
+	struct tdm_iommu_dev *dev[2];
+	struct tdm_dma d[2][6], other[2], more = dma(1, false, BASE, 1, buf);
+
+	c.pin_after = 1;
+	pri.stop_marker = marker;
+	pri.group = 3;
+	dev[0] = one_device(&c, &pri);
+	dev[1] = device(&stall);
+	CHECK_EQ(tdmi_iommu_attach(dev[1], 1), 0);
+	CHECK_EQ(tdmi_iommu_bind(&it, 2, &space[1].s), 0);
+	again_on = dev[0];
+	for (u32 k = 0; k < 2; k++) {
+		CHECK_EQ(tdmi_iommu_attach(dev[k], 2), 0);
+		for (u32 i = 0; i < 6; i++) {
+			d[k][i] = dma(1, i & 1, BASE + (k * 6 + i) * 4 * PAGE, 4 * PAGE, buf + i * 4 * PAGE);
+			d[k][i].done = on_done;
+			if (i == 1)
+				other[k] = dma(2, true, BASE, 8 * PAGE, buf + 64 * PAGE), submit(dev[k], &other[k]);
+			submit(dev[k], &d[k][i]);
+		}
+		steps_until(dev[k], TDM_DEV_WAITS);
+	}
+	d[0][0].arg = &more;
+	for (u32 i = 0; i < handler_steps; i++) {
+		tdmi_iommu_handler_step(&it);
+		if (i % 7 == 3)
+			tdmi_iommu_dev_step(dev[i & 1]);
+		if (i % 5 == 4)
+			page_out(S, BASE + i % 48 * PAGE); /* so that something is retried, and pinned */
+	}
+	/* A request that waits for the rest of its group, which will not come. */
+	tdmi_iommu_post(dev[0], 1, BASE, false, 400, false);
+	if (by_release)
+		tdmi_notifiers_release(&S->notifiers);
+	else
+		CHECK_EQ(tdmi_iommu_unbind(&it, 1), 0);
+	for (u32 k = 0; k < 2; k++)
+		for (u32 i = 0; i < 6; i++)
+			CHECK(d[k][i].state == TDM_DMA_DONE && (d[k][i].result == -ECANCELED || d[k][i].result == 0));
+	CHECK_EQ(ended, 12);
+	for (u64 i = it.prq_cons; i < it.prq_prod; i++)
+		CHECK(it.work.what == TDM_IOW_NOTHING || it.work.pasid != 1);
+	for (u64 va = BASE; va < BASE + PAGES * PAGE; va += PAGE)
+		CHECK(!tdmi_iommu_caches(&it, S, va) && !pinned(S, va));
+	CHECK_EQ(tdmi_iommu_respond(dev[0], 1, d[0][0].group, TDM_RESP_SUCCESS), -ESRCH);
+	CHECK_EQ(tdmi_iommu_resume(&it, d[1][0].group, true), -ESRCH);
+	tdmi_iommu_post(dev[0], 1, BASE, false, 401, true);
+	CHECK(counted(TDM_IC_REQUESTS_REFUSED) == 1);
+	faults = 0;
+	run_all(100000);
+	CHECK_EQ(more.result, d[0][0].result == 0 ? more.result : -ESRCH);
+	CHECK_EQ(other[0].result, 0);
+	CHECK_EQ(other[1].result, 0);
+	CHECK_EQ(dev[0]->outstanding, 0);
+	CHECK_EQ(it.nstalled, 0);
+	CHECK_EQ(it.nparked, 0);
+	if (by_release) {
+		more.pasid = 1;
+		must(dev[0], &more, -ESRCH);
+		CHECK_EQ(tdmi_iommu_attach(dev[0], 1), -ENOENT);
+		CHECK_EQ(tdmi_iommu_bind(&it, 1, &space[2].s), -EEXIST);
+		CHECK_EQ(tdmi_iommu_unbind(&it, 1), 0);
+	}
+	/* The number means another space, and nothing of the one that it meant. */
+	CHECK_EQ(tdmi_iommu_bind(&it, 1, &space[2].s), 0);
+	CHECK_EQ(tdmi_iommu_attach(dev[0], 1), 0);
+	memset(space[2].store, 0x77, PAGES * PAGE);
+	more = dma(1, false, BASE, 48 * PAGE, buf);
+	must(dev[0], &more, 0);
+	for (u32 i = 0; i < 48 * PAGE; i++)
+		CHECK_EQ(buf[i], 0x77);
+	CHECK_EQ(tdmi_iommu_unbind(&it, 2), 0);
+	CHECK_EQ(tdmi_iommu_unbind(&it, 1), 0);
+	tdmi_iommu_dev_remove(dev[0]);
+	tdmi_iommu_dev_remove(dev[1]);
+	ended = 0;
+	teardown();
+	pins = unpins = 0;
+}
+
+/* At each moment of the handler's work. */
+TEST(teardown_waits_for_responses, .seconds = 60)
+{
+	for (u32 n = 0; n < 90; n++)
+		teardown_of_everything(false, n, false);
+}
+
+TEST(teardown_with_stop_markers, .seconds = 60)
+{
+	for (u32 n = 0; n < 90; n++)
+		teardown_of_everything(true, n, false);
+}
+
+TEST(a_space_that_goes, .seconds = 60)
+{
+	for (u32 n = 0; n < 90; n++)
+		teardown_of_everything(n & 1, n, true);
+}
+
+/* A marker that the software finds by itself: the device has stopped, and what was parked of it goes. */
+TEST(a_stop_marker_in_the_queue)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev = one_device(&c, &dc);
+
+	tdmi_iommu_post(dev, 1, BASE, false, 3, false);
+	tdmi_iommu_post_stop(dev, 1);
+	handle_all();
+	CHECK_EQ(counted(TDM_IC_STOP_MARKERS), 1);
+	CHECK_EQ(counted(TDM_IC_PARTIAL_DISCARDED), 1);
+	CHECK_EQ(faults, 0);
+	no_device(dev);
+}
+
+/* ---- at random ------------------------------------------------------------------------------------------------------------------------------ */
+
+#define DMAS 6u
+
+static struct {
+	u8 want[SPACES][PAGES * PAGE]; /* every byte as it was last written */
+	struct tdm_dma d[DMAS];
+	u8 buf[DMAS][16 * PAGE];
+	u32 seen[DMAS]; /* of d->bytes */
+	u32 gone;       /* transactions that have ended */
+	u64 r;
+} oracle;
+
+static u32 oracle_rand(u32 n)
+{
+	return (u32)(t_rand(&oracle.r) % n);
+}
+
+/* What has been moved since the last time: a write's bytes are written, a read's are what was last written. */
+static void follow(void)
+{
+	for (u32 i = 0; i < DMAS; i++) {
+		struct tdm_dma *d = &oracle.d[i];
+		u32 n = d->bytes - oracle.seen[i];
+		u8 *at = oracle.want[d->pasid - 1] + (d->va - BASE) + oracle.seen[i], *b = oracle.buf[i] + oracle.seen[i];
+
+		if (d->state == TDM_DMA_IDLE || !n)
+			continue;
+		if (d->write)
+			memcpy(at, b, n);
+		else if (memcmp(b, at, n))
+			t_fail(__FILE__, __LINE__, "transaction %u of PASID %u read other bytes at %llx to %llx", i, d->pasid,
+			       (unsigned long long)(d->va + oracle.seen[i]), (unsigned long long)(d->va + d->bytes));
+		oracle.seen[i] = d->bytes;
+	}
+}
+
+static void start_dma(struct tdm_iommu_dev *dev, u32 i)
+{
+	struct tdm_dma *d = &oracle.d[i];
+	u32 len = 1 + oracle_rand(oracle_rand(2) ? 300 : 16 * PAGE);
+
+	if (d->state != TDM_DMA_IDLE && d->state != TDM_DMA_DONE)
+		return;
+	if (d->state == TDM_DMA_DONE)
+		CHECK(d->result == 0 ? d->bytes == d->len : d->result == -EFAULT && dev->config.fault == TDM_FAULTS_ABORT);
+	oracle.gone += d->state == TDM_DMA_DONE;
+	*d = dma(1 + oracle_rand(2), oracle_rand(2), BASE + oracle_rand(PAGES * PAGE - len + 1), len, oracle.buf[i]);
+	for (u32 k = 0; k < len; k++)
+		oracle.buf[i][k] = (u8)t_rand(&oracle.r);
+	oracle.seen[i] = 0;
+	submit(dev, d);
+}
+
+static void cpu_write(struct tdm_space *s, u32 at, u8 byte)
+{
+	u64 va = BASE + at;
+
+	oracle.want[world_of(s) - space][at] = byte;
+	if (tdm_pte_present(entry(s, va)))
+		frame((u32)tdm_pte_pfn(entry(s, va)).v)[va % PAGE] = byte;
+	else
+		stored(s, va)[va % PAGE] = byte;
+}
+
+/* Reclaim from within a fault, as the engine does it. */
+static void reclaim_something(struct tdm_space *s, u64 va)
+{
+	u64 other = BASE + oracle_rand(PAGES) * PAGE;
+
+	if (oracle_rand(3) == 0 && other != (va & TDM_PAGE_MASK))
+		page_out(s, other);
+}
+
+/* A page that has another frame from now on: copy-on-write, migration. */
+static void move_page(struct tdm_space *s, u64 va)
+{
+	struct tdm_pte was;
+	struct tdm_pt *pt;
+	u32 i, to;
+
+	if (!tdm_pte_present(entry(s, va)) || pinned(s, va))
+		return;
+	to = frame_alloc();
+	pt = table(s, va, &i);
+	was = tdm_pt_xchg(pt, i, (struct tdm_pte){ 0 });
+	tdmi_invalidate(&s->notifiers, va, va + PAGE);
+	memcpy(frame(to), frame((u32)tdm_pte_pfn(was).v), PAGE);
+	tdm_pt_xchg(pt, i, tdm_pte_mk((struct tdm_pfn){ to }, was.v & (TDM_PTE_WRITE | TDM_PTE_ACCESSED | TDM_PTE_DIRTY)));
+	tdm_pt_unlock(pt);
+	frame_put((u32)tdm_pte_pfn(was).v);
+}
+
+static void meddle(void)
+{
+	struct tdm_space *s = &space[oracle_rand(2)].s;
+	u64 va = BASE + oracle_rand(PAGES) * PAGE;
+
+	switch (oracle_rand(8)) {
+	case 0:
+	case 1:
+		page_out(s, va);
+		break;
+	case 2:
+		move_page(s, va);
+		break;
+	case 3:
+		if (tdm_pte_present(entry(s, va)))
+			age(s, va, oracle_rand(2));
+		break;
+	case 4: /* cleaned: the next write must say so */
+		if (tdm_pte_present(entry(s, va))) {
+			change(s, va, 0, TDM_PTE_DIRTY | TDM_PTE_WRITE);
+			tdmi_invalidate(&s->notifiers, va, va + PAGE);
+		}
+		break;
+	case 5:
+		if (!tdm_pte_present(entry(s, va)))
+			page_in(s, va, TDM_PTE_WRITE | (oracle_rand(2) ? TDM_PTE_ACCESSED | TDM_PTE_DIRTY : 0));
+		break;
+	default:
+		cpu_write(s, oracle_rand(PAGES * PAGE), (u8)t_rand(&oracle.r));
+		break;
+	}
+}
+
+/* What there is to compare of a run. */
+struct outcome {
+	u64 count[TDM_IC_NR], clock, soft, sum, transactions;
+};
+
+static void check_bytes(struct outcome *o)
+{
+	for (u32 i = 0; i < 2; i++) {
+		for (u64 va = BASE; va < BASE + PAGES * PAGE; va += PAGE)
+			page_out_told(&space[i].s, va, true);
+		CHECK(!memcmp(space[i].store, oracle.want[i], PAGES * PAGE));
+		for (u32 k = 0; k < PAGES * PAGE; k++)
+			o->sum = o->sum * 31 + oracle.want[i][k];
+	}
+}
+
+static struct outcome at_random(const struct tdm_iommu_config *c, const struct tdm_iommu_dev_config *dc, u32 steps, u64 s)
+{
+	struct tdm_iommu_dev *dev = one_device(c, dc);
+	struct outcome o = { 0 };
+
+	memset(&oracle, 0, sizeof(oracle));
+	oracle.r = s;
+	faults = 0;
+	in_fault = reclaim_something;
+	CHECK_EQ(tdmi_iommu_bind(&it, 2, &space[1].s), 0);
+	CHECK_EQ(tdmi_iommu_attach(dev, 2), 0);
+	for (u64 va = BASE; va < BASE + PAGES * PAGE; va += PAGE)
+		page_in(oracle_rand(2) ? S : &space[1].s, va, TDM_PTE_WRITE | TDM_PTE_ACCESSED | TDM_PTE_DIRTY);
+	for (u32 i = 0; i < steps; i++) {
+		switch (oracle_rand(8)) {
+		case 0:
+			start_dma(dev, oracle_rand(DMAS));
+			break;
+		case 1:
+			meddle();
+			break;
+		case 2:
+		case 3:
+			tdmi_iommu_handler_step(&it);
+			break;
+		default:
+			tdmi_iommu_dev_step(dev);
+			break;
+		}
+		follow();
+	}
+	while (run_all(1))
+		follow();
+	memcpy(o.count, it.count, sizeof(o.count));
+	o.clock = dev->clock;
+	o.soft = it.soft_clock;
+	o.transactions = oracle.gone;
+	check_bytes(&o);
+	CHECK_EQ(dev->outstanding, 0);
+	in_fault = NULL;
+	CHECK_EQ(tdmi_iommu_unbind(&it, 2), 0);
+	no_device(dev);
+	return o;
+}
+
+static u32 rounds(void)
+{
+	return t_slow() ? 4 : 12;
+}
+
+static void each_way(enum tdm_fault_model model)
+{
+	u64 r = t_seed();
+
+	for (u32 i = 0; i < rounds(); i++) {
+		struct tdm_iommu_config c = iommu_config();
+		struct tdm_iommu_dev_config dc = dev_config(model);
+		struct outcome o;
+
+		c.walk = i & 1 ? 0 : TDM_WALK_HW_A | TDM_WALK_HW_D;
+		c.split = 1 + i % 3;
+		c.sync_each = i & 2;
+		c.whole_pages = i & 4 ? 1 : 0;
+		c.queue = 1u << i % 5;
+		c.requests = i & 8 ? 4 : 64;
+		c.stalls = 1 + i % 4;
+		c.pin_after = i % 3 == 2 ? 2 : 0;
+		dc.burst = 64u << i % 7;
+		dc.unit = 64;
+		dc.group = 1 + i % 4;
+		dc.credit = 1 + i * 2;
+		dc.ats = model != TDM_FAULTS_STALL && (model == TDM_FAULTS_PRI || i & 1);
+		o = at_random(&c, &dc, 20000, t_rand(&r));
+		CHECK(o.transactions > 20);
+		CHECK(o.count[TDM_IC_ENTRIES] > 0);
+	}
+}
+
+TEST(bytes_at_random_without_faults, .seconds = 90)
+{
+	each_way(TDM_FAULTS_ABORT);
+}
+
+TEST(bytes_at_random_with_stalls, .seconds = 90)
+{
+	each_way(TDM_FAULTS_STALL);
+}
+
+TEST(bytes_at_random_with_pri, .seconds = 90)
+{
+	each_way(TDM_FAULTS_PRI);
+}
+
+TEST(one_seed_one_outcome, .seconds = 60)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct outcome a, b, other;
+
+	c.pin_after = 3;
+	a = at_random(&c, &dc, 20000, t_seed());
+	pins = unpins = 0;
+	b = at_random(&c, &dc, 20000, t_seed());
+	pins = unpins = 0;
+	other = at_random(&c, &dc, 20000, t_seed() + 1);
+	CHECK(!memcmp(&a, &b, sizeof(a)));
+	CHECK(memcmp(&a, &other, sizeof(a)));
+}
