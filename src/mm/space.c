@@ -197,7 +197,7 @@ static int clear_piece(const struct tdm_interval *i, void *ctx)
 	if ((uintptr_t)i->payload & TDM_V_SPECIAL)
 		tdmi_special_zap(c->g, c->reader, start, end, true);
 	else
-		tdmi_zap_range(c->g, c->reader, start, end);
+		tdmi_unmap_range(c->g, c->reader, start, end);
 	return 0;
 }
 
@@ -418,7 +418,7 @@ static int advise(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start,
 
 int tdmi_madvise_dontneed(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u64 len)
 {
-	return advise(s, reader, start, len, TDM_INV_CLEAR, tdmi_zap_range);
+	return advise(s, reader, start, len, TDM_INV_CLEAR, tdmi_unmap_range);
 }
 
 int tdmi_madvise_free(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u64 len)

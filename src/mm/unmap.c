@@ -60,7 +60,7 @@ static bool zap_present(struct tdm_gather *g, struct tdm_pt *pt, u32 i, u64 va)
 	return tdmi_gather_page(g, tdm_pte_pfn(was));
 }
 
-bool tdmi_zap_entry(struct tdm_gather *g, struct tdm_pt *pt, u32 i, u64 va)
+bool tdmi_unmap_entry(struct tdm_gather *g, struct tdm_pt *pt, u32 i, u64 va)
 {
 	struct tdm_pte pte = tdm_pt_get(pt, i);
 	struct tdm_world *w = g->s->w;
@@ -85,10 +85,10 @@ bool tdmi_zap_entry(struct tdm_gather *g, struct tdm_pt *pt, u32 i, u64 va)
 static bool zap(struct tdm_gather *g, struct tdm_pt *pt, u32 i, u64 va, void *arg)
 {
 	(void)arg;
-	return tdmi_zap_entry(g, pt, i, va);
+	return tdmi_unmap_entry(g, pt, i, va);
 }
 
-void tdmi_zap_range(struct tdm_gather *g, struct tdm_rcu_reader *reader, u64 start, u64 end)
+void tdmi_unmap_range(struct tdm_gather *g, struct tdm_rcu_reader *reader, u64 start, u64 end)
 {
 	struct tdm_pgt *pgt = &g->s->pgt;
 
@@ -141,7 +141,7 @@ static bool block(struct tdm_gather *g, struct tdm_pt *pt, u32 i, u64 va, void *
 	if (!tdm_pte_present(pte))
 		return false;
 	if (pte.v & TDM_PTE_SPECIAL) /* zeros: nothing to keep */
-		return tdmi_zap_entry(g, pt, i, va);
+		return tdmi_unmap_entry(g, pt, i, va);
 	/* First it is taken from hardware, then it is known what it said. */
 	pte = tdm_pt_xchg(pt, i, (struct tdm_pte){ 0 });
 	tdm_pt_set(pt, i, tdm_pte_mk_blocked(TDM_PTE_T_PROTNONE, pte));
@@ -167,7 +167,7 @@ static bool free_lazily(struct tdm_gather *g, struct tdm_pt *pt, u32 i, u64 va, 
 	(void)arg;
 	/* What lies in a tier is not worth being brought for this. */
 	if (tdm_pte_is(pte, TDM_PTE_T_SWAP))
-		return tdmi_zap_entry(g, pt, i, va);
+		return tdmi_unmap_entry(g, pt, i, va);
 	if (!tdm_pte_present(pte) || (pte.v & TDM_PTE_SPECIAL))
 		return false;
 	pg = tdm_pfn_page(&g->s->w->phys, tdm_pte_pfn(pte));
@@ -235,7 +235,7 @@ static bool move_entry(struct tdm_gather *g, struct tdm_pt *pt, u32 i, u64 va, v
 	tdm_pt_unlock(pt);
 	TDM_BUG_ON(tdmi_pt_lock(&s->pgt, to, true, &new) || new->level);
 	if (!tdm_pte_none(tdm_pt_get(new, tdm_pt_index(new, to))))
-		full = tdmi_zap_entry(g, new, tdm_pt_index(new, to), to);
+		full = tdmi_unmap_entry(g, new, tdm_pt_index(new, to), to);
 	tdm_pt_set(new, tdm_pt_index(new, to), pte);
 	tdm_pt_unlock(new);
 	plat_mutex_lock(&pt->lock);

@@ -11,9 +11,9 @@
 #include "mm/space.h"
 
 /* Take all entries of anonymous memory away. Pages go with the gather, which is flushed when it is full; the caller flushes it at the end. Empty PTE tables are freed. */
-void tdmi_zap_range(struct tdm_gather *g, struct tdm_rcu_reader *reader, u64 start, u64 end);
+void tdmi_unmap_range(struct tdm_gather *g, struct tdm_rcu_reader *reader, u64 start, u64 end);
 /* One entry, of a locked PTE table. true: the gather is full. */
-bool tdmi_zap_entry(struct tdm_gather *g, struct tdm_pt *pt, u32 i, u64 va);
+bool tdmi_unmap_entry(struct tdm_gather *g, struct tdm_pt *pt, u32 i, u64 va);
 
 /* Take the rights away that are not in flags (TDM_V_READ, TDM_V_WRITE): entries lose W; without the right to read they become typed, as if each page were being migrated, and faults are refused by
  * the VMA before they see it. */
