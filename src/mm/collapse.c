@@ -83,12 +83,14 @@ bool tdmi_collapse_slot(struct tdm_space *s, struct tdm_pt *upper, u32 i, const 
 		tdm_pt_unlock(pt);
 		return false;
 	}
+	plat_window();
 	for (u32 k = 0; k < TDM_PT_ENTRIES; k++) {
 		struct tdm_pte was = tdm_pt_xchg(pt, k, (struct tdm_pte){ 0 });
 
 		bits |= was.v & GATHERED;
 		filled += tdm_pte_none(was) ? step_pages(pt) : 0;
 	}
+	plat_window();
 	tdmi_tlb_flush(s, va, va + size, tdm_pt_shift(pt->level));
 	tdm_a64_add_relaxed(&s->special, filled);
 	out->filled += filled << TDM_PAGE_SHIFT;
