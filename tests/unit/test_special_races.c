@@ -60,7 +60,17 @@ static int fault(struct actor *a, u64 va, bool write)
 
 /* ---- A and D through split and collapse */
 
-static struct buffer still = { .n = PAGES };
+static enum tdm_fault_result still_fault(struct tdm_map *of, u64 va, u64 size, bool write)
+{
+	struct tdm_insert how = { TDM_INSERT_YOUNG | (write ? TDM_INSERT_WRITE | TDM_INSERT_DIRTY : 0), va, 0 };
+	struct tdm_inserted out;
+	int r = tdmi_insert_range(of, BASE, (struct tdm_pfn){ vram }, PAGES, &how, &out);
+
+	(void)size;
+	return !r || r == -EFAULT ? TDM_FAULT_DONE : TDM_FAULT_SIGBUS;
+}
+
+static const struct tdm_map_ops still_ops = { .name = "still", .fault = still_fault };
 
 /* A CPU that writes, by its walker. */
 static void writes(struct actor *a)
@@ -111,8 +121,7 @@ TEST(no_dirty_bit_is_lost_by_split_and_collapse, .seconds = 60)
 
 	cpus = NULL;
 	setup();
-	still.pfn.v = vram;
-	m = map_at(BASE, PAGES * K4, RW, &still, 0);
+	CHECK_EQ(tdmi_mmap_driver(s, reader, BASE, PAGES * K4, RW, &still_ops, NULL, 0, &m), 0);
 	run(a, 3);
 	for (u32 k = 0; k < PAGES; k++)
 		if (a[0].wrote[k] || a[1].wrote[k])
