@@ -16,6 +16,7 @@
 enum tdm_lock_rank {
 	TDM_RANK_NONE = 0,
 	TDM_RANK_LIVE = 10,   /* run: state of the live process */
+	TDM_RANK_DRIVER = 12, /* of a driver of mappings: held while it knows pfns, in its fault and around its zapping (mm/special.h); not in open and close */
 	/* Not locks but places, which a thread marks as if it held a lock (mm/notifier.c): where it may wait for rounds of others, a round of its own, a
 	 * subscriber's callback that may sleep, and one that is called with tables locked. */
 	TDM_RANK_INV_WAIT = 15,

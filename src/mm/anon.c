@@ -293,10 +293,11 @@ static int mapped(struct tdm_fault *f)
 	struct tdm_map *m = tdm_aptr_ld_acquire(&f->s->map[TDM_V_MAP(f->vma.flags)]);
 	enum tdm_fault_result r;
 
-	if (f->vma.flags & TDM_V_SHARED)
-		return tdmi_shm_fault(f);
+	/* A driver may call its mapping shared: it has no object for all that. */
 	if (f->vma.flags & TDM_V_SPECIAL)
 		return tdmi_special_fault(f->s, f->reader, f->va, f->access == TDM_ACCESS_WRITE);
+	if (f->vma.flags & TDM_V_SHARED)
+		return tdmi_shm_fault(f);
 	r = m ? m->ops->fault(m, f->va, TDM_PAGE_SIZE, f->access == TDM_ACCESS_WRITE) : TDM_FAULT_DONE;
 	return r == TDM_FAULT_DONE ? 0 : r == TDM_FAULT_OOM ? -ENOMEM : -ENXIO;
 }

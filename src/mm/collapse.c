@@ -24,34 +24,65 @@ static inline u64 step_pages(const struct tdm_pt *pt)
 	return (u64)1 << (tdm_pt_shift(pt->level) - TDM_PAGE_SHIFT);
 }
 
-/* Could the locked table be this leaf? Which without `given` is what its first entry says. */
-static bool same(struct tdm_pt *pt, bool given, struct tdm_pte *leaf, struct tdm_collapsed *out)
+/* Is entry k what a leaf would say there? */
+static bool agrees(const struct tdm_pt *pt, u32 k, bool given, struct tdm_pte leaf, struct tdm_collapsed *out)
 {
-	u64 size = TDM_PT_ENTRIES * step_pages(pt);
+	struct tdm_pte e = tdm_pt_get(pt, k);
+	u64 more = (e.v ^ leaf.v) & RIGHTS;
 
+	if (given && tdm_pte_none(e))
+		return true;
+	if (!tdm_pte_present(e) || !(e.v & TDM_PTE_LEAF) || !(e.v & TDM_PTE_SPECIAL)) {
+		out->holes++;
+		return false;
+	}
+	if (tdm_pte_pfn(e).v != tdm_pte_pfn(leaf).v + k * step_pages(pt) || tdm_pte_pfn(leaf).v % (TDM_PT_ENTRIES * step_pages(pt))) {
+		out->scattered++;
+		return false;
+	}
+	/* A leaf that is given may grant what an entry does not. */
+	if (more && !(given && more == TDM_PTE_WRITE && (leaf.v & TDM_PTE_WRITE))) {
+		out->rights++;
+		return false;
+	}
+	return true;
+}
+
+/* Could the locked table be this leaf? Which without `given` is what its first entry says. */
+static bool same(const struct tdm_pt *pt, bool given, struct tdm_pte *leaf, struct tdm_collapsed *out)
+{
 	if (!given) {
 		*leaf = tdm_pt_get(pt, 0);
 		leaf->v &= TDM_PTE_PFN_MASK | RIGHTS;
 	}
-	for (u32 k = 0; k < TDM_PT_ENTRIES; k++) {
-		struct tdm_pte e = tdm_pt_get(pt, k);
-		u64 more = (e.v ^ leaf->v) & RIGHTS;
+	for (u32 k = 0; k < TDM_PT_ENTRIES; k++)
+		if (!agrees(pt, k, given, *leaf, out))
+			return false;
+	return true;
+}
 
-		if (given && tdm_pte_none(e))
-			continue;
-		if (!tdm_pte_present(e) || !(e.v & TDM_PTE_LEAF) || !(e.v & TDM_PTE_SPECIAL)) {
-			out->holes++;
-			return false;
+static struct tdm_pte part_of(const struct tdm_pt *pt, u32 k, struct tdm_pte leaf)
+{
+	return (struct tdm_pte){ leaf.v + (k * step_pages(pt) << TDM_PAGE_SHIFT) };
+}
+
+/* Could the locked PMD table, with what is below it? Nothing is filled before that is known. (Somebody may still come between: then what has been filled says what it should.) */
+static bool all_below(struct tdm_pt *pt, struct tdm_pte leaf, struct tdm_collapsed *out)
+{
+	for (u32 k = 0; k < TDM_PT_ENTRIES; k++) {
+		struct tdm_pt *child = tdm_pte_table(tdm_pt_get(pt, k));
+		struct tdm_pte part = part_of(pt, k, leaf);
+		bool ok;
+
+		if (!child) {
+			ok = agrees(pt, k, true, leaf, out);
+		} else {
+			plat_mutex_lock(&child->lock);
+			ok = same(child, true, &part, out);
+			tdm_pt_unlock(child);
 		}
-		if (tdm_pte_pfn(e).v != tdm_pte_pfn(*leaf).v + k * step_pages(pt) || tdm_pte_pfn(*leaf).v % size) {
-			out->scattered++;
+		if (!ok)
 			return false;
-		}
-		/* A leaf that is given may grant what an entry does not. */
-		if (more && !(given && more == TDM_PTE_WRITE && (leaf->v & TDM_PTE_WRITE))) {
-			out->rights++;
-			return false;
-		}
 	}
 	return true;
 }
@@ -59,8 +90,10 @@ static bool same(struct tdm_pt *pt, bool given, struct tdm_pte *leaf, struct tdm
 /* Collapse what is below the locked PMD table: leaves, where it can be. */
 static void below(struct tdm_space *s, struct tdm_pt *pt, const struct tdm_pte *leaf, struct tdm_collapsed *out)
 {
+	if (leaf && !all_below(pt, *leaf, out))
+		return;
 	for (u32 k = 0; k < TDM_PT_ENTRIES; k++) {
-		struct tdm_pte part = { leaf ? leaf->v + (k * step_pages(pt) << TDM_PAGE_SHIFT) : 0 };
+		struct tdm_pte part = leaf ? part_of(pt, k, *leaf) : (struct tdm_pte){ 0 };
 
 		if (tdm_pte_table(tdm_pt_get(pt, k)))
 			(void)tdmi_collapse_slot(s, pt, k, leaf ? &part : NULL, out);
@@ -83,12 +116,14 @@ bool tdmi_collapse_slot(struct tdm_space *s, struct tdm_pt *upper, u32 i, const 
 		tdm_pt_unlock(pt);
 		return false;
 	}
+	plat_window();
 	for (u32 k = 0; k < TDM_PT_ENTRIES; k++) {
 		struct tdm_pte was = tdm_pt_xchg(pt, k, (struct tdm_pte){ 0 });
 
 		bits |= was.v & GATHERED;
 		filled += tdm_pte_none(was) ? step_pages(pt) : 0;
 	}
+	plat_window();
 	tdmi_tlb_flush(s, va, va + size, tdm_pt_shift(pt->level));
 	tdm_a64_add_relaxed(&s->special, filled);
 	out->filled += filled << TDM_PAGE_SHIFT;

@@ -194,9 +194,11 @@ static int step(struct run *r, u32 level)
 		struct tdm_vma vma;
 		struct tdm_pt *pt;
 		u64 made = 0, stop;
-		int e = tdmi_pt_lock_at(&r->s->pgt, r->va, level, true, &made, &pt);
+		int e;
 		u32 i;
 
+		plat_window();
+		e = tdmi_pt_lock_at(&r->s->pgt, r->va, level, true, &made, &pt);
 		if (made)
 			tables_made(r, made);
 		if (e)

@@ -189,6 +189,7 @@ int tdmi_pt_split(struct tdm_pgt *pgt, struct tdm_pt *pmd, u32 i, struct tdm_pt 
 	do {
 		for (u32 k = 0; k < TDM_PT_ENTRIES; k++)
 			tdm_pt_set(pt, k, (struct tdm_pte){ (leaf.v & ~TDM_PTE_WANTED) + ((u64)k * step << TDM_PAGE_SHIFT) });
+		plat_window();
 	} while (!tdm_a64_cas_acqrel(&pmd->e[i], &leaf.v, (u64)(uintptr_t)pt | TDM_PTE_PRESENT));
 	*out = pt;
 	return 0;

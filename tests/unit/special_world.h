@@ -49,6 +49,7 @@ static inline void tlb_work(void *arg, u32 what, u64 n)
 }
 
 static const struct tdm_tlb_ops tlb_ops = { .flush = tlb_flush, .work = tlb_work };
+static const struct tdm_tlb_ops *cpus = &tlb_ops; /* NULL: there are none, and threads may change the same space */
 
 /* Would a TLB that had [va, va + 2^shift) of `of` have forgotten it, by what it was told since `from`? */
 static inline bool flushed(struct tdm_space *of, u64 va, u32 shift, u32 from)
@@ -106,7 +107,7 @@ static inline void setup(void)
 {
 	u32 range;
 
-	CHECK_EQ(tdmi_world_init(&w, 1024, &tlb_ops, NULL, NULL), 0);
+	CHECK_EQ(tdmi_world_init(&w, 1024, cpus, NULL, NULL), 0);
 	CHECK_EQ(tdmi_phys_add(&w.phys, TDM_MEM_SPECIAL, VRAM_PAGES, &range), 0);
 	vram = w.phys.range[range].first;
 	CHECK_EQ(vram % (1u << 18), 0);
@@ -139,16 +140,15 @@ struct where {
 };
 
 /* What a walker would find for va. */
-static inline struct where find_in(struct tdm_space *of, u64 va)
+static inline struct where find_with(struct tdm_space *of, u64 va, struct tdm_rcu_reader *by)
 {
 	struct where r = { 0 };
 	struct tdm_pte e;
 	struct tdm_pt *pt;
 	u32 i;
 
-	tdmi_rcu_read_lock(reader);
+	tdmi_rcu_read_lock(by);
 	pt = tdmi_pt_walk(&of->pgt, va, &i, &e);
-	tdmi_rcu_read_unlock(reader);
 	r.level = pt->level;
 	r.there = tdm_pte_present(e);
 	if (r.there) {
@@ -158,7 +158,13 @@ static inline struct where find_in(struct tdm_space *of, u64 va)
 		r.pfn = tdm_pte_pfn(e).v + ((va - tdm_pt_va(pt, i)) >> 12);
 		r.bits = e.v & (TDM_PTE_WRITE | TDM_PTE_ACCESSED | TDM_PTE_DIRTY);
 	}
+	tdmi_rcu_read_unlock(by);
 	return r;
+}
+
+static inline struct where find_in(struct tdm_space *of, u64 va)
+{
+	return find_with(of, va, reader);
 }
 
 static inline struct where find(u64 va)

@@ -269,6 +269,30 @@ TEST(r15_a_table_that_says_something_else_is_not_replaced)
 	teardown();
 }
 
+/* All of a gibibyte is looked at before any of it is filled. */
+TEST(r15_remap_leaves_alone_what_lies_behind_a_conflict)
+{
+	struct tdm_remap linear = { .n = VRAM_PAGES };
+	struct tdm_inserted out;
+	struct tdm_map *m;
+
+	setup();
+	linear.pfn.v = vram;
+	CHECK_EQ(tdmi_mmap_driver(s, reader, BASE, G1, RW, &tdmi_remap_ops, &linear, 0, &m), 0);
+	CHECK_EQ(insert_one(m, BASE + M2, vram + 512, 0, 0), TDM_FAULT_DONE);
+	CHECK_EQ(insert_one(m, BASE + 2 * M2 + 5 * K4, vram + 99, 0, 0), TDM_FAULT_DONE);
+	CHECK_EQ(insert_one(m, BASE + 3 * M2, vram + 1536, 0, 0), TDM_FAULT_DONE);
+	CHECK_EQ(tdmi_remap_range(m, reader, BASE, (struct tdm_pfn){ vram }, 1 << 18, 0, &out), -EEXIST);
+	CHECK_EQ(out.end, BASE + 2 * M2 + 5 * K4);
+	CHECK_EQ(out.bytes[1], 2 * M2 - K4);
+	CHECK_EQ(out.bytes[0], 5 * K4);
+	CHECK_EQ(out.same, K4);
+	CHECK(is_at(BASE + M2, vram + 512, 1));
+	CHECK(is_at(BASE + 3 * M2, vram + 1536, 0) && !find(BASE + 3 * M2 + K4).there);
+	CHECK_EQ(special_pages(s), 1024 + 5 + 1 + 1);
+	teardown();
+}
+
 /* mprotect(PROT_NONE) drops what a static mapping was filled with; it is not lost. */
 TEST(r15_what_a_static_mapping_drops_comes_back)
 {
