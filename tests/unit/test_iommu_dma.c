@@ -629,7 +629,7 @@ static void teardown_of_everything(bool marker, u32 handler_steps, bool by_relea
 			d[k][i] = dma(1, i & 1, BASE + (k * 6 + i) * 4 * PAGE, 4 * PAGE, buf + i * 4 * PAGE);
 			d[k][i].done = on_done;
 			if (i == 1)
-				other[k] = dma(2, true, BASE, 8 * PAGE, buf + 64 * PAGE), submit(dev[k], &other[k]);
+				other[k] = dma(2, true, BASE, 8 * PAGE, buf + 32 * PAGE), submit(dev[k], &other[k]);
 			submit(dev[k], &d[k][i]);
 		}
 		steps_until(dev[k], TDM_DEV_WAITS);
@@ -751,10 +751,11 @@ static void follow(void)
 	for (u32 i = 0; i < DMAS; i++) {
 		struct tdm_dma *d = &oracle.d[i];
 		u32 n = d->bytes - oracle.seen[i];
-		u8 *at = oracle.want[d->pasid - 1] + (d->va - BASE) + oracle.seen[i], *b = oracle.buf[i] + oracle.seen[i];
+		u8 *at, *b = oracle.buf[i] + oracle.seen[i];
 
 		if (d->state == TDM_DMA_IDLE || !n)
 			continue;
+		at = oracle.want[d->pasid - 1] + (d->va - BASE) + oracle.seen[i];
 		if (d->write)
 			memcpy(at, b, n);
 		else if (memcmp(b, at, n))
