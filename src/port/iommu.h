@@ -246,7 +246,7 @@ struct tdm_iommu_dev_config {
 	u32 unit;                   /* bytes that an access moves: 64 to 256, a power of two */
 	u32 burst;                  /* bytes that a step moves at most: a multiple of unit, up to 4096 */
 	u32 depth;                  /* transactions that it works on at a time, 1 to TDM_DMA_DEPTH_MAX */
-	u32 group;                  /* page requests in a group at most, 1 to TDM_PRG_MAX: it asks for what the transaction needs next, too */
+	u32 group;                  /* page requests in a group at most, 1 to TDM_PRG_MAX: it asks for what the transaction needs next, too. A group that is larger than the queue never gets through */
 	u32 credit;                 /* page requests that may be without a response; >= 1, with PRI */
 	u32 give_up;                /* retries of one page after which it aborts; 0: never */
 	bool stop_marker;           /* how it stops using a PASID: it leaves its requests behind, and a marker; or it waits for the responses */

@@ -478,6 +478,7 @@ void tdmi_iommu_dev_remove(struct tdm_iommu_dev *dev)
 	TDM_BUG_ON(it->in_op || dev->nactive || !tdm_list_empty(&dev->queue) || dev->npasids);
 	/* Commands may name it. */
 	tdmi_iommu_sync(it);
+	tdmi_iommu_drain_dev(dev);
 	it->dev[dev->id] = NULL;
 	it->ats_devs &= ~tdm_dev_bit(dev);
 	if (dev->config.ats)

@@ -151,7 +151,7 @@ static struct tdm_stall *oldest_stall(const struct tdm_iommu *it)
 	for (u32 i = 0; it->nstalled && i < it->config.stalls; i++) {
 		struct tdm_stall *st = &it->stall[i];
 
-		if (st->d && !st->taken && (!oldest || st->seq < oldest->seq))
+		if (st->d && (!oldest || st->seq < oldest->seq))
 			oldest = st;
 	}
 	return oldest;
@@ -215,7 +215,6 @@ static void take_stall(struct tdm_iommu *it, struct tdm_stall *st)
 	struct tdm_iommu_work *w = &it->work;
 
 	tdm_clock_reach(tdm_iommu_clock(it), st->at + it->config.cost.event);
-	st->taken = true;
 	*w = (struct tdm_iommu_work){ .what = TDM_IOW_STALL, .dev = st->d->dev, .pasid = st->d->pasid, .group = tag_of(it, st), .n = 1 };
 	w->req[0].va = tdm_dma_page(st->d);
 	w->req[0].write = st->d->write;
@@ -334,28 +333,28 @@ u64 tdmi_iommu_handler_next(const struct tdm_iommu *it)
 
 /* ---- teardown ------------------------------------------------------------------------------------------------------------------------------- */
 
-/* The queue without that PASID; the order of the others stays. */
-static void drain_queue(struct tdm_iommu *it, u32 pasid)
+/* The queue without that device, or NULL, and without that PASID, or ~0; the order of the others stays. */
+static void drain_queue(struct tdm_iommu *it, const struct tdm_iommu_dev *dev, u32 pasid)
 {
 	u64 kept = it->prq_cons;
 
 	for (u64 i = it->prq_cons; i != it->prq_prod; i++) {
 		const struct tdm_page_request *r = &it->prq[i & (it->config.requests - 1)];
 
-		if (r->pasid == pasid)
+		if ((!dev || r->dev == dev) && (pasid == ~(u32)0 || r->pasid == pasid))
 			tdm_iommu_add(it, r->marker ? TDM_IC_STOP_MARKERS : TDM_IC_DRAINED, 1);
 		else
 			it->prq[kept++ & (it->config.requests - 1)] = *r;
 	}
 	it->prq_prod = kept;
-	tdm_iommu_add(it, TDM_IC_DRAINED, unpark(it, NULL, pasid, ~(u32)0, NULL));
+	tdm_iommu_add(it, TDM_IC_DRAINED, unpark(it, dev, pasid, ~(u32)0, NULL));
 }
 
 void tdmi_iommu_drain(struct tdm_iommu *it, u32 pasid)
 {
 	struct tdm_iommu_work *w = &it->work;
 
-	drain_queue(it, pasid);
+	drain_queue(it, NULL, pasid);
 	if (w->what != TDM_IOW_NOTHING && w->pasid == pasid) {
 		tdm_iommu_add(it, TDM_IC_DRAINED, w->what == TDM_IOW_GROUP ? w->n : 0);
 		w->what = TDM_IOW_NOTHING;
@@ -378,6 +377,15 @@ void tdmi_iommu_drain(struct tdm_iommu *it, u32 pasid)
 				tdmi_iommu_respond(dev, pasid, d->group, TDM_RESP_INVALID);
 		}
 	}
+}
+
+void tdmi_iommu_drain_dev(struct tdm_iommu_dev *dev)
+{
+	struct tdm_iommu *it = dev->it;
+
+	drain_queue(it, dev, ~(u32)0);
+	if (it->work.what != TDM_IOW_NOTHING && it->work.dev == dev)
+		it->work.what = TDM_IOW_NOTHING;
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------------------------------------------ */

@@ -36,7 +36,6 @@ struct tdm_stall {
 	struct tdm_dma *d;   /* NULL: free */
 	u64 seq;             /* the order in which they came */
 	u64 at;
-	bool taken;          /* the software is at it */
 };
 
 static inline void tdm_iommu_add(struct tdm_iommu *it, enum tdm_iommu_count c, u64 n)
@@ -108,6 +107,8 @@ void tdmi_iommu_faults_destroy(struct tdm_iommu *it);
 bool tdmi_iommu_stall(struct tdm_dma *d);
 /* Everything of a PASID is answered, or thrown away. */
 void tdmi_iommu_drain(struct tdm_iommu *it, u32 pasid);
+/* Requests of a device that goes: for PASIDs that were never its own. */
+void tdmi_iommu_drain_dev(struct tdm_iommu_dev *dev);
 
 /* ---- iommu_queue.c */
 

@@ -36,6 +36,8 @@ static u64 ask_atc(struct tdm_iommu *it, const struct tdm_inv_cmd *c, u64 end)
 {
 	struct tdm_iommu_dev *dev = it->dev[c->dev];
 
+	if (dev->cut_off)
+		return 0;
 	if (dev->mute) {
 		tdm_iommu_add(it, TDM_IC_ATC_TIMEOUTS, 1);
 		dev->cut_off = true;

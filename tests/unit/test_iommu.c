@@ -293,6 +293,33 @@ TEST(an_access_under_way_does_not_outlive_an_invalidation)
 	no_device(dev);
 }
 
+/* What is under way elsewhere is not disturbed: another page, another PASID. */
+TEST(an_access_under_way_goes_on_when_others_are_invalidated)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev;
+	struct tdm_dma d = dma(1, false, BASE + 4 * PAGE, PAGE, buf);
+
+	dc.burst = 1024;
+	dev = one_device(&c, &dc);
+	CHECK_EQ(tdmi_iommu_bind(&it, 2, &space[1].s), 0);
+	CHECK_EQ(tdmi_iommu_attach(dev, 2), 0);
+	page_in(S, BASE + 4 * PAGE, TDM_PTE_WRITE);
+	CHECK_EQ(tdmi_iommu_dma_submit(dev, &d), 0);
+	CHECK_EQ(tdmi_iommu_dev_step(dev), TDM_DEV_WORKED);
+	tdmi_invalidate(&space[1].s.notifiers, BASE, BASE + 8 * PAGE);
+	tdmi_invalidate(&S->notifiers, BASE, BASE + 4 * PAGE);
+	tdmi_invalidate(&S->notifiers, BASE + 5 * PAGE, BASE + 8 * PAGE);
+	CHECK(d.held);
+	tdmi_invalidate(&S->notifiers, BASE + 4 * PAGE, BASE + 5 * PAGE);
+	CHECK(!d.held);
+	run_all(100);
+	CHECK_EQ(d.result, 0);
+	CHECK_EQ(tdmi_iommu_unbind(&it, 2), 0);
+	no_device(dev);
+}
+
 /* ---- PASIDs --------------------------------------------------------------------------------------------------------------------------- */
 
 TEST(pasids)

@@ -60,6 +60,30 @@ TEST(without_faults_what_is_missing_is_aborted)
 	no_device(dev);
 }
 
+TEST(transactions_take_turns)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_ABORT);
+	struct tdm_iommu_dev *dev;
+	struct tdm_dma d[3];
+
+	dc.depth = 2;
+	dc.burst = 256;
+	dev = one_device(&c, &dc);
+	page_in(S, BASE, 0);
+	for (u32 i = 0; i < 3; i++) {
+		d[i] = dma(1, false, BASE, 1024, buf + i * 1024);
+		submit(dev, &d[i]);
+	}
+	for (u32 i = 0; i < 6; i++)
+		CHECK_EQ(tdmi_iommu_dev_step(dev), TDM_DEV_WORKED);
+	CHECK(d[0].bytes == 768 && d[1].bytes == 768 && d[2].bytes == 0);
+	CHECK_EQ(tdmi_iommu_dev_step(dev), TDM_DEV_ENDED);
+	run_all(100);
+	CHECK_EQ(dev->done, 3);
+	no_device(dev);
+}
+
 /* ---- stall ------------------------------------------------------------------------------------------------------------------------- */
 
 TEST(a_stalled_access_goes_on)
@@ -85,8 +109,9 @@ TEST(a_stalled_access_goes_on)
 	CHECK_EQ(tdmi_iommu_handler_step(&it), TDM_HANDLER_IDLE);
 	CHECK_EQ(it.soft_clock, was + 1000 + 300);
 	CHECK_EQ(tdmi_iommu_dev_next(dev), it.soft_clock + 200);
-	/* The hardware walks again, and carries the access out. */
+	/* The hardware walks again, and carries the access out: it looks into the IOTLB, reads four entries, moves one unit. */
 	CHECK_EQ(tdmi_iommu_dev_step(dev), TDM_DEV_WORKED);
+	CHECK_EQ(dev->clock, it.soft_clock + 200 + 2 + 4 * 30 + 7);
 	CHECK_EQ(d.bytes, 1);
 	run_all(100);
 	CHECK_EQ(d.result, 0);
@@ -158,6 +183,31 @@ TEST(stalls_are_bounded)
 	for (u32 i = 0; i < 6; i++)
 		CHECK_EQ(d[i].result, 0);
 	CHECK_EQ(counted(TDM_IC_STALLS), 6);
+	no_device(dev);
+}
+
+/* A tag that is used again is not served before one that has waited for longer. */
+TEST(the_oldest_stall_first)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_STALL);
+	struct tdm_iommu_dev *dev;
+	struct tdm_dma d[3];
+
+	c.stalls = 2;
+	dev = one_device(&c, &dc);
+	for (u32 i = 0; i < 3; i++) {
+		d[i] = dma(1, false, BASE + i * PAGE, 10, buf);
+		submit(dev, &d[i]);
+	}
+	for (u32 i = 0; i < 3; i++) {
+		steps_until(dev, TDM_DEV_WAITS);
+		CHECK_EQ(tdmi_iommu_handler_step(&it), TDM_HANDLER_TOOK);
+		CHECK_EQ(it.work.req[0].va, BASE + i * PAGE);
+		CHECK_EQ(tdmi_iommu_handler_step(&it), TDM_HANDLER_RESOLVED);
+		CHECK_EQ(tdmi_iommu_handler_step(&it), TDM_HANDLER_ANSWERED);
+	}
+	run_all(100);
 	no_device(dev);
 }
 
@@ -295,6 +345,29 @@ TEST(a_device_that_asks_for_what_is_not_its_own)
 	CHECK(dev->no_pri);
 	CHECK_EQ(tdmi_iommu_unbind(&it, 2), 0);
 	no_device(dev);
+}
+
+/* It goes before anybody has looked at that, or in the middle. */
+TEST(requests_of_a_device_that_has_gone)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev;
+
+	setup(&c);
+	CHECK_EQ(tdmi_iommu_bind(&it, 2, S), 0);
+	for (u32 steps = 0; steps < 4; steps++) {
+		dev = device(&dc);
+		tdmi_iommu_post(dev, 2, BASE, true, 0, false);
+		tdmi_iommu_post(dev, 2, BASE, true, 0, true);
+		tdmi_iommu_post(dev, 2, BASE, true, 1, true);
+		for (u32 i = 0; i < steps; i++)
+			tdmi_iommu_handler_step(&it);
+		tdmi_iommu_dev_remove(dev);
+		CHECK_EQ(tdmi_iommu_handler_step(&it), TDM_HANDLER_IDLE);
+	}
+	CHECK_EQ(tdmi_iommu_unbind(&it, 2), 0);
+	teardown();
 }
 
 TEST(requests_for_no_pasid_are_refused)
@@ -629,7 +702,7 @@ static void teardown_of_everything(bool marker, u32 handler_steps, bool by_relea
 			d[k][i] = dma(1, i & 1, BASE + (k * 6 + i) * 4 * PAGE, 4 * PAGE, buf + i * 4 * PAGE);
 			d[k][i].done = on_done;
 			if (i == 1)
-				other[k] = dma(2, true, BASE, 8 * PAGE, buf + 64 * PAGE), submit(dev[k], &other[k]);
+				other[k] = dma(2, true, BASE, 8 * PAGE, buf + 32 * PAGE), submit(dev[k], &other[k]);
 			submit(dev[k], &d[k][i]);
 		}
 		steps_until(dev[k], TDM_DEV_WAITS);
@@ -751,10 +824,11 @@ static void follow(void)
 	for (u32 i = 0; i < DMAS; i++) {
 		struct tdm_dma *d = &oracle.d[i];
 		u32 n = d->bytes - oracle.seen[i];
-		u8 *at = oracle.want[d->pasid - 1] + (d->va - BASE) + oracle.seen[i], *b = oracle.buf[i] + oracle.seen[i];
+		u8 *at, *b = oracle.buf[i] + oracle.seen[i];
 
 		if (d->state == TDM_DMA_IDLE || !n)
 			continue;
+		at = oracle.want[d->pasid - 1] + (d->va - BASE) + oracle.seen[i];
 		if (d->write)
 			memcpy(at, b, n);
 		else if (memcmp(b, at, n))

@@ -250,6 +250,10 @@ TEST(a_device_that_does_not_answer_is_cut_off)
 	CHECK(it.soft_clock - before > 100000);
 	/* It believes that it knows where the page is. */
 	CHECK(tdmi_iommu_caches(&it, S, BASE));
+	/* Nobody waits for it a second time. */
+	page_out(S, BASE + 2 * PAGE);
+	CHECK_EQ(counted(TDM_IC_ATC_TIMEOUTS), 1);
+	CHECK(it.soft_clock - before < 200000);
 	CHECK_EQ(tdmi_iommu_dma_submit(dev, &d), 0);
 	CHECK_EQ(tdmi_iommu_dma_submit(dev, &queued), 0);
 	run_all(100);
@@ -265,4 +269,44 @@ TEST(a_device_that_does_not_answer_is_cut_off)
 	page_out(S, BASE);
 	CHECK_EQ(stored(S, BASE)[77], 0x42);
 	no_device(dev);
+}
+
+/* Nor does it go on where it was when it is let in again. */
+TEST(a_device_that_is_reset_forgets)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev;
+	struct tdm_dma d = dma(1, true, BASE, PAGE, buf);
+
+	dc.burst = 1024;
+	dev = one_device(&c, &dc);
+	page_in(S, BASE, TDM_PTE_WRITE);
+	memset(buf, 0x33, PAGE);
+	CHECK_EQ(tdmi_iommu_dma_submit(dev, &d), 0);
+	CHECK_EQ(tdmi_iommu_dev_step(dev), TDM_DEV_WORKED);
+	dev->mute = true;
+	page_out(S, BASE);
+	tdmi_iommu_dev_reset(dev);
+	run_all(100);
+	CHECK_EQ(d.result, 0);
+	page_out(S, BASE);
+	CHECK(!memcmp(stored(S, BASE), buf, PAGE));
+	no_device(dev);
+}
+
+/* What is in the queue for a device is carried out before it goes. */
+TEST(commands_for_a_device_that_goes)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	struct tdm_iommu_dev *dev;
+
+	setup(&c);
+	dev = device(&dc);
+	tdmi_iommu_invalidate(&it, 1, BASE, BASE + PAGE, true, 1);
+	tdmi_iommu_dev_remove(dev);
+	tdmi_iommu_sync(&it);
+	CHECK_EQ(counted(TDM_IC_CMD_SYNC), 2);
+	teardown();
 }

@@ -206,6 +206,53 @@ TEST(a_pin_is_not_outrun)
 	CHECK_EQ(retries, 3);
 }
 
+/* ---- aging ------------------------------------------------------------------------------------------------------------------------------------- */
+
+/* One page that a device alone uses, all the time, among others that nobody uses any more; one page is wanted now and then. How often did the device find it gone? */
+static u64 lost(enum tdm_scan_young young, bool snoop, u64 *commands)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
+	u64 n;
+
+	c.snoop = snoop;
+	start(256, &c, &dc);
+	tdmi_vmscan_policy(&m.t.w, young);
+	new_space(0);
+	for (u32 i = 0; i < PAGES; i++)
+		world_write(&m.t, 0, m.s[0], at(i), i);
+	world_flush(&m.t, m.s[0], 0, ~(u64)0, TDM_PAGE_SHIFT);
+	for (u32 i = 0; i < PAGES / 2; i++) {
+		m.d[0] = (struct tdm_dma){ .pasid = 1, .va = at(7), .len = 64, .buf = m.buf[0] };
+		CHECK_EQ(tdmi_iommu_dma_submit(m.dev, &m.d[0]), 0);
+		while (step())
+			;
+		CHECK_EQ(m.d[0].result, 0);
+		CHECK_EQ(m.buf[0][0], 7);
+		tdmi_vmscan_age(&m.t.w);
+		tdmi_vmscan(&m.t.w, m.t.reader, 1, 64);
+	}
+	n = tdm_iommu_counted(&m.it, TDM_IC_PAGE_REQUESTS);
+	*commands = tdm_iommu_counted(&m.it, TDM_IC_CMD_ATC);
+	CHECK(tdm_world_counted(&m.t.w, TDM_SC_SWAPPED_OUT) >= PAGES / 4);
+	finish();
+	return n;
+}
+
+/* Without an invalidation the device never sets the bit again: its page looks like those that nobody uses, and goes when its turn comes. With it, it stays. */
+TEST(a_page_that_only_a_device_uses)
+{
+	u64 clear, flush_all, flush_secondary;
+
+	for (u32 snoop = 0; snoop < 2; snoop++) {
+		CHECK(lost(TDM_YOUNG_CLEAR, snoop, &clear) > 0);
+		CHECK_EQ(lost(TDM_YOUNG_FLUSH, snoop, &flush_all), 0);
+		CHECK_EQ(lost(TDM_YOUNG_FLUSH_SECONDARY, snoop, &flush_secondary), 0);
+		CHECK(clear < flush_all);
+		CHECK(clear < flush_secondary);
+	}
+}
+
 /* ---- at random ------------------------------------------------------------------------------------------------------------------------------ */
 
 static void follow(void)
