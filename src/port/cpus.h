@@ -65,7 +65,7 @@ struct tdm_cpus_config {
 	u32 caps;                  /* TDM_WALK_HW_A, TDM_WALK_HW_D */
 	u64 page_sizes;            /* of the TLBs: mask, bit = log2; 4 KiB is one */
 	enum tdm_flush_means means;
-	bool untracked;            /* nobody knows who has used a space: every flush is everybody's */
+	bool untracked;            /* nobody knows who has used a space: every flush of one that has run is everybody's */
 	u64 ceiling;               /* pages (of the flush's size): more than that, and all of the space is flushed */
 	u32 broadcast_pages;       /* that one operation can name; 1 or more */
 	struct tdm_tlb_config tlb;
