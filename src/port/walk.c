@@ -47,6 +47,9 @@ enum tdm_walk_result tdmi_walk(struct tdm_pgt *pgt, u64 va, bool write, u32 caps
 	u64 need = TDM_PTE_ACCESSED | (write ? TDM_PTE_DIRTY : 0);
 
 	*out = (struct tdm_walk){ 0 };
+	/* The top table says nothing of what lies beyond. */
+	if (va >> tdm_pt_shift(TDM_PT_LEVELS))
+		return TDM_WALK_ABSENT;
 	for (;;) {
 		struct tdm_pte pte;
 		u32 level, size;

@@ -78,6 +78,7 @@ TEST(each_size_hits_over_its_whole_leaf_and_no_further)
 		e = tdmi_tlb_lookup(&tlb, 7, va + size - 1, &level);
 		CHECK(e && e->shift == shift[i] && tdm_pte_pfn(e->pte).v == i + 1);
 		CHECK_EQ(level, 0);
+		CHECK(!hits(7, va | (u64)1 << 48) && !hits(7, va | (u64)1 << 61));
 		CHECK(hits(7, va) && !hits(7, va - 1) && !hits(7, va + size) && !hits(8, va));
 		tdmi_tlb_flush_all(&tlb);
 		CHECK(!hits(7, va));
@@ -85,25 +86,46 @@ TEST(each_size_hits_over_its_whole_leaf_and_no_further)
 	teardown();
 }
 
-/* 3 leaves of one set of level 0, which has 2 ways: the one that was not used lately goes, and level 1 has it still. */
+/* An address that is too large would be the number of another size's leaf. */
+TEST(beyond_the_last_address_nothing_hits)
+{
+	u32 level;
+
+	setup(&shared);
+	tdmi_tlb_insert(&tlb, 7, (u64)5 << MB2, MB2, pte(1), NULL);
+	tdmi_tlb_insert(&tlb, 7, (u64)6 << KB4, KB4, pte(1), NULL);
+	CHECK(tdm_tlb_hit(&tlb, 7, (u64)5 << MB2, TDM_PTE_PRESENT));
+	CHECK(!tdm_tlb_hit(&tlb, 7, (u64)1 << 48 | (u64)5 << KB4, TDM_PTE_PRESENT));
+	CHECK(!tdmi_tlb_lookup(&tlb, 7, (u64)1 << 48 | (u64)5 << KB4, &level));
+	CHECK(!tdm_tlb_find(&tlb.array[0][0], 7, (u64)1 << 48 | (u64)5 << KB4, KB4));
+	CHECK_EQ(tdmi_tlb_flush_range(&tlb, 7, (u64)1 << 48, ~(u64)0), 0);
+	CHECK(hits(7, (u64)5 << MB2));
+	teardown();
+}
+
+/* Leaves of one set of level 0, which has 2 ways: the one that was not used lately goes, and level 1 has it still. */
 TEST(the_first_that_was_not_used_lately_goes)
 {
-	u64 va[4] = { 0x100000, 0x104000, 0x108000, 0x10c000 };
+	u64 va[5] = { 0x100000, 0x104000, 0x108000, 0x10c000, 0x110000 };
 	u32 level;
 
 	setup(&split);
 	tdmi_tlb_insert(&tlb, 1, va[0], KB4, pte(1), NULL);
 	tdmi_tlb_insert(&tlb, 1, va[1], KB4, pte(2), NULL);
-	tdmi_tlb_insert(&tlb, 1, va[2], KB4, pte(3), NULL); /* both were used: the first goes, the second has not been since */
+	tdmi_tlb_insert(&tlb, 1, va[2], KB4, pte(3), NULL); /* both were used: the first goes, and the second has not been since */
 	CHECK_EQ(tlb.evicted, 1);
 	CHECK(tdmi_tlb_lookup(&tlb, 1, va[1], &level) && level == 0);
-	CHECK(tdmi_tlb_lookup(&tlb, 1, va[0], &level) && level == 1); /* again: the first way, which was va[2]'s */
+	CHECK(tdmi_tlb_lookup(&tlb, 1, va[0], &level) && level == 1); /* likewise: va[2] goes; then va[1] */
 	CHECK(tdmi_tlb_lookup(&tlb, 1, va[0], &level) && level == 0);
 	CHECK(tdmi_tlb_lookup(&tlb, 1, va[2], &level) && level == 1);
-	CHECK_EQ(tlb.hits[0], 2);
-	CHECK_EQ(tlb.hits[1], 2);
+	CHECK(tdmi_tlb_lookup(&tlb, 1, va[0], &level) && level == 0);
+	CHECK(tdmi_tlb_lookup(&tlb, 1, va[1], &level) && level == 1); /* all were used: va[0] goes */
+	tdmi_tlb_insert(&tlb, 1, va[3], KB4, pte(4), NULL);           /* va[1] is new, va[2] has not been used since */
+	CHECK(tdmi_tlb_lookup(&tlb, 1, va[1], &level) && level == 0);
+	CHECK_EQ(tlb.hits[0], 4);
+	CHECK_EQ(tlb.hits[1], 3);
 	CHECK_EQ(tlb.misses, 0);
-	CHECK(!hits(1, va[3]));
+	CHECK(!hits(1, va[4]));
 	CHECK_EQ(tlb.misses, 1);
 	teardown();
 }
@@ -181,6 +203,26 @@ static void list_check(u32 asid, u64 va)
 	t_fail(__FILE__, __LINE__, "the TLB has an entry for 0x%llx that nobody gave it", (unsigned long long)va);
 }
 
+/* What the TLB believes that it has of each size. */
+static void check_live(void)
+{
+	u32 live[TDM_TLB_LEVELS][TDM_TLB_SIZES] = { 0 };
+
+	for (u32 k = 0; k < TDM_TLB_LEVELS * TDM_TLB_SIZES; k++) {
+		u32 level = k / TDM_TLB_SIZES;
+		struct tdm_tlb_array *a = &tlb.array[level][k % TDM_TLB_SIZES];
+
+		for (u32 i = 0; a->key && !a->shared && i < (a->mask + 1) * a->ways; i++) {
+			u64 key = a->key[i / a->ways * (a->ways + 1) + i % a->ways];
+
+			if (key != TDM_TLB_EMPTY)
+				live[level][(tdm_tlb_key_shift(key) - KB4) / 9]++;
+		}
+	}
+	for (u32 k = 0; k < TDM_TLB_LEVELS * TDM_TLB_SIZES; k++)
+		CHECK_EQ(live[k / TDM_TLB_SIZES][k % TDM_TLB_SIZES], tlb.array[k / TDM_TLB_SIZES][k % TDM_TLB_SIZES].live);
+}
+
 /* Addresses that collide, and leaves that lie in each other. */
 static u64 somewhere(u64 *rng)
 {
@@ -228,6 +270,8 @@ static void model(const struct tdm_tlb_config *config, u64 seed)
 		}
 		list_check(asid, somewhere(&rng));
 		list_check(asid, va);
+		if (k % 64 == 0)
+			check_live();
 	}
 	hit = tlb.hits[0] + tlb.hits[1];
 	CHECK(hit > rounds / 2 && tlb.misses > rounds / 16 && tlb.evicted && tlb.flushed);

@@ -109,6 +109,16 @@ TEST(nothing_is_there_at_any_level)
 	teardown();
 }
 
+TEST(beyond_the_last_address_is_nothing)
+{
+	setup();
+	set(VA, 0, leaf(9, RIGHTS));
+	CHECK_EQ(walk(VA, false, HW), TDM_WALK_OK);
+	CHECK_EQ(walk(VA | (u64)1 << 48, false, HW), TDM_WALK_ABSENT);
+	CHECK_EQ(walk(VA | (u64)1 << 63, false, HW), TDM_WALK_ABSENT);
+	teardown();
+}
+
 TEST(leaves_of_each_level_special_or_not)
 {
 	static const u64 special[] = { 0, TDM_PTE_SPECIAL };
