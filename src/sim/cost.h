@@ -21,38 +21,14 @@
 enum tdm_cost {
 	TDM_COST_FAULT, TDM_COST_PTE, TDM_COST_TABLE_LOCK, TDM_COST_PAGE_ALLOC, TDM_COST_PAGE_FREE, TDM_COST_PAGE_ZERO, TDM_COST_PAGE_COPY, TDM_COST_RMAP,
 	TDM_COST_PACK, TDM_COST_UNPACK, TDM_COST_SECONDARY,
-	/* CPUs */
-	TDM_COST_ACCESS,          /* an access whose translation the first level has */
-	TDM_COST_TLB_L2,          /* what it takes longer if only the second level has it */
-	TDM_COST_WALK_READ,       /* an entry that a walker reads */
-	TDM_COST_WALK_SET,        /* A or D set by a walker */
-	TDM_COST_SYSCALL,
-	TDM_COST_FLUSH_ENTRY,     /* a CPU drops an entry of its own TLB */
-	TDM_COST_FLUSH_ALL,       /* or all of one address space */
-	TDM_COST_IPI_SEND,        /* who sends: once a shootdown */
-	TDM_COST_IPI_TARGET,      /* and for each CPU that it goes to, until the last has answered */
-	TDM_COST_IPI_HANDLE,      /* who is interrupted, each time */
-	TDM_COST_BROADCAST,       /* an invalidation that hardware carries to all CPUs, until it is complete: once */
-	TDM_COST_BROADCAST_CPU,   /* and for each CPU of the machine */
-	/* IOMMU and devices */
-	TDM_COST_IOTLB_HIT,
-	TDM_COST_IOMMU_WALK_READ,
-	TDM_COST_ATC_HIT,
-	TDM_COST_ATS,             /* a device asks for a translation, and has the answer; without the walk */
-	TDM_COST_IOTLB_INV,       /* an invalidation in the IOMMU's queue */
-	TDM_COST_ATC_INV,         /* one that goes on to a device, until it has answered */
-	TDM_COST_IOMMU_SYNC,      /* who waits for the queue, besides */
-	TDM_COST_PAGE_REQUEST,    /* a device's page request until software sees it */
-	TDM_COST_PAGE_RESPONSE,   /* the response to a group of them, until the device goes on */
-	TDM_COST_STALL_EVENT,     /* a stalled transaction until software sees it */
-	TDM_COST_STALL_RESUME,    /* until it goes on */
-	TDM_COST_IOPF,            /* what software does for either, besides the fault itself: queues, a thread that wakes */
-	TDM_COST_DMA_PAGE,        /* 4 KiB over the bus */
-	TDM_COST_DEVICE_COPY,     /* a page copied between a device's memory and ram */
-	TDM_COST_PIN,             /* a page pinned and released */
-	TDM_COST_INSERT,          /* a call of insert_range, besides its entries */
-	TDM_COST_FORK,            /* besides tables, entries and pages */
-	TDM_COST_EXEC,            /* likewise */
+	/* CPUs (port/cpus.h) */
+	TDM_COST_ACCESS, TDM_COST_TLB_L2_HIT, TDM_COST_WALK_READ, TDM_COST_WALK_SET, TDM_COST_CONTEXT_SWITCH, TDM_COST_TLB_LOCAL_ENTRY, TDM_COST_TLB_LOCAL_ALL,
+	TDM_COST_IPI_SEND, TDM_COST_IPI_WAIT, TDM_COST_IPI_HANDLE, TDM_COST_BROADCAST_OP, TDM_COST_BROADCAST_SYNC, TDM_COST_BROADCAST_SYNC_CPU,
+	/* IOMMU and devices (port/iommu.h) */
+	TDM_COST_IOTLB_HIT, TDM_COST_IOMMU_WALK_READ, TDM_COST_ATC_HIT, TDM_COST_ATS_ROUND_TRIP, TDM_COST_DMA_64, TDM_COST_REQUEST_POST, TDM_COST_FAULT_EVENT,
+	TDM_COST_FAULT_HANDLER, TDM_COST_FAULT_RESPONSE, TDM_COST_QUEUE_SUBMIT, TDM_COST_QUEUE_COMMAND, TDM_COST_ATC_INVALIDATE, TDM_COST_ATC_TIMEOUT, TDM_COST_QUEUE_SYNC,
+	/* what the machine does around the engine */
+	TDM_COST_SYSCALL, TDM_COST_DEVICE_COPY, TDM_COST_PIN, TDM_COST_FORK, TDM_COST_EXEC,
 	TDM_COST_NR,
 };
 
@@ -64,7 +40,13 @@ struct tdm_costs {
 };
 
 const char *tdmi_cost_name(enum tdm_cost c);
+/* TDM_COST_NR: there is none of this name. */
+enum tdm_cost tdmi_cost_find(const char *name);
+/* A step's time, as in a file. -EINVAL: no time; -ERANGE: more than a second, or finer than a picosecond. */
+int tdmi_cost_parse(const char *value, struct tdm_duration *out);
 void tdmi_costs_default(struct tdm_costs *c);
+/* Another time for one; its cycles are worked out. */
+void tdmi_costs_set(struct tdm_costs *c, enum tdm_cost which, struct tdm_duration d);
 /* Change what the file names; cycles are worked out anew. -errno of the file, or -EINVAL; err. */
 int tdmi_costs_load(struct tdm_costs *c, const char *path, char *err);
 /* The same of a string. */
