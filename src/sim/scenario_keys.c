@@ -298,7 +298,7 @@ static void new_section(struct tdm_scenario *s, enum tdm_sim_section_kind k, str
 
 struct tdm_sim_section *tdmi_section_begin(struct tdm_scenario *s, enum tdm_sim_section_kind k, const char *name, u32 line, int *r)
 {
-	struct tdm_sim_section *to;
+	struct tdm_sim_section *to = NULL;
 
 	*r = 0;
 	if (!sections[k].max) {
