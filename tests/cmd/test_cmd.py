@@ -124,8 +124,8 @@ def version_and_help():
     check(r.returncode == 0 and re.fullmatch(rb"tandem \d+\.\d+\.\d+\n", r.stdout), r)
     for args in (["--help"], ["help"], ["-h"]):
         r = tandem(*args)
-        check(r.returncode == 0 and all(c in r.stdout for c in (b"run ", b"stat ", b"dmirror ")) and not r.stderr, r)
-    for c in ("run", "stat", "dmirror"):
+        check(r.returncode == 0 and all(c in r.stdout for c in (b"run ", b"stat ", b"dmirror ", b"sim ")) and not r.stderr, r)
+    for c in ("run", "stat", "dmirror", "sim"):
         a, b = tandem("help", c), tandem(c, "--help")
         check(a.returncode == b.returncode == 0 and a.stdout == b.stdout and a.stdout.startswith(b"usage: tandem " + c.encode()), a)
 
@@ -1011,6 +1011,115 @@ def stat_distrusts_the_environment():
             p.kill()
             p.wait()
             check(r.returncode == 2 and r.stderr.count(b"\n") == 1, r)
+
+
+# ---- tandem sim: the messages about a file's contents are in tests/unit/test_sim_scenario.c -----------------------------------------
+
+SIM = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))), "examples", "sim")
+SMALL = """# How long?
+[process p]
+[mapping m]
+process = p
+kind = anonymous
+size = 1M
+[agent a]
+kind = cpu
+mapping = m
+pattern = uniform
+writes = 30%
+accesses = 10k
+[sweep]
+machine.cpus = 1 2
+[print]
+columns = cycles accesses cycles/accesses a.done
+"""
+
+
+def written(dir_, name, text):
+    path = os.path.join(dir_, name)
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(text)
+    return path
+
+
+@test
+def sim_examples_are_right():
+    names = [n for n in os.listdir(SIM) if n.endswith(".sim")]
+    check(len(names) >= 6, names)
+    for n in names:
+        r = tandem("sim", "--check", os.path.join(SIM, n))
+        check(r.returncode == 0 and not r.stdout and not r.stderr, r)
+        with open(os.path.join(SIM, n), encoding="utf-8") as f:
+            check(re.match(r"# [A-Z].*[?]", f.readline()), f"{n}: no question")
+
+
+@test
+def sim_refuses():
+    with tempfile.TemporaryDirectory() as d:
+        f = written(d, "a.sim", SMALL)
+        refused(2, "which scenario? Write: tandem sim FILE", "sim")
+        refused(2, "unknown option '--fast'; see 'tandem help sim'", "sim", "--fast", f)
+        refused(2, "unknown option '-x'", "sim", "-x", f)
+        for option in ("--seed", "--costs", "--set"):
+            refused(2, f"{option} needs a value", "sim", option)
+        refused(2, "one scenario, please; what is 'b.sim'?", "sim", f, "b.sim")
+        for seed in ("-1", "x", "1.5", "", "9223372036854775808", "99999999999999999999999"):
+            refused(2, "--seed: expected a number from 0 to 9223372036854775807", "sim", f"--seed={seed}", f)
+        refused(2, "--print-costs goes with --costs alone", "sim", "--print-costs", f)
+        refused(2, "--print-costs goes with --costs alone", "sim", "--print-costs", "--json")
+        refused(2, "/none.sim: cannot be read: No such file", "sim", f"{d}/none.sim")
+        refused(2, "cannot be read: Is a directory", "sim", d)
+        refused(2, "/none: cannot be read: No such file", "sim", "--costs", f"{d}/none", f)
+        refused(2, "c:1: there is no cost 'speed'", "sim", "--costs", written(d, "c", "speed = 3 ns\n"), f)
+        refused(2, "c:1: there is no cost 'speed'", "sim", "--costs", f"{d}/c", "--print-costs")
+        refused(2, "b.sim:2: there is no section [cow]", "sim", "--check", written(d, "b.sim", "# Why?\n[cow]\n"))
+        refused(2, "--set: there is no key 'cpu' in [machine]", "sim", "--check", "--set", "machine.cpu=3", f)
+        refused(2, "--set: more than 64 of them", "sim", *["--set=machine.cpus=1"] * 65, f)
+        refused(2, "--set: [agent a] needs CPUs 1 to 1, and there are 1", "sim", "--check", "--set", "agent.a.cpu=1", f)
+
+
+@test
+def sim_checks():
+    with tempfile.TemporaryDirectory() as d:
+        f = written(d, "a.sim", SMALL)
+        for args in ([], ["--seed", "7"], ["--set", "machine.cpus=3 4"], ["--set=agent.a.writes=1%", "--json"], ["--set=machine.ram=64M"] * 64 + ["--seed=0"]):
+            r = tandem("sim", "--check", *args, f)
+            check(r.returncode == 0 and not r.stdout and not r.stderr, r)
+
+
+@test
+def sim_prints_costs():
+    with tempfile.TemporaryDirectory() as d:
+        r = tandem("sim", "--print-costs")
+        with open(os.path.join(SIM, "costs.txt"), "rb") as f:
+            check(r.returncode == 0 and r.stdout == f.read() and not r.stderr, "not examples/sim/costs.txt")
+        changed = tandem("sim", "--print-costs", "--costs", written(d, "c", "ipi_send = 2 us # here\n"))
+        check(changed.returncode == 0 and re.search(rb"^ipi_send +=  ?2 us +# here$", changed.stdout, re.M), changed)
+        again = tandem("sim", "--print-costs", "--costs", written(d, "c2", changed.stdout.decode()))
+        check(again.stdout == changed.stdout, "does not read back")
+        with open("/dev/full", "wb") as full:
+            r = subprocess.run([TANDEM, "sim", "--print-costs"], env=environment(), stdout=full, stderr=subprocess.PIPE, check=False)
+        check(r.returncode == 1 and b"could not be written" in r.stderr, r)
+
+
+@test
+def sim_twice_is_the_same():
+    with tempfile.TemporaryDirectory() as d:
+        f = written(d, "a.sim", SMALL)
+        r = tandem("sim", f)
+        if b"cannot run them yet" in r.stderr:
+            check(r.returncode == 1 and r.stderr.count(b"\n") == 1 and not r.stdout, r)
+            raise Skip("this version only reads scenarios")
+        check(r.returncode == 0 and not r.stderr and r.stdout == tandem("sim", f).stdout, r)
+        j, k = tandem("sim", "--json", f), tandem("sim", "--json", "--seed", "2", f)
+        check(j.stdout == tandem("sim", "--json", f).stdout and not j.stderr, j)
+        a, b = json.loads(j.stdout), json.loads(k.stdout)
+        check(a["seed"] == 1 and b["seed"] == 2 and a["generator"] != b["generator"], "another seed is another run")
+        for row in a["rows"]:
+            check(row["values"]["a.done"] == 10000, row)
+            for name in ("cycles", "accesses", "a.done"):
+                check(f"{row['values'][name]:,}".encode() in r.stdout, f"{name} is not in the table")
+        check([row["point"]["machine.cpus"] for row in a["rows"]] == [1, 2], a)
 
 
 def main():
