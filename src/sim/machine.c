@@ -3,6 +3,7 @@
 #include "sim/machine.h"
 #include <stdlib.h>
 #include <string.h>
+#include "base/err.h"
 #include "mm/migrate_page.h"
 #include "mm/pin.h"
 #include "mm/vmscan.h"
@@ -23,7 +24,7 @@ u64 tdmi_machine_now(const struct tdm_machine *m)
 
 int tdmi_machine_fail(struct tdm_machine *m, int r, const struct tdm_sim_section *section, const char *what)
 {
-	return tdmi_sim_fail(m->err, r, m->sc->path, section ? section->line : 0, "%s%s%s: %s", section ? "" : "the machine", section ? section->name : "", "", what);
+	return tdmi_sim_fail(m->err, r, m->sc->path, section ? section->line : 0, "%s: %s (%s)", section ? section->name : "the machine", what, tdmi_err_text(r));
 }
 
 /* ---- what the iommu's software does */
@@ -333,6 +334,8 @@ static void destroy(struct tdm_machine *m)
 		if (m->space[i]) {
 			if (m->has_iommu)
 				(void)tdmi_iommu_unbind(&m->iommu, i + 1);
+			for (u32 c = 0; c < m->sc->machine.cpus; c++)
+				tdmi_cpus_idle(&m->cpus, c);
 			tdmi_cpus_forget(&m->cpus, m->space[i]);
 			tdmi_space_destroy(m->space[i], m->reader);
 		}
