@@ -2,10 +2,10 @@
 /*
  * iommu.c - PASIDs, translations, and what a space's notifiers say. See iommu.h.
  *
- * Why nothing stale is used once `invalidate` has returned. What can hold a translation: the IOTLB, an ATC, and a transaction that has moved a part of a page (held). All three are cleared
- * by the commands, in this order: the IOTLB first, as an ATC that was cleared before could be filled from it again. The table has changed already, so what is walked
- * later is new. The sync behind the commands returns when they have been carried out, and a device answers only when nothing of its own uses what it had.
- * Without ATS nothing is kept from one step to the next: the IOMMU carries an access out when it has translated it.
+ * Why nothing stale is used once `invalidate` has returned. What can hold a translation: the IOTLB, an ATC, and a transaction that has moved a part of a page
+ * (held). All three are cleared by the commands, in this order: the IOTLB first, as an ATC that was cleared before could be filled from it again. The table has
+ * changed already, so what is walked later is new. The sync behind the commands returns when they have been carried out, and a device answers only when nothing
+ * of its own uses what it had. Without ATS nothing is kept from one step to the next: the IOMMU carries an access out when it has translated it.
  *
  * Aging. The accessed bits are the table's, so there is nothing to ask here, and no young hook: whoever ages clears the bit, and either invalidates or does not.
  */

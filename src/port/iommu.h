@@ -2,9 +2,10 @@
 /*
  * iommu.h - the iommu port: devices that walk the page tables of address spaces (shared virtual addressing).
  *
- * A PASID names an address space. A device gives one with each access; the IOMMU looks into its IOTLB, else walks the space's own table. A device with address translation services (ATS)
- * asks for translations and keeps them in a cache of its own, the ATC. Neither cache is seen by the memory management: what it changes it must announce, and the iommu, a
- * notifier of the space, puts commands into the invalidation queue and waits until the hardware has carried them out.
+ * A PASID names an address space. A device gives one with each access; the IOMMU looks into its IOTLB, else walks the space's own table. A device with address
+ * translation services (ATS) asks for translations and keeps them in a cache of its own, the ATC. Neither cache is seen by the memory management: what it
+ * changes it must announce, and the iommu, a notifier of the space, puts commands into the invalidation queue and waits until the hardware has carried them
+ * out.
  *
  * What becomes of an access whose walk ends in a fault (enum tdm_fault_model):
  *   none    it is aborted. Whoever wants to use such a device pins the memory first.
@@ -12,19 +13,21 @@
  *   PRI     the device is told that there is no translation. It posts page requests, several with one group index, of which the last is flagged. The group gets one response:
  *           SUCCESS, INVALID (do not try again) or FAILURE (nor ask for anything any more). After SUCCESS the device makes a new translation request.
  *
- * Nothing keeps the page between a response and the next walk: it may have gone again, and so for ever. What guarantees progress is a policy of the software (pin_after): once a page
- * was asked for too often by one transaction it is pinned until the transaction is over. A pin keeps the page, not its accessed bit: without hardware access flags
- * (TDM_WALK_HW_A) a page that is aged between each answer and the walk after it still faults, pinned or not. So then progress needs that aging is rarer than walks.
+ * Nothing keeps the page between a response and the next walk: it may have gone again, and so for ever. What guarantees progress is a policy of the software
+ * (pin_after): once a page was asked for too often by one transaction it is pinned until the transaction is over. A pin keeps the page, not its accessed bit:
+ * without hardware access flags (TDM_WALK_HW_A) a page that is aged between each answer and the walk after it still faults, pinned or not. So it takes, besides,
+ * that nobody ages pinned pages (mm/vmscan.c does not), or not as often as they are walked.
  *
  * The accessed bit is set by walks. As long as a translation is in an IOTLB or ATC nobody walks: whoever clears A and announces nothing does not see the page used
  * again before it drops out of those caches. Whoever invalidates it, too, does.
  *
- * Steps. It is a state machine. A device does one thing in tdmi_iommu_dev_step(), the software one in tdmi_iommu_handler_step(); anything may come between two steps, reclaim for
- * one. Devices have clocks of their own; the software's is that of the CPU that it runs on (tdm_iommu_ops.clock). All times are cycles of one machine-wide clock.
- * Whoever steps them lets those go first whose clocks are behind: tdmi_iommu_dev_next(), tdmi_iommu_handler_next().
+ * Steps. It is a state machine. A device does one thing in tdmi_iommu_dev_step(), the software one in tdmi_iommu_handler_step(); anything may come between two
+ * steps, reclaim for one. Devices have clocks of their own; the software's is that of the CPU that it runs on (tdm_iommu_ops.clock). All times are cycles of
+ * one machine-wide clock. Whoever steps them lets those go first whose clocks are behind: tdmi_iommu_dev_next(), tdmi_iommu_handler_next().
  *
- * Who may call what when. One thread. The ops may call into the engine, which may call the iommu's notifier: so the notifier's functions run inside a handler step, or inside
- * the end of a transaction (unpin). They touch the IOTLB, the ATCs, the invalidation queue and translations that transactions hold, and nothing else. Hence:
+ * Who may call what when. One thread. The ops may call into the engine, which may call the iommu's notifier: so the notifier's functions run inside a handler
+ * step, or inside the end of a transaction (unpin). They touch the IOTLB, the ATCs, the invalidation queue and translations that transactions hold, and nothing
+ * else. Hence:
  *   - no pointer to, or into, any of these is kept across a call of ops;
  *   - while an op runs nothing of this file is called but the notifier's functions and tdmi_iommu_snoop(): not bind, unbind, attach, submit, nor a step. The release of a space
  *     by its notifiers is teardown, and does not come from there either. That is checked.
@@ -128,7 +131,9 @@ struct tdm_iommu_config {
 	u64 page_sizes;       /* mask of leaves that the IOTLB caches */
 	struct tdm_tlb_config iotlb;
 	u32 queue;            /* commands that the invalidation queue holds, a power of two */
-	u32 split;            /* 1 to TDM_INV_SPLIT_MAX: a range becomes at most so many commands of naturally aligned powers of two that cover just it; if that is not enough, one that covers more */
+	/* 1 to TDM_INV_SPLIT_MAX: a range becomes at most so many commands of naturally aligned powers of two that cover just it; if that is not enough, one that covers
+	 * more. */
+	u32 split;
 	u32 whole_pages;      /* a longer range: all of the PASID. 0: no limit */
 	bool sync_each;       /* a sync behind each command, not one behind all of a range */
 	u32 requests;         /* page requests that the queue holds, a power of two */
@@ -208,9 +213,9 @@ void tdmi_iommu_destroy(struct tdm_iommu *it);
 /* pasid means s from now on: [1, TDM_PASIDS), or -EINVAL. -EEXIST: it means something; -ESRCH: the space has been released; -ENOMEM. No lock is held. */
 int tdmi_iommu_bind(struct tdm_iommu *it, u32 pasid, struct tdm_space *s);
 /*
- * Teardown: when it returns nothing anywhere refers to the PASID. Transactions of it end with -ECANCELED; devices stop, with a stop marker or by waiting for their responses; page
- * requests and stalls are drained, IOTLB and ATCs invalidated. Releasing the space's notifiers does all that, too, but the PASID remains, dead, until it is unbound; they must
- * remain as long, so it comes before tdmi_space_destroy(). -ENOENT: it is not bound. No lock is held.
+ * Teardown: when it returns nothing anywhere refers to the PASID. Transactions of it end with -ECANCELED; devices stop, with a stop marker or by waiting for
+ * their responses; page requests and stalls are drained, IOTLB and ATCs invalidated. Releasing the space's notifiers does all that, too, but the PASID remains,
+ * dead, until it is unbound; they must remain as long, so it comes before tdmi_space_destroy(). -ENOENT: it is not bound. No lock is held.
  */
 int tdmi_iommu_unbind(struct tdm_iommu *it, u32 pasid);
 
@@ -246,7 +251,8 @@ struct tdm_iommu_dev_config {
 	u32 unit;                   /* bytes that an access moves: 64 to 256, a power of two */
 	u32 burst;                  /* bytes that a step moves at most: a multiple of unit, up to 4096 */
 	u32 depth;                  /* transactions that it works on at a time, 1 to TDM_DMA_DEPTH_MAX */
-	u32 group;                  /* page requests in a group at most, 1 to TDM_PRG_MAX: it asks for what the transaction needs next, too. A group that is larger than the queue never gets through */
+	/* Page requests in a group at most, 1 to TDM_PRG_MAX: it asks for what the transaction needs next, too. A group that is larger than the queue never gets through. */
+	u32 group;
 	u32 credit;                 /* page requests that may be without a response; >= 1, with PRI */
 	u32 give_up;                /* retries of one page after which it aborts; 0: never */
 	bool stop_marker;           /* how it stops using a PASID: it leaves its requests behind, and a marker; or it waits for the responses */
@@ -255,8 +261,8 @@ struct tdm_iommu_dev_config {
 enum tdm_dma_state { TDM_DMA_IDLE, TDM_DMA_QUEUED, TDM_DMA_READY, TDM_DMA_BLOCKED, TDM_DMA_ASKED, TDM_DMA_STALLED, TDM_DMA_DONE };
 
 /*
- * A transaction. The submitter's memory, the device's from submit to done; the first part is the submitter's to fill in, state is TDM_DMA_IDLE or _DONE before. A read
- * takes len bytes at va to buf, which is the device's memory; a write brings them from there.
+ * A transaction. The submitter's memory, the device's from submit to done; the first part is the submitter's to fill in, state is TDM_DMA_IDLE or _DONE before.
+ * A read takes len bytes at va to buf, which is the device's memory; a write brings them from there.
  */
 struct tdm_dma {
 	u32 pasid;

@@ -8,12 +8,12 @@
  *               |  +--- STALLED  the IOMMU holds it
  *               +->+--- BLOCKED  it could not be held, or may not ask for more pages yet
  *
- * A device works on `depth` transactions in turn, the others wait in the order in which they came. A step is one of: an answer is looked at; the page that a transaction
- * is at is translated and the first part of it moved; a further part of it is moved. With an ATC the further parts go where the translation said (held), as accesses do that
- * are on their way: unless it is invalidated in between; then that page is translated again.
+ * A device works on `depth` transactions in turn, the others wait in the order in which they came. A step is one of: an answer is looked at; the page that a
+ * transaction is at is translated and the first part of it moved; a further part of it is moved. With an ATC the further parts go where the translation said
+ * (held), as accesses do that are on their way: unless it is invalidated in between; then that page is translated again.
  *
- * An answer "try again" is looked at in one step, and the new translation asked for in a later one, so that the page may go in between. When the IOMMU itself walks again, it does so
- * in the step that looks at the answer.
+ * An answer "try again" is looked at in one step, and the new translation asked for in a later one, so that the page may go in between. When the IOMMU itself
+ * walks again, it does so in the step that looks at the answer.
  */
 #include <string.h>
 #include "port/iommu_impl.h"

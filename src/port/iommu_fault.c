@@ -2,15 +2,15 @@
 /*
  * iommu_fault.c - page requests and stalls, and the software that answers them.
  *
- * Where a page request is. The device posts a group; the hardware puts each request into the queue (prq), or drops it when that is full; the software takes one a step, parks it until the
- * last of its group has come, then has the group as its work: resolves one a step, and answers with the first error of all. A group whose last was dropped is answered SUCCESS
- * by the hardware, so that the device asks again; what came of it before stays parked and must be thrown away, as the index will be used again: once the queue is empty
- * after an overflow nothing that is parked can become whole any more.
+ * Where a page request is. The device posts a group; the hardware puts each request into the queue (prq), or drops it when that is full; the software takes one
+ * a step, parks it until the last of its group has come, then has the group as its work: resolves one a step, and answers with the first error of all. A group
+ * whose last was dropped is answered SUCCESS by the hardware, so that the device asks again; what came of it before stays parked and must be thrown away, as
+ * the index will be used again: once the queue is empty after an overflow nothing that is parked can become whole any more.
  *
  * A stall is in the table of those that are held; the software takes the oldest, resolves it, and resumes it in the step after.
  *
- * An answer is accepted for what waits for one, once. A request for a PASID that is dead or bound to nothing is answered INVALID by the hardware; one that the software finds
- * to be dead, by the software. That a device asks for a PASID that exists, but is not its own, means that the device is broken: FAILURE.
+ * An answer is accepted for what waits for one, once. A request for a PASID that is dead or bound to nothing is answered INVALID by the hardware; one that the
+ * software finds to be dead, by the software. That a device asks for a PASID that exists, but is not its own, means that the device is broken: FAILURE.
  */
 #include "port/iommu_impl.h"
 
@@ -159,7 +159,8 @@ static struct tdm_stall *oldest_stall(const struct tdm_iommu *it)
 
 /* ---- software: from the queues ---------------------------------------------------------------------------------------------------------- */
 
-/* What is parked of a device's group, or, with group ~0, of its PASID; dev NULL: of anybody's; pasid ~0: everything. Those are moved to the work if it is given, as many as fit. How many. */
+/* What is parked of a device's group, or, with group ~0, of its PASID; dev NULL: of anybody's; pasid ~0: everything. Moved to the work, if that is given, as far as it
+ * fits. How many there were. */
 static u32 unpark(struct tdm_iommu *it, const struct tdm_iommu_dev *dev, u32 pasid, u32 group, struct tdm_iommu_work *to)
 {
 	u32 kept = 0, n = 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * iommu_impl.h - what iommu.c (PASIDs, translations), iommu_queue.c (invalidations), iommu_fault.c (page requests, stalls, who answers them) and iommu_dev.c (devices and their
- * transactions) share. Who may call what when is at the top of iommu.h.
+ * iommu_impl.h - what iommu.c (PASIDs, translations), iommu_queue.c (invalidations), iommu_fault.c (page requests, stalls, who answers them) and iommu_dev.c
+ * (devices and their transactions) share. Who may call what when is at the top of iommu.h.
  */
 #ifndef TDM_PORT_IOMMU_IMPL_H
 #define TDM_PORT_IOMMU_IMPL_H

@@ -2,13 +2,14 @@
 /*
  * iommu_queue.c - the invalidation queue.
  *
- * Software writes commands at prod, hardware consumes them at cons, in order. Here the hardware goes on only when somebody waits for it: at a sync, or when the queue is full. That is as late
- * as it may be, so whoever leaves a sync out is found out.
+ * Software writes commands at prod, hardware consumes them at cons, in order. Here the hardware goes on only when somebody waits for it: at a sync, or when the
+ * queue is full. That is as late as it may be, so whoever leaves a sync out is found out.
  *
- * Time. A command begins when it has been written and the one before it is done (hw). The answer of an ATC is not waited for by later commands, but by a sync: answers to several
- * devices overlap. The software waits at syncs alone, and where the queue is full.
+ * Time. A command begins when it has been written and the one before it is done (hw). The answer of an ATC is not waited for by later commands, but by a sync:
+ * answers to several devices overlap. The software waits at syncs alone, and where the queue is full.
  *
- * Ranges. A command names 2^n pages, naturally aligned. A range becomes the few of them that it consists of, or one that contains it: then entries go that were good.
+ * Ranges. A command names 2^n pages, naturally aligned. A range becomes the few of them that it consists of, or one that contains it: then entries go that were
+ * good.
  */
 #include "port/iommu_impl.h"
 

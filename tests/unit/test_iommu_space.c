@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * test_iommu_space.c - devices beside CPUs in the address spaces of mm/space.h, which are mapped, unmapped, protected, forked, evicted, and whose pages move: every byte that a CPU or
+ * test_iommu_space.c - devices beside CPUs in the address spaces of mm/space.h, which are mapped, unmapped, protected, forked and evicted: every byte that a CPU or
  * a device reads is the one that was last written, by either, to that space.
  */
 #include "space_world.h"
@@ -204,6 +204,49 @@ TEST(a_pin_is_not_outrun)
 	CHECK_EQ(retries, 3);
 	CHECK_EQ(chased(TDM_FAULTS_STALL, 3, &retries), 0);
 	CHECK_EQ(retries, 3);
+}
+
+/* A device that cannot fault, under reclaim. pin: its driver has pinned the memory. */
+static int streamed(bool pin, u32 walk)
+{
+	struct tdm_iommu_config c = iommu_config();
+	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_ABORT);
+	struct tdm_pfn page[4];
+	u32 done = 0;
+	int result;
+
+	c.walk = walk;
+	start(128, &c, &dc);
+	tdmi_vmscan_policy(&m.t.w, TDM_YOUNG_FLUSH);
+	new_space(0);
+	for (u32 i = 0; i < 4; i++)
+		world_write(&m.t, 0, m.s[0], at(i), i);
+	if (pin)
+		CHECK_EQ(tdmi_pin_pages(m.s[0], m.t.reader, at(0), 4, TDM_PIN_WRITE | TDM_PIN_LONGTERM, page, &done), 0);
+	memset(m.buf[0], 0x11, 4 * PAGE);
+	m.d[0] = (struct tdm_dma){ .pasid = 1, .write = true, .va = at(0), .len = 4 * PAGE, .buf = m.buf[0] };
+	CHECK_EQ(tdmi_iommu_dma_submit(m.dev, &m.d[0]), 0);
+	while (step()) {
+		for (u32 i = 0; i < 6; i++) {
+			tdmi_vmscan_age(&m.t.w);
+			tdmi_vmscan(&m.t.w, m.t.reader, 64, 256);
+		}
+	}
+	result = m.d[0].result;
+	if (!result)
+		CHECK_EQ(world_read(&m.t, 0, m.s[0], at(4) - 8), 0x1111111111111111ull);
+	tdmi_unpin_pages(&m.t.w, page, done, true);
+	finish();
+	return result;
+}
+
+/* Also where the accessed bit is the software's: reclaim does not age what is pinned, or an access would be a fault. */
+TEST(who_cannot_fault_needs_a_pin)
+{
+	CHECK_EQ(streamed(false, TDM_WALK_HW_A | TDM_WALK_HW_D), -EFAULT);
+	CHECK_EQ(streamed(true, TDM_WALK_HW_A | TDM_WALK_HW_D), 0);
+	CHECK_EQ(streamed(false, 0), -EFAULT);
+	CHECK_EQ(streamed(true, 0), 0);
 }
 
 /* ---- aging ------------------------------------------------------------------------------------------------------------------------------------- */
