@@ -86,7 +86,7 @@ static struct tdm_pte entry_xchg(struct tdm_space *s, u32 m, struct tdm_pte to)
 static int fault(struct tdm_space *s, struct tdm_rcu_reader *r, u64 va, enum tdm_access access)
 {
 	u32 m = mapping_at(va), i;
-	struct mapping *w = &want[s->id][m];
+	struct mapping *w = &want[s->id][m < SMALL + HUGE ? m : 0];
 	bool write = access == TDM_ACCESS_WRITE;
 	struct tdm_pt *pt;
 

@@ -214,6 +214,7 @@ static void run(u32 rounds)
 static void all(enum tdm_flush_means means)
 {
 	static const u32 n[] = { 1, 3, 8 };
+	u32 rounds = t_slow() ? 3000 : 20000;
 
 	rng = t_seed();
 	for (u32 i = 0; i < 9; i++) {
@@ -224,11 +225,11 @@ static void all(enum tdm_flush_means means)
 
 		setup(cpu, asids, means, caps);
 		world.policy = (struct tdm_tlb_policy){ .batch = i % 4 != 1, .batch_secondary = i % 4 != 1 };
-		run(t_slow() ? 2000 : 20000);
+		run(rounds);
 		tdmi_cpus_stats(&cpus, ~0u, &st);
-		CHECK(st.tlb_hits[0] > 5000 && st.flushed > 100 && st.work[TDM_WORK_FAULT] > 100);
-		CHECK(cpu == 1 || means == TDM_FLUSH_LOCAL || st.flushes[means] > 20);
-		CHECK(tdm_world_counted(&world, TDM_SC_SWAPPED_OUT) > 100);
+		CHECK(st.tlb_hits[0] > rounds / 4 && st.flushed > rounds / 200 && st.work[TDM_WORK_FAULT] > rounds / 200);
+		CHECK(cpu == 1 || means == TDM_FLUSH_LOCAL || st.flushes[means] > rounds / 1000);
+		CHECK(tdm_world_counted(&world, TDM_SC_SWAPPED_OUT) > rounds / 200);
 		for (u32 k = 0; k < TDM_CYC_NR; k++)
 			sum += st.cycles[k];
 		for (u32 k = 0; k < cpu; k++)
