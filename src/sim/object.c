@@ -157,12 +157,13 @@ s64 tdmi_object_fill(struct tdm_view *v)
 
 	o->used = ++o->m->tick;
 	for (u64 page = v->spec->offset >> TDM_PAGE_SHIFT, n; page < end && !r; page += n) {
-		struct tdm_insert how = { .flags = v->spec->writable ? TDM_INSERT_WRITE : 0 };
+		u64 at = v->start + (page << TDM_PAGE_SHIFT) - v->spec->offset;
+		struct tdm_insert how = { .flags = v->spec->writable ? TDM_INSERT_WRITE : 0, .at = at };
 		struct tdm_inserted out;
 
 		n = TDM_MIN(run_from(o, page), end - page);
 		tdmi_rcu_read_lock(o->m->reader);
-		r = tdmi_insert_range(v->map, v->start + (page << TDM_PAGE_SHIFT) - v->spec->offset, pfn_at(o, page), n, &how, &out);
+		r = tdmi_insert_range(v->map, at, pfn_at(o, page), n, &how, &out);
 		tdmi_rcu_read_unlock(o->m->reader);
 		bytes += out.end - out.start;
 	}
