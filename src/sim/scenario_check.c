@@ -32,6 +32,9 @@ static int check_machine(struct tdm_scenario *s, char *err)
 		return BAD(s, TDM_SIM_S_MACHINE, &m->s, "ram", err, "ram: a machine needs some");
 	if (m->flush == TDM_SIM_FLUSH_BROADCAST && m->asids && m->asids <= m->cpus)
 		return BAD(s, TDM_SIM_S_MACHINE, &m->s, "asids", err, "asids: with broadcasts more than there are cpus (%u), or 0", m->cpus);
+	for (u32 size = 1; size < TDM_TLB_SIZES; size++)
+		if (m->tlb.level[1][size].ways == TDM_TLB_WITH_4K && !m->tlb.level[1][0].ways)
+			return BAD(s, TDM_SIM_S_MACHINE, &m->s, "l2_4k", err, "l2_4k: the second level has no entries of 4 KiB, and larger ones share them; set l2_2m and l2_1g, too");
 	if (!m->tlb.level[0][0].ways)
 		return BAD(s, TDM_SIM_S_MACHINE, &m->s, "l1_4k", err, "l1_4k: the first level needs entries of 4 KiB");
 	return 0;

@@ -44,16 +44,17 @@ static const char *const pattern_words[] = { "sequential", "strided", "uniform",
 static const char *const by_words[] = { "range", "fault", NULL };
 
 /*
- * TLBs of machines. skylake: Intel 64 and IA-32 Architectures Optimization Reference Manual (248966-045), table 2-15; of its second level 4 KiB and 2 MiB share 1536 entries, here each has them.
- * n1: Arm Neoverse N1 Technical Reference Manual: 48 entries for all sizes, then 1280. small: so that little memory is much.
+ * TLBs of machines. skylake: Intel 64 and IA-32 Architectures Optimization Reference Manual (248966-045), table 2-15. n1: Arm Neoverse N1 Technical Reference Manual: 48 entries for all
+ * sizes, then 1280. small: so that little memory is much.
  */
 #define G(s, w) { s, w }
+#define SHARED { 0, TDM_TLB_WITH_4K }
 static const struct {
 	const char *name;
 	struct tdm_tlb_config tlb;
 } presets[] = {
-	{ "skylake", { { { G(16, 4), G(8, 4), G(1, 4) }, { G(128, 12), G(128, 12), G(4, 4) } } } },
-	{ "n1", { { { G(1, 48), G(1, 48), G(1, 48) }, { G(256, 5), G(256, 5), G(256, 5) } } } },
+	{ "skylake", { { { G(16, 4), G(8, 4), G(1, 4) }, { G(128, 12), SHARED, G(4, 4) } } } },
+	{ "n1", { { { G(1, 48), SHARED, SHARED }, { G(256, 5), SHARED, SHARED } } } },
 	{ "small", { { { G(4, 4), G(1, 4), G(1, 2) }, { G(16, 4), G(4, 4), G(1, 4) } } } },
 };
 
@@ -414,7 +415,7 @@ static int set_word(const struct tdm_sim_origin *o, const struct key *k, const c
 	return expected(o, k->name, value, what);
 }
 
-/* "16x4": sets of ways. "none". */
+/* "16x4": sets of ways. "none". Of larger leaves "shared": with those of 4 KiB. */
 static int set_geometry(const struct tdm_sim_origin *o, const struct key *k, const char *value, struct tdm_tlb_geometry *g)
 {
 	unsigned sets, ways, end = 0;
@@ -423,9 +424,13 @@ static int set_geometry(const struct tdm_sim_origin *o, const struct key *k, con
 		*g = (struct tdm_tlb_geometry){ 0, 0 };
 		return 0;
 	}
+	if (!strcmp(value, "shared") && !strstr(k->name, "_4k")) {
+		*g = (struct tdm_tlb_geometry)SHARED;
+		return 0;
+	}
 	if (strspn(value, "0123456789x") != strlen(value) || strlen(value) > 10 || sscanf(value, "%ux%u%n", &sets, &ways, &end) != 2 || value[end] || !tdm_is_pow2(sets) ||
-	    sets > 65536 || !ways || ways > 64)
-		return expected(o, k->name, value, "SETSxWAYS such as 16x4, the sets a power of two up to 65536, 1 to 64 ways; or none");
+	    sets > 65536 || !ways || ways > TDM_TLB_WAYS_MAX)
+		return expected(o, k->name, value, "SETSxWAYS such as 16x4, the sets a power of two up to 65536, 1 to 64 ways; none; or, for larger leaves than 4K, shared");
 	*g = (struct tdm_tlb_geometry){ sets, ways };
 	return 0;
 }

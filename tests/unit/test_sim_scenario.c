@@ -167,6 +167,7 @@ TEST(defaults)
 	CHECK(one.machine.access_hw && one.machine.dirty_hw && one.machine.batch && !one.machine.batch_secondary);
 	CHECK_EQ(one.machine.tlb.level[1][0].sets, 128);
 	CHECK_EQ(one.machine.tlb.level[1][0].ways, 12);
+	CHECK_EQ(one.machine.tlb.level[1][1].ways, TDM_TLB_WITH_4K);
 	CHECK_EQ(one.run.seed, 1);
 	CHECK_EQ(one.run.from.index, -1);
 	CHECK_EQ(agent("a")->accesses, 1000);
@@ -178,7 +179,7 @@ TEST(defaults)
 /* Values of every type end up where they belong. */
 TEST(values)
 {
-	parse(Q "[machine]\ncpus = 8\nasids=0\nflush = broadcast\nceiling = 1k\nbroadcast_pages = 512\ntlb = small\nl1_4k = 32x2\nl2_1g = none\nleaves = 2M 4K\naccess_flag = software\n"
+	parse(Q "[machine]\ncpus = 8\nasids=0\nflush = broadcast\nceiling = 1k\nbroadcast_pages = 512\ntlb = small\nl1_4k = 32x2\nl1_2m = shared\nl2_1g = none\nleaves = 2M 4K\naccess_flag = software\n"
 	      "dirty_flag = hardware\nram = 1.5G\ntier = lz4\nbatch = off\nbatch_secondary = on\naging = flush-secondary # why not\n"
 	      "[iommu]\naccess_flag = software\ndirty_flag = software\nsnoop = on\niotlb_4k = 1x8\niotlb_2m = none\niotlb_1g = 2x2\nleaves = 4K\nqueue = 64\nsplit = 1\nwhole_pages = 0\n"
 	      "sync_each = on\nrequests = 32\nstalls = 3\npin_after = 9\n"
@@ -198,7 +199,7 @@ TEST(values)
 	      "[run]\nseed = 9223372036854775807\naccesses = 5M\ntime = 1s\nfrom = b\n" PRINT);
 	point(0);
 	CHECK(one.machine.cpus == 8 && one.machine.asids == 0 && one.machine.flush == TDM_SIM_FLUSH_BROADCAST && one.machine.ceiling == 1000 && one.machine.broadcast_pages == 512);
-	CHECK(one.machine.tlb.level[0][0].sets == 32 && one.machine.tlb.level[0][0].ways == 2 && one.machine.tlb.level[1][2].ways == 0 && one.machine.tlb.level[1][0].sets == 16);
+	CHECK(one.machine.tlb.level[0][0].sets == 32 && one.machine.tlb.level[0][0].ways == 2 && one.machine.tlb.level[1][2].ways == 0 && one.machine.tlb.level[0][1].ways == TDM_TLB_WITH_4K && one.machine.tlb.level[1][0].sets == 16);
 	CHECK(one.machine.leaves == (4096 | TDM_HUGE_SIZE) && !one.machine.access_hw && one.machine.dirty_hw && one.machine.ram == 3 * GIB / 2);
 	CHECK(one.machine.tier == TDM_SIM_TIER_LZ4 && !one.machine.batch && one.machine.batch_secondary && one.machine.aging == TDM_SIM_AGING_FLUSH_SECONDARY);
 	CHECK(!one.iommu.access_hw && !one.iommu.dirty_hw && one.iommu.snoop && one.iommu.iotlb.level[0][0].ways == 8 && one.iommu.iotlb.level[0][1].ways == 0);
@@ -317,6 +318,8 @@ static const struct {
 	{ Q "[machine]\nl1_4k = 16x65\n", "l1_4k: expected SETSxWAYS" },
 	{ Q "[machine]\nl1_4k = 16x4x2\n", "l1_4k: expected SETSxWAYS" },
 	{ Q "[machine]\nl1_4k = 16\n", "l1_4k: expected SETSxWAYS" },
+	{ Q "[machine]\nl1_4k = shared\n", "l1_4k: expected SETSxWAYS" },
+	{ Q "[machine]\nl2_4k = none\n" PRINT, "f:3: l2_4k: the second level has no entries of 4 KiB, and larger ones share them" },
 	{ Q "[machine]\nleaves = 2M\n", "f:3: leaves: expected 4K, and 2M and 1G if there are such leaves" },
 	{ Q "[machine]\nleaves = 4K 4K\n", "leaves: expected 4K" },
 	{ Q "[machine]\nleaves = 4K 64K\n", "leaves: expected 4K" },
@@ -359,6 +362,9 @@ static const struct {
 	{ UNI "[print]\ncolumns = b.cycles\n", "f:13: 'b.cycles': there is no [agent b] above" },
 	{ UNI "[print]\ncolumns = a.flushes\n", "f:13: 'a.flushes': expected one of an agent's numbers" },
 	{ UNI "[print]\ncolumns = cycles/bananas\n", "f:13: there is no number 'bananas'" },
+	{ UNI "[print]\ncolumns = faults zeroed copied reused swapped_in swapped_out af_faults special_faults unshared lazy_freed lazy_saved refaults wrong rotated flushes "
+	      "flushed_spaces deferred forced secondary secondary_deferred pending_flushes fork_copied coherent_copied leaf_4k leaf_2m leaf_1g collapsed split tables cycles "
+	      "accesses tlb_hits tlb_misses\n", "f:13: more than 32 columns" },
 	{ UNI "[print]\ncolumns = aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n", "f:13: 'aaaaaaaaaaaaaaaaaaaa...' is too long" },
 	/* machine, iommu, device */
 	{ Q "[machine]\nram = 0\n" PRINT, "f:3: ram: a machine needs some" },

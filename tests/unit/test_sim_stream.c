@@ -2,12 +2,13 @@
 /* What agents access: patterns of several threads, and traces that are put into a mapping. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #include "runner/t.h"
 #include "sim/stream.h"
 
 static struct tdm_scenario s, one;
-static char err[TDM_SIM_ERR], path[] = "/tmp/tandem-stream-XXXXXX";
+static char err[TDM_SIM_ERR], path[40];
 static int fd = -1;
 
 #define HEAD "# Why?\n[machine]\ncpus = 2\n[process p]\n[mapping m]\nprocess = p\nkind = anonymous\nsize = "
@@ -26,8 +27,10 @@ static void trace(const char *size, const char *more, const char *text)
 {
 	char agent[512];
 
-	if (fd < 0)
-		fd = mkstemp(path);
+	if (fd < 0) {
+		fd = memfd_create("trace", MFD_CLOEXEC);
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	}
 	CHECK_EQ(ftruncate(fd, 0), 0);
 	CHECK_EQ(pwrite(fd, text, strlen(text), 0), strlen(text));
 	snprintf(agent, sizeof(agent), "pattern = trace\ntrace = %s\n%s", path, more);
@@ -37,7 +40,7 @@ static void trace(const char *size, const char *more, const char *text)
 static void end(void)
 {
 	close(fd);
-	unlink(path);
+	fd = -1;
 }
 
 TEST(threads_differ)

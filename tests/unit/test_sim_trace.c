@@ -2,6 +2,7 @@
 /* Traces: both forms, plain and packed, whole, cut off at every byte, damaged in every byte, and malformed in every way. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -9,19 +10,20 @@
 #include "runner/t.h"
 #include "sim/trace.h"
 
-static char path[] = "/tmp/tandem-trace-XXXXXX";
+static char path[40];
 static int fd = -1;
 
 static void begin(void)
 {
-	fd = mkstemp(path);
+	fd = memfd_create("trace", MFD_CLOEXEC);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	CHECK(fd >= 0);
 }
 
 static void end(void)
 {
 	close(fd);
-	unlink(path);
+	fd = -1;
 }
 
 static void put(const void *bytes, size_t len)
