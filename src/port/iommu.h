@@ -248,6 +248,7 @@ struct tdm_iommu_dev_config {
 	bool ats;
 	struct tdm_tlb_config atc;  /* with ats */
 	u64 page_sizes;             /* that the ATC caches: a mask with 4 KiB; with ats */
+	bool asks_write;            /* whatever it wants to do, it asks for a translation that can be written: fewer requests, and pages that a fork has made read-only are copied */
 	u32 unit;                   /* bytes that an access moves: 64 to 256, a power of two */
 	u32 burst;                  /* bytes that a step moves at most: a multiple of unit, up to 4096 */
 	u32 depth;                  /* transactions that it works on at a time, 1 to TDM_DMA_DEPTH_MAX */

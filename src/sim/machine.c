@@ -39,11 +39,8 @@ static u64 *handler_clock(void *arg)
 static int handler_fault(void *arg, struct tdm_space *s, u64 va, bool write)
 {
 	struct tdm_machine *m = arg;
-	const struct tdm_iommu_dev *dev = m->iommu.work.dev;
-	bool read_only = dev && m->dev[dev->id].spec->map_read_only;
 
-	/* A driver that asks for writing whatever the device wants has fewer faults, and drags pages home after a fork. */
-	return tdmi_space_fault(s, m->reader, va, write || !read_only ? TDM_ACCESS_WRITE : TDM_ACCESS_READ);
+	return tdmi_space_fault(s, m->reader, va, write ? TDM_ACCESS_WRITE : TDM_ACCESS_READ);
 }
 
 static int handler_pin(void *arg, struct tdm_space *s, u64 va, bool write, struct tdm_pfn *pfn)
@@ -192,7 +189,7 @@ static int make_iommu(struct tdm_machine *m)
 		const struct tdm_sim_device *d = &m->sc->device[i];
 		static const enum tdm_fault_model model[] = { TDM_FAULTS_ABORT, TDM_FAULTS_STALL, TDM_FAULTS_PRI };
 		struct tdm_iommu_dev_config dc = {
-			.name = d->s.name, .fault = model[d->fault], .ats = d->ats, .atc = d->atc, .page_sizes = d->leaves, .unit = d->unit, .burst = d->burst,
+			.name = d->s.name, .fault = model[d->fault], .ats = d->ats, .asks_write = !d->map_read_only, .atc = d->atc, .page_sizes = d->leaves, .unit = d->unit, .burst = d->burst,
 			.depth = d->depth, .group = d->group, .credit = d->credit, .give_up = d->give_up, .stop_marker = d->stop_marker,
 		};
 
