@@ -27,7 +27,7 @@ static void ended(struct tdm_dma *d)
 	a->count[d->result ? TDM_AGENT_FAILED : TDM_AGENT_DONE]++;
 	/* It is a CPU that gives the device more; which costs the device no time. */
 	if (s->unit->next == TDM_SIM_NEVER && !s->unit->ended)
-		s->unit->next = d->ended;
+		s->unit->next = TDM_MAX(d->ended, s->unit->at);
 }
 
 static int pin_all(struct tdm_machine *m, struct tdm_sim_run_agent *a, struct tdm_unit *u)
@@ -105,10 +105,11 @@ int tdmi_agent_dma_step(struct tdm_machine *m, struct tdm_unit *u)
 				break;
 		}
 		r = submit(m, u, &a->dma[i]);
+		u->at = u->next + every;
 		if (every)
 			break;
 	}
-	u->next = every && a->outstanding < a->ndma ? u->next + every : TDM_SIM_NEVER;
+	u->next = every && a->outstanding < a->ndma ? u->at : TDM_SIM_NEVER;
 	if (r)
 		return r;
 	if (!a->outstanding && (!u->nops || (a->spec->accesses && u->done >= a->spec->accesses)))

@@ -245,6 +245,9 @@ static int populate(struct tdm_machine *m, struct tdm_view *v)
 
 		for (u32 tries = 0; tries < 8; tries++) {
 			r = tdmi_space_fault(v->s, m->reader, va, write ? TDM_ACCESS_WRITE : TDM_ACCESS_READ);
+			/* All is young: it takes a second look. */
+			if (r == -ENOMEM)
+				(void)tdmi_vmscan(&m->w, m->reader, TDM_HUGE_PAGES, m->w.phys.range[m->w.ram].n);
 			tdmi_rcu_read_lock(m->reader);
 			if (!r && tdmi_space_get_page(v->s, va, &pfn)) {
 				if (v->spec->content != TDM_SIM_ZERO)
