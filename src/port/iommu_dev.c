@@ -27,7 +27,7 @@ static void unpin_all(struct tdm_dma *d)
 
 	tdm_bitmap_for_each(page, d->pinned, 0, TDM_DMA_PAGES) {
 		it->in_op = true;
-		it->ops->unpin(it->arg, b->s, (d->va & TDM_PAGE_MASK) + (page << TDM_PAGE_SHIFT), d->pfn[page], d->write);
+		it->ops->unpin(it->arg, b->s, (d->va & TDM_PAGE_MASK) + (page << TDM_PAGE_SHIFT), d->pfn[page], tdm_dma_asks_write(d));
 		it->in_op = false;
 	}
 	memset(d->pinned, 0, sizeof(d->pinned));
@@ -98,12 +98,6 @@ static void remember(struct tdm_iommu_dev *dev, u32 pasid, u64 va, struct tdm_xl
 	tdmi_tlb_insert(&dev->atc, pasid, va, shift, x->pte, x->bytes);
 }
 
-/* What it wants of a translation. */
-static bool asks_write(const struct tdm_dma *d)
-{
-	return d->write || d->dev->config.asks_write;
-}
-
 /* Does the device need to ask for this page, too? It has many translation requests under way, so that they cost no time but the walks'. */
 static bool lacks(struct tdm_dma *d, u64 va)
 {
@@ -113,10 +107,10 @@ static bool lacks(struct tdm_dma *d, u64 va)
 	u32 level;
 
 	e = tdmi_tlb_lookup(&dev->atc, d->pasid, va, &level);
-	if (e && tdm_pte_good_for(e->pte, asks_write(d)))
+	if (e && tdm_pte_good_for(e->pte, tdm_dma_asks_write(d)))
 		return false;
 	tdm_iommu_add(dev->it, TDM_IC_ATS_REQUESTS, 1);
-	if (tdmi_iommu_translate(dev, d->pasid, va, asks_write(d), &x))
+	if (tdmi_iommu_translate(dev, d->pasid, va, tdm_dma_asks_write(d), &x))
 		return true;
 	remember(dev, d->pasid, va, &x);
 	return false;
@@ -144,7 +138,7 @@ static enum tdm_dev_did ask(struct tdm_dma *d)
 	d->state = TDM_DMA_ASKED;
 	dev->outstanding += n;
 	for (u32 i = 0; i < n; i++)
-		tdmi_iommu_post(dev, d->pasid, page[i], asks_write(d), d->group, i == n - 1);
+		tdmi_iommu_post(dev, d->pasid, page[i], tdm_dma_asks_write(d), d->group, i == n - 1);
 	return TDM_DEV_WORKED;
 }
 
@@ -197,14 +191,14 @@ static int reach(struct tdm_dma *d, u8 **page)
 	if (dev->config.ats) {
 		dev->clock += cost->atc_hit;
 		e = tdmi_tlb_lookup(&dev->atc, d->pasid, va, &level);
-		if (e && tdm_pte_good_for(e->pte, asks_write(d))) {
+		if (e && tdm_pte_good_for(e->pte, tdm_dma_asks_write(d))) {
 			*page = d->held = e->bytes + (va & tdm_bits_below(e->shift) & TDM_PAGE_MASK);
 			return 0;
 		}
 		tdm_iommu_add(dev->it, TDM_IC_ATS_REQUESTS, 1);
 		dev->clock += cost->ats_round_trip;
 	}
-	err = tdmi_iommu_translate(dev, d->pasid, va, asks_write(d), &x);
+	err = tdmi_iommu_translate(dev, d->pasid, va, tdm_dma_asks_write(d), &x);
 	if (err)
 		return err;
 	if (dev->config.ats)

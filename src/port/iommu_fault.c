@@ -218,7 +218,7 @@ static void take_stall(struct tdm_iommu *it, struct tdm_stall *st)
 	tdm_clock_reach(tdm_iommu_clock(it), st->at + it->config.cost.event);
 	*w = (struct tdm_iommu_work){ .what = TDM_IOW_STALL, .dev = st->d->dev, .pasid = st->d->pasid, .group = tag_of(it, st), .n = 1 };
 	w->req[0].va = tdm_dma_page(st->d);
-	w->req[0].write = st->d->write;
+	w->req[0].write = tdm_dma_asks_write(st->d);
 }
 
 /* ---- software: answers ------------------------------------------------------------------------------------------------------------------ */
@@ -234,7 +234,7 @@ static bool try_pin(struct tdm_iommu *it, struct tdm_space *s, struct tdm_dma *d
 	if (!it->config.pin_after || d->asked[page] <= it->config.pin_after || !it->ops->pin || tdm_bitmap_test(d->pinned, page))
 		return false;
 	it->in_op = true;
-	err = it->ops->pin(it->arg, s, va, d->write, &d->pfn[page]);
+	err = it->ops->pin(it->arg, s, va, tdm_dma_asks_write(d), &d->pfn[page]);
 	it->in_op = false;
 	tdm_iommu_add(it, err ? TDM_IC_PINS_FAILED : TDM_IC_PINS, 1);
 	if (!err)
@@ -256,7 +256,7 @@ static void resolve(struct tdm_iommu *it)
 	if (b && !b->dead && !(b->devs & tdm_dev_bit(w->dev))) {
 		w->stranger = true;
 	} else if (b && !b->dead) {
-		if (d && d->write == write && try_pin(it, b->s, d, va))
+		if (d && tdm_dma_asks_write(d) == write && try_pin(it, b->s, d, va))
 			return;
 		it->in_op = true;
 		err = it->ops->fault(it->arg, b->s, va, write);

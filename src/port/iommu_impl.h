@@ -86,6 +86,12 @@ int tdmi_iommu_translate(struct tdm_iommu_dev *dev, u32 pasid, u64 va, bool writ
 
 /* The transaction of that device, which it is working on, that has va; NULL: none. */
 struct tdm_dma *tdmi_dma_find(const struct tdm_iommu_dev *dev, u32 pasid, u64 va);
+/* What it wants of a translation. */
+static inline bool tdm_dma_asks_write(const struct tdm_dma *d)
+{
+	return d->write || d->dev->config.asks_write;
+}
+
 /* The address of the page that a transaction is at. */
 static inline u64 tdm_dma_page(const struct tdm_dma *d)
 {
