@@ -49,16 +49,18 @@ static bool agrees(const struct tdm_pt *pt, u32 k, bool given, struct tdm_pte le
 }
 
 /* Could the locked table be this leaf? Which without `given` is what its first entry says. */
-static bool same(const struct tdm_pt *pt, bool given, struct tdm_pte *leaf, struct tdm_collapsed *out)
+static bool same(struct tdm_space *s, const struct tdm_pt *pt, bool given, struct tdm_pte *leaf, struct tdm_collapsed *out)
 {
+	u32 k = 0;
+
 	if (!given) {
 		*leaf = tdm_pt_get(pt, 0);
 		leaf->v &= TDM_PTE_PFN_MASK | RIGHTS;
 	}
-	for (u32 k = 0; k < TDM_PT_ENTRIES; k++)
-		if (!agrees(pt, k, given, *leaf, out))
-			return false;
-	return true;
+	while (k < TDM_PT_ENTRIES && agrees(pt, k, given, *leaf, out))
+		k++;
+	tdm_world_work(s->w, TDM_WORK_PTE, TDM_MIN(k + 1, TDM_PT_ENTRIES));
+	return k == TDM_PT_ENTRIES;
 }
 
 static struct tdm_pte part_of(const struct tdm_pt *pt, u32 k, struct tdm_pte leaf)
@@ -67,7 +69,7 @@ static struct tdm_pte part_of(const struct tdm_pt *pt, u32 k, struct tdm_pte lea
 }
 
 /* Could the locked PMD table, with what is below it? Nothing is filled before that is known. (Somebody may still come between: then what has been filled says what it should.) */
-static bool all_below(struct tdm_pt *pt, struct tdm_pte leaf, struct tdm_collapsed *out)
+static bool all_below(struct tdm_space *s, struct tdm_pt *pt, struct tdm_pte leaf, struct tdm_collapsed *out)
 {
 	for (u32 k = 0; k < TDM_PT_ENTRIES; k++) {
 		struct tdm_pt *child = tdm_pte_table(tdm_pt_get(pt, k));
@@ -78,7 +80,7 @@ static bool all_below(struct tdm_pt *pt, struct tdm_pte leaf, struct tdm_collaps
 			ok = agrees(pt, k, true, leaf, out);
 		} else {
 			plat_mutex_lock(&child->lock);
-			ok = same(child, true, &part, out);
+			ok = same(s, child, true, &part, out);
 			tdm_pt_unlock(child);
 		}
 		if (!ok)
@@ -90,7 +92,7 @@ static bool all_below(struct tdm_pt *pt, struct tdm_pte leaf, struct tdm_collaps
 /* Collapse what is below the locked PMD table: leaves, where it can be. */
 static void below(struct tdm_space *s, struct tdm_pt *pt, const struct tdm_pte *leaf, struct tdm_collapsed *out)
 {
-	if (leaf && !all_below(pt, *leaf, out))
+	if (leaf && !all_below(s, pt, *leaf, out))
 		return;
 	for (u32 k = 0; k < TDM_PT_ENTRIES; k++) {
 		struct tdm_pte part = leaf ? part_of(pt, k, *leaf) : (struct tdm_pte){ 0 };
@@ -111,8 +113,7 @@ bool tdmi_collapse_slot(struct tdm_space *s, struct tdm_pt *upper, u32 i, const 
 	tdm_world_work(s->w, TDM_WORK_TABLE_LOCK, 1);
 	if (pt->level)
 		below(s, pt, given, out);
-	tdm_world_work(s->w, TDM_WORK_PTE, TDM_PT_ENTRIES);
-	if (!(s->w->huge & size) || !same(pt, given, &leaf, out)) {
+	if (!(s->w->huge & size) || !same(s, pt, given, &leaf, out)) {
 		tdm_pt_unlock(pt);
 		return false;
 	}
@@ -129,6 +130,7 @@ bool tdmi_collapse_slot(struct tdm_space *s, struct tdm_pt *upper, u32 i, const 
 	out->filled += filled << TDM_PAGE_SHIFT;
 	out->made[upper->level]++;
 	tdm_world_count(s->w, TDM_SC_COLLAPSED, 1);
+	tdm_world_work(s->w, TDM_WORK_PTE, TDM_PT_ENTRIES);
 	tdmi_pt_collapse(&s->pgt, upper, pt, (struct tdm_pte){ leaf.v | bits });
 	return true;
 }

@@ -31,8 +31,11 @@ void tdmi_special_zap(struct tdm_gather *g, struct tdm_rcu_reader *reader, u64 s
 /* The VMA has these rights now (TDM_V_READ, TDM_V_WRITE): leaves that have more lose them. More rights come by the fault. Likewise. */
 void tdmi_special_protect(struct tdm_gather *g, struct tdm_rcu_reader *reader, u64 start, u64 end, uintptr_t flags);
 
-/* The driver's own: its memory behind [start, end) of the mapping goes away, or elsewhere. When it returns nobody uses the old translations; the driver's own lock (TDM_RANK_DRIVER), held meanwhile and in its faults, keeps
- * them from making new ones. Rounds are made in here; no lock of the engine is held, s->change neither, and `reader` is outside of a section. */
+/*
+ * The driver's own: its memory behind [start, end) of the mapping goes away, or elsewhere. When it returns nobody uses the old translations; the driver's own lock
+ * (TDM_RANK_DRIVER), held meanwhile and in its faults, keeps them from making new ones. m does not go meanwhile, which is the driver's to see to. Rounds are made in here;
+ * no lock of the engine is held, s->change neither, and `reader` is outside of a section.
+ */
 void tdmi_special_unmap(struct tdm_map *m, struct tdm_rcu_reader *reader, u64 start, u64 end, bool tables);
 
 /* The child of a fork gets the parent's leaves of [start, end) as they are; -ENOMEM: some of them, and the fault brings the rest. Called after ops->open, so that a driver that

@@ -73,7 +73,9 @@ TEST(r11_without_collapse_an_evicted_buffer_stays_in_small_pieces, .seconds = 60
 	CHECK(tdmi_rcu_pending(&w.rcu) >= 2);
 	/* Again: nothing to do, and nobody is disturbed. */
 	nflushes = 0;
+	memset(work, 0, sizeof(work));
 	tdmi_collapse_range(s, reader, BASE, BASE + G1, &c);
+	CHECK_EQ(work[TDM_WORK_PTE], 0);
 	CHECK_EQ(c.made[1] + c.made[2] + c.holes + c.scattered + c.rights, 0);
 	CHECK_EQ(nflushes, 0);
 	teardown();
@@ -145,7 +147,10 @@ TEST(r11_collapse_refuses_what_is_not_one_leaf)
 	CHECK_EQ(insert(m, BASE + 3 * M2, vram + 1536, 512, 0, &out), 0);
 	CHECK_EQ(insert_one(m, BASE + 4 * M2, vram + 2048, 0, 0), TDM_FAULT_DONE);
 	CHECK_EQ(insert(m, BASE + 4 * M2, vram + 2048, 1024, 0, &out), 0);
+	memset(work, 0, sizeof(work));
 	tdmi_collapse_range(s, reader, BASE, BASE + 6 * M2, &c);
+	/* What does not fit is read up to there. */
+	CHECK_EQ(work[TDM_WORK_PTE], 1 + 10 + 1 + 2 + 2 * 512);
 	CHECK_EQ(c.holes, 1);
 	CHECK_EQ(c.scattered, 2);
 	CHECK_EQ(c.rights, 1);
