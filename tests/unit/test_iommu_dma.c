@@ -346,26 +346,32 @@ TEST(a_device_that_asks_for_what_is_not_its_own)
 	no_device(dev);
 }
 
-/* It goes before anybody has looked at that, or in the middle. */
+/* It goes before anybody has looked at that, or in the middle. What another has asked for is served. */
 TEST(requests_of_a_device_that_has_gone)
 {
 	struct tdm_iommu_config c = iommu_config();
 	struct tdm_iommu_dev_config dc = dev_config(TDM_FAULTS_PRI);
-	struct tdm_iommu_dev *dev;
+	struct tdm_iommu_dev *dev, *other;
 
 	setup(&c);
+	other = device(&dc);
 	CHECK_EQ(tdmi_iommu_bind(&it, 2, S), 0);
+	CHECK_EQ(tdmi_iommu_attach(other, 2), 0);
 	for (u32 steps = 0; steps < 4; steps++) {
 		dev = device(&dc);
+		tdmi_iommu_post(other, 2, BASE, true, 0, false);
 		tdmi_iommu_post(dev, 2, BASE, true, 0, false);
 		tdmi_iommu_post(dev, 2, BASE, true, 0, true);
 		tdmi_iommu_post(dev, 2, BASE, true, 1, true);
 		for (u32 i = 0; i < steps; i++)
 			tdmi_iommu_handler_step(&it);
+		tdmi_iommu_post(other, 2, BASE, true, 0, true);
 		tdmi_iommu_dev_remove(dev);
-		CHECK_EQ(tdmi_iommu_handler_step(&it), TDM_HANDLER_IDLE);
+		handle_all();
+		CHECK_EQ(faults, 2 * (steps + 1));
 	}
 	CHECK_EQ(tdmi_iommu_unbind(&it, 2), 0);
+	tdmi_iommu_dev_remove(other);
 	teardown();
 }
 
