@@ -2,8 +2,8 @@
 /*
  * scenario.h - what is simulated: a machine, processes, devices, who does what, and what is printed.
  *
- * A scenario is a small text file of sections of "key = value"; docs/sim.md describes it for those who write one. Read by scenario.c; the keys are tables in scenario_keys.c; whether it
- * all makes sense is said in scenario_check.c. Nothing here owns memory: a scenario may be copied.
+ * A scenario is a small text file of sections of "key = value"; docs/sim.md describes it for those who write one. Read by scenario.c; the keys are tables in scenario_keys.c, their values
+ * are read by scenario_value.c; whether it all makes sense is said in scenario_check.c. Nothing here owns memory: a scenario may be copied.
  *
  * A sweep runs the scenario once for each of its points: tdmi_scenario_point() makes the scenario of one. All points are checked when the file is read.
  */

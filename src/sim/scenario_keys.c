@@ -1,35 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* scenario_keys.c - the sections of a scenario, the keys of each, and what their values may be. */
-#include <stdio.h>
+/* scenario_keys.c - the sections of a scenario, and the keys of each. */
 #include <string.h>
 #include "base/bitops.h"
-#include "base/fmt.h"
-#include "sim/scenario.h"
-
-enum type {
-	T_U32,       /* min to max */
-	T_COUNT,     /* likewise, as "10M" */
-	T_SIZE,      /* bytes; a multiple of min, up to max */
-	T_BOOL,
-	T_WORD,      /* one of `words` */
-	T_PERCENT,   /* thousandths */
-	T_THETA,     /* thousandths, 0.001 to 10 */
-	T_DURATION,
-	T_GEOMETRY,
-	T_LEAVES,
-	T_REF,       /* of the section kind min */
-	T_PATH,
-	T_THREADS,
-	T_PRESET,
-};
-
-struct key {
-	const char *name;
-	enum type type;
-	size_t at;
-	u64 min, max;
-	const char *const *words;
-};
+#include "sim/scenario_value.h"
 
 static const char *const flush_words[] = { "local", "ipi", "broadcast", NULL };
 static const char *const tier_words[] = { "none", "lz4", NULL };
@@ -43,25 +16,10 @@ static const char *const kind_words[] = { "cpu", "dma", "reclaim", "age", "fork"
 static const char *const pattern_words[] = { "sequential", "strided", "uniform", "zipf", "chase", "trace", NULL };
 static const char *const by_words[] = { "range", "fault", NULL };
 
-/*
- * TLBs of machines. skylake: Intel 64 and IA-32 Architectures Optimization Reference Manual (248966-045), table 2-15. n1: Arm Neoverse N1 Technical Reference Manual: 48 entries for all
- * sizes, then 1280. small: so that little memory is much.
- */
-#define G(s, w) { s, w }
-#define SHARED { 0, TDM_TLB_WITH_4K }
-static const struct {
-	const char *name;
-	struct tdm_tlb_config tlb;
-} presets[] = {
-	{ "skylake", { { { G(16, 4), G(8, 4), G(1, 4) }, { G(128, 12), SHARED, G(4, 4) } } } },
-	{ "n1", { { { G(1, 48), SHARED, SHARED }, { G(256, 5), SHARED, SHARED } } } },
-	{ "small", { { { G(4, 4), G(1, 4), G(1, 2) }, { G(16, 4), G(4, 4), G(1, 4) } } } },
-};
-
 #define GIB ((u64)1 << 30)
 #define TIB ((u64)1 << 40)
 #define M(key, kind, field, ...) { .name = key, .type = kind, .at = offsetof(struct tdm_sim_machine, field), __VA_ARGS__ }
-static const struct key machine_keys[] = {
+static const struct tdm_sim_key machine_keys[] = {
 	M("cpus", T_U32, cpus, 1, 256),
 	M("asids", T_U32, asids, 0, 65535),
 	M("flush", T_WORD, flush, .words = flush_words),
@@ -75,8 +33,8 @@ static const struct key machine_keys[] = {
 	M("l2_2m", T_GEOMETRY, tlb.level[1][1]),
 	M("l2_1g", T_GEOMETRY, tlb.level[1][2]),
 	M("leaves", T_LEAVES, leaves),
-	M("access_flag", T_WORD, access_hw, .words = bit_words),
-	M("dirty_flag", T_WORD, dirty_hw, .words = bit_words),
+	M("access_flag", T_BIT, access_hw, .words = bit_words),
+	M("dirty_flag", T_BIT, dirty_hw, .words = bit_words),
 	M("ram", T_SIZE, ram, TDM_HUGE_SIZE, TIB),
 	M("tier", T_WORD, tier, .words = tier_words),
 	M("batch", T_BOOL, batch),
@@ -86,9 +44,9 @@ static const struct key machine_keys[] = {
 };
 
 #define I(key, kind, field, ...) { .name = key, .type = kind, .at = offsetof(struct tdm_sim_iommu, field), __VA_ARGS__ }
-static const struct key iommu_keys[] = {
-	I("access_flag", T_WORD, access_hw, .words = bit_words),
-	I("dirty_flag", T_WORD, dirty_hw, .words = bit_words),
+static const struct tdm_sim_key iommu_keys[] = {
+	I("access_flag", T_BIT, access_hw, .words = bit_words),
+	I("dirty_flag", T_BIT, dirty_hw, .words = bit_words),
 	I("snoop", T_BOOL, snoop),
 	I("iotlb_4k", T_GEOMETRY, iotlb.level[0][0]),
 	I("iotlb_2m", T_GEOMETRY, iotlb.level[0][1]),
@@ -105,7 +63,7 @@ static const struct key iommu_keys[] = {
 };
 
 #define D(key, kind, field, ...) { .name = key, .type = kind, .at = offsetof(struct tdm_sim_device, field), __VA_ARGS__ }
-static const struct key device_keys[] = {
+static const struct tdm_sim_key device_keys[] = {
 	D("fault", T_WORD, fault, .words = fault_words),
 	D("ats", T_BOOL, ats),
 	D("atc_4k", T_GEOMETRY, atc.level[0][0]),
@@ -125,10 +83,10 @@ static const struct key device_keys[] = {
 	{ 0 },
 };
 
-static const struct key process_keys[] = { { 0 } };
+static const struct tdm_sim_key process_keys[] = { { 0 } };
 
 #define O(key, kind, field, ...) { .name = key, .type = kind, .at = offsetof(struct tdm_sim_object, field), __VA_ARGS__ }
-static const struct key object_keys[] = {
+static const struct tdm_sim_key object_keys[] = {
 	O("device", T_REF, device, TDM_SIM_S_DEVICE),
 	O("size", T_SIZE, size, TDM_PAGE_SIZE, TIB),
 	O("contiguous", T_SIZE, contiguous, TDM_PAGE_SIZE, TIB),
@@ -139,7 +97,7 @@ static const struct key object_keys[] = {
 };
 
 #define P(key, kind, field, ...) { .name = key, .type = kind, .at = offsetof(struct tdm_sim_mapping, field), __VA_ARGS__ }
-static const struct key mapping_keys[] = {
+static const struct tdm_sim_key mapping_keys[] = {
 	P("process", T_REF, process, TDM_SIM_S_PROCESS),
 	P("kind", T_WORD, kind, .words = mapping_words),
 	P("device", T_REF, device, TDM_SIM_S_DEVICE),
@@ -154,7 +112,7 @@ static const struct key mapping_keys[] = {
 };
 
 #define A(key, kind, field, ...) { .name = key, .type = kind, .at = offsetof(struct tdm_sim_agent, field), __VA_ARGS__ }
-static const struct key agent_keys[] = {
+static const struct tdm_sim_key agent_keys[] = {
 	A("kind", T_WORD, kind, .words = kind_words),
 	A("enabled", T_BOOL, enabled),
 	A("after", T_REF, after, TDM_SIM_S_AGENT),
@@ -184,7 +142,7 @@ static const struct key agent_keys[] = {
 };
 
 #define R(key, kind, field, ...) { .name = key, .type = kind, .at = offsetof(struct tdm_sim_run, field), __VA_ARGS__ }
-static const struct key run_keys[] = {
+static const struct tdm_sim_key run_keys[] = {
 	R("seed", T_COUNT, seed, 0, ((u64)1 << 63) - 1),
 	R("accesses", T_COUNT, accesses, 1, (u64)1 << 60),
 	R("time", T_DURATION, time),
@@ -194,7 +152,7 @@ static const struct key run_keys[] = {
 
 static const struct {
 	const char *word;
-	const struct key *keys;   /* NULL: the names of costs */
+	const struct tdm_sim_key *keys;   /* NULL: the names of costs */
 	size_t at, size, count_at;
 	u32 max;                  /* 0: there is one, without a name */
 } sections[TDM_SIM_S_NR] = {
@@ -257,13 +215,6 @@ struct tdm_sim_section *tdmi_section_find(struct tdm_scenario *s, enum tdm_sim_s
 	return i < 0 ? NULL : section_at(s, k, (u32)i);
 }
 
-static bool good_name(const char *name)
-{
-	size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_-");
-
-	return n && !name[n] && n < TDM_SIM_NAME && name[0] >= 'a' && name[0] <= 'z';
-}
-
 static void agent_defaults(struct tdm_sim_agent *a)
 {
 	a->enabled = true;
@@ -275,8 +226,8 @@ static void agent_defaults(struct tdm_sim_agent *a)
 
 static void device_defaults(struct tdm_sim_device *d)
 {
-	d->atc.level[0][0] = (struct tdm_tlb_geometry)G(16, 4);
-	d->atc.level[0][1] = (struct tdm_tlb_geometry)G(4, 4);
+	d->atc.level[0][0] = (struct tdm_tlb_geometry)TDM_TLB_OF(16, 4);
+	d->atc.level[0][1] = (struct tdm_tlb_geometry)TDM_TLB_OF(4, 4);
 	d->leaves = TDM_PAGE_SIZE | TDM_HUGE_SIZE;
 	d->unit = 256;
 	d->burst = 4096;
@@ -305,7 +256,7 @@ struct tdm_sim_section *tdmi_section_begin(struct tdm_scenario *s, enum tdm_sim_
 	if (!sections[k].max) {
 		to = section_at(s, k, 0);
 		*r = to->line ? -EEXIST : 0;
-	} else if (!good_name(name)) {
+	} else if (!tdmi_section_name_ok(name)) {
 		*r = -EINVAL;
 	} else if (index_of(s, k, name) >= 0) {
 		*r = -EEXIST;
@@ -333,14 +284,14 @@ void tdmi_scenario_defaults(struct tdm_scenario *s)
 	m->flush = TDM_SIM_FLUSH_IPI;
 	m->ceiling = 33;
 	m->broadcast_pages = 1;
-	m->tlb = presets[0].tlb;
+	tdmi_sim_preset(0, &m->tlb);
 	m->leaves = TDM_PAGE_SIZE | TDM_HUGE_SIZE | GIB;
 	m->access_hw = m->dirty_hw = true;
 	m->ram = (u64)256 << 20;
 	m->batch = true;
 	it->access_hw = it->dirty_hw = true;
-	it->iotlb.level[0][0] = (struct tdm_tlb_geometry)G(64, 8);
-	it->iotlb.level[0][1] = (struct tdm_tlb_geometry)G(16, 4);
+	it->iotlb.level[0][0] = (struct tdm_tlb_geometry)TDM_TLB_OF(64, 8);
+	it->iotlb.level[0][1] = (struct tdm_tlb_geometry)TDM_TLB_OF(16, 4);
 	it->leaves = TDM_PAGE_SIZE | TDM_HUGE_SIZE;
 	it->queue = 256;
 	it->split = 8;
@@ -348,219 +299,6 @@ void tdmi_scenario_defaults(struct tdm_scenario *s)
 	it->requests = 128;
 	it->stalls = 16;
 	s->run.seed = 1;
-}
-
-/* ---- values ---------------------------------------------------------------------------------------------------------------- */
-
-static int expected(const struct tdm_sim_origin *o, const char *key, const char *value, const char *what)
-{
-	return tdmi_sim_fail(o->err, -EINVAL, o->line == ~0u ? "--set" : o->name, o->line == ~0u ? 0 : o->line, "%s: expected %s, not '%s'", key, what, value);
-}
-
-static const char *size_text(u64 bytes, char out[24])
-{
-	static const char units[] = " KMGT";
-	u32 u = 0;
-
-	while (u < 4 && bytes && bytes % 1024 == 0) {
-		bytes /= 1024;
-		u++;
-	}
-	snprintf(out, 24, u ? "%llu%c" : "%llu", (unsigned long long)bytes, units[u]);
-	return out;
-}
-
-static int set_number(const struct tdm_sim_origin *o, const struct key *k, const char *value, void *at)
-{
-	char what[120], lo[24], hi[24];
-	u64 x = 0;
-	int r;
-
-	if (k->type == T_SIZE) {
-		snprintf(what, sizeof(what), "a size such as 64K or 1.5G, a multiple of %s up to %s", size_text(k->min, lo), size_text(k->max, hi));
-		r = tdmi_parse_size(value, &x);
-		if (r || x % k->min || x > k->max)
-			return expected(o, k->name, value, what);
-	} else {
-		snprintf(what, sizeof(what), "a number from %llu to %llu%s", (unsigned long long)k->min, (unsigned long long)k->max,
-			 k->type == T_COUNT ? ", as 1500 or 10M" : "");
-		r = k->type == T_COUNT ? tdmi_parse_count(value, &x) : tdmi_parse_u64(value, &x);
-		if (k->max >> 62 && r) /* a seed: beyond what amounts may be */
-			r = tdmi_parse_u64(value, &x);
-		if (r || x < k->min || x > k->max)
-			return expected(o, k->name, value, what);
-	}
-	if (k->type == T_U32)
-		*(u32 *)at = (u32)x;
-	else
-		*(u64 *)at = x;
-	return 0;
-}
-
-static int set_word(const struct tdm_sim_origin *o, const struct key *k, const char *value, void *at)
-{
-	char what[160] = "";
-	size_t n = 0;
-
-	for (u32 i = 0; k->words[i]; i++) {
-		if (!strcmp(k->words[i], value)) {
-			if (k->words == bit_words)
-				*(bool *)at = i;
-			else
-				*(u32 *)at = i;
-			return 0;
-		}
-		n += (size_t)snprintf(what + n, sizeof(what) - n, "%s%s", !i ? "" : k->words[i + 1] ? ", " : " or ", k->words[i]);
-	}
-	return expected(o, k->name, value, what);
-}
-
-/* "16x4": sets of ways. "none". Of larger leaves "shared": with those of 4 KiB. */
-static int set_geometry(const struct tdm_sim_origin *o, const struct key *k, const char *value, struct tdm_tlb_geometry *g)
-{
-	unsigned sets, ways, end = 0;
-
-	if (!strcmp(value, "none")) {
-		*g = (struct tdm_tlb_geometry){ 0, 0 };
-		return 0;
-	}
-	if (!strcmp(value, "shared") && !strstr(k->name, "_4k")) {
-		*g = (struct tdm_tlb_geometry)SHARED;
-		return 0;
-	}
-	if (strspn(value, "0123456789x") != strlen(value) || strlen(value) > 10 || sscanf(value, "%ux%u%n", &sets, &ways, &end) != 2 || value[end] || !tdm_is_pow2(sets) ||
-	    sets > 65536 || !ways || ways > TDM_TLB_WAYS_MAX)
-		return expected(o, k->name, value, "SETSxWAYS such as 16x4, the sets a power of two up to 65536, 1 to 64 ways; none; or, for larger leaves than 4K, shared");
-	*g = (struct tdm_tlb_geometry){ sets, ways };
-	return 0;
-}
-
-static int set_leaves(const struct tdm_sim_origin *o, const struct key *k, const char *value, u64 *mask)
-{
-	static const char what[] = "4K, and 2M and 1G if there are such leaves, as '4K 2M'";
-	char copy[32], *rest = copy, *w;
-	u64 m = 0, x;
-
-	if (strlen(value) >= sizeof(copy))
-		return expected(o, k->name, value, what);
-	strcpy(copy, value);
-	while ((w = tdmi_text_word(&rest))) {
-		if (tdmi_parse_size(w, &x) || (x != TDM_PAGE_SIZE && x != TDM_HUGE_SIZE && x != GIB) || (m & x))
-			return expected(o, k->name, value, what);
-		m |= x;
-	}
-	if (!(m & TDM_PAGE_SIZE))
-		return expected(o, k->name, value, what);
-	*mask = m;
-	return 0;
-}
-
-static int set_percent(const struct tdm_sim_origin *o, const struct key *k, const char *value, u32 *at)
-{
-	char digits[16];
-	size_t n = strlen(value);
-	u32 x;
-
-	if (n < 2 || n > sizeof(digits) || value[n - 1] != '%')
-		return expected(o, k->name, value, "a part of 100%, as 30% or 0.5%");
-	memcpy(digits, value, n - 1);
-	digits[n - 1] = 0;
-	if (tdmi_parse_thousandths(digits, &x) || x > 100000 || x % 100)
-		return expected(o, k->name, value, "a part of 100%, as 30% or 0.5%");
-	*at = x / 100; /* tenths of a percent are thousandths */
-	return 0;
-}
-
-static int set_threads(const struct tdm_sim_origin *o, const struct key *k, const char *value, u32 *at)
-{
-	u64 x;
-
-	if (!strcmp(value, "all"))
-		*at = TDM_SIM_ALL;
-	else if (!strcmp(value, "rest"))
-		*at = TDM_SIM_REST;
-	else if (!tdmi_parse_u64(value, &x) && x >= k->min && x <= k->max)
-		*at = (u32)x;
-	else
-		return expected(o, k->name, value, "a number from 1 to 256, all (one a CPU) or rest (one on each CPU that no other agent names)");
-	return 0;
-}
-
-static int set_preset(const struct tdm_sim_origin *o, const struct key *k, const char *value, struct tdm_sim_machine *m)
-{
-	static const char *const numbers[] = { "l1_4k", "l1_2m", "l1_1g", "l2_4k", "l2_2m", "l2_1g" };
-
-	for (u32 i = 0; i < TDM_ARRAY_SIZE(numbers); i++)
-		if (tdmi_section_is_set(TDM_SIM_S_MACHINE, &m->s, numbers[i]))
-			return expected(o, k->name, value, "the preset before l1_ and l2_ keys, which change it, and no sweep over it with them");
-	for (u32 i = 0; i < TDM_ARRAY_SIZE(presets); i++) {
-		if (strcmp(presets[i].name, value))
-			continue;
-		m->preset = i;
-		m->tlb = presets[i].tlb;
-		return 0;
-	}
-	return expected(o, k->name, value, "skylake, n1 or small");
-}
-
-static int set_text(const struct tdm_sim_origin *o, const struct key *k, const char *value, void *at)
-{
-	struct tdm_sim_ref *ref = at;
-
-	if (k->type == T_PATH) {
-		const char *slash = *value == '/' ? NULL : strrchr(o->name, '/');
-		int dir = slash ? (int)(slash - o->name) + 1 : 0;
-
-		if ((size_t)snprintf(at, TDM_SIM_PATH, "%.*s%s", dir, o->name, value) >= TDM_SIM_PATH)
-			return expected(o, k->name, value, "a shorter path");
-		return 0;
-	}
-	if (!good_name(value))
-		return expected(o, k->name, value, "the name of a section");
-	strcpy(ref->name, value);
-	return 0;
-}
-
-static int set_value(const struct tdm_sim_origin *o, const struct key *k, const char *value, struct tdm_sim_section *to)
-{
-	void *at = (char *)to + k->at;
-
-	switch (k->type) {
-	case T_U32:
-	case T_COUNT:
-	case T_SIZE:
-		return set_number(o, k, value, at);
-	case T_BOOL:
-		if (strcmp(value, "on") && strcmp(value, "off"))
-			return expected(o, k->name, value, "on or off");
-		*(bool *)at = !strcmp(value, "on");
-		return 0;
-	case T_WORD:
-		return set_word(o, k, value, at);
-	case T_PERCENT:
-		return set_percent(o, k, value, at);
-	case T_THETA:
-		if (tdmi_parse_thousandths(value, at) || *(u32 *)at < 1 || *(u32 *)at > 10000)
-			return expected(o, k->name, value, "a number from 0.001 to 10, as 0.99");
-		return 0;
-	case T_DURATION:
-		if (tdmi_parse_duration(value, at))
-			return expected(o, k->name, value, "a time such as 10us or 300 cycles");
-		return 0;
-	case T_GEOMETRY:
-		return set_geometry(o, k, value, at);
-	case T_LEAVES:
-		return set_leaves(o, k, value, at);
-	case T_REF:
-	case T_PATH:
-		return set_text(o, k, value, at);
-	case T_THREADS:
-		return set_threads(o, k, value, at);
-	case T_PRESET:
-		return set_preset(o, k, value, (struct tdm_sim_machine *)to);
-	}
-	TDM_BUG_ON("a type of key that is none");
-	return -EINVAL;
 }
 
 static s32 key_index(enum tdm_sim_section_kind k, const char *name)
@@ -581,7 +319,7 @@ static int set_cost(struct tdm_scenario *s, const char *key, const char *value, 
 	if (once && tdm_bitmap_test(s->cost_set, c))
 		return tdmi_sim_fail(o->err, -EINVAL, o->name, o->line, "'%s' for the second time", key);
 	if (tdmi_cost_parse(value, &s->cost[c]))
-		return expected(o, key, value, "a time such as 600 ns or 300 cycles, a second at most");
+		return tdmi_value_expected(o, key, value, "a time such as 600 ns or 300 cycles, a second at most");
 	tdm_bitmap_set(s->cost_set, c);
 	return 0;
 }
@@ -599,7 +337,7 @@ int tdmi_section_set(struct tdm_scenario *s, enum tdm_sim_section_kind k, struct
 				     "there is no key '%s' in [%s]; docs/sim.md lists them", key, sections[k].word);
 	if (once && to->set[i])
 		return tdmi_sim_fail(o->err, -EINVAL, o->name, o->line, "'%s' for the second time in this section (first in line %u)", key, to->set[i]);
-	r = set_value(o, &sections[k].keys[i], value, to);
+	r = tdmi_value_set(o, &sections[k].keys[i], value, to);
 	if (!r)
 		to->set[i] = o->line;
 	return r;
@@ -631,7 +369,7 @@ const char *tdmi_section_key(enum tdm_sim_section_kind k, u32 n)
 static int resolve_section(struct tdm_scenario *s, enum tdm_sim_section_kind k, struct tdm_sim_section *in, char *err)
 {
 	for (u32 i = 0; sections[k].keys && sections[k].keys[i].name; i++) {
-		const struct key *key = &sections[k].keys[i];
+		const struct tdm_sim_key *key = &sections[k].keys[i];
 		struct tdm_sim_ref *ref = (struct tdm_sim_ref *)(void *)((char *)in + key->at);
 
 		if (key->type != T_REF)
