@@ -201,7 +201,10 @@ static int visit_round(struct tdm_world *w, struct tdm_pfn pfn, u64 m, const enu
 
 	if (!why || !s)
 		return visit(w, pfn, m, fn, arg);
-	TDM_BUG_ON(tdmi_invalidate_start(&s->notifiers, &round));
+	/* Who goes through a page is in a section, and must not wait for who waits for readers. */
+	round.blockable = false;
+	if (tdmi_invalidate_start(&s->notifiers, &round))
+		return -EBUSY;
 	r = visit(w, pfn, m, fn, arg);
 	tdmi_invalidate_end(&s->notifiers, &round);
 	return r;

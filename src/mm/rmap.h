@@ -31,7 +31,7 @@ u32 tdmi_rmap_count(struct tdm_world *w, struct tdm_pfn pfn);
  * The caller is an RCU reader, holds a reference to the page and no lock. -ENOMEM: nothing was called. */
 typedef int tdm_rmap_fn(void *arg, struct tdm_space *s, struct tdm_pt *pt, u32 index, u64 va);
 int tdmi_rmap_walk(struct tdm_world *w, struct tdm_pfn pfn, tdm_rmap_fn *fn, void *arg);
-/* The same for who changes entries: each within a round of its space's notifiers, begun before its table is locked. */
+/* The same for who changes entries: each within a round of its space's notifiers, begun before its table is locked. -EBUSY: a subscriber would have to wait. */
 int tdmi_rmap_walk_round(struct tdm_world *w, struct tdm_pfn pfn, enum tdm_inv_event why, tdm_rmap_fn *fn, void *arg);
 
 #endif

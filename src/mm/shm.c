@@ -148,7 +148,8 @@ int tdmi_shm_fault(struct tdm_fault *f)
 		struct tdm_vma v;
 
 		rights |= TDM_PTE_ACCESSED | (f->access == TDM_ACCESS_WRITE ? TDM_PTE_DIRTY : 0);
-		if (!tdmi_vma_find(&f->s->vmas, f->va, &v) || v.flags != f->vma.flags) {
+		/* The same mapping, not another one that has come to its place: ours is not freed before we leave the section. */
+		if (!tdmi_vma_find(&f->s->vmas, f->va, &v) || v.flags != f->vma.flags || tdm_aptr_ld_acquire(&f->s->map[TDM_V_MAP(v.flags)]) != m) {
 			/* Not what it was: look again. */
 		} else if (tdm_pte_none(pte)) {
 			r = tdmi_rmap_add(w, pfn, f->s, f->va);

@@ -209,19 +209,16 @@ static int close_piece(const struct tdm_interval *i, void *ctx)
 	return 0;
 }
 
-/* Entries and mappings of [start, end), which had these VMAs. RCU reader. */
+/* Entries and mappings of [start, end), which had these VMAs. In a round, which was begun outside of the section: beginning one may wait for who waits for readers. RCU reader. */
 static void clear_out(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u64 end, const struct tdm_itree_node *had)
 {
-	struct tdm_inv_range round = TDM_INV_RANGE(start, end, TDM_INV_UNMAP);
 	struct tdm_gather g;
 	struct clearing c = { s, reader, &g, start, end };
 
-	TDM_BUG_ON(tdmi_invalidate_start(&s->notifiers, &round));
 	tdmi_gather_begin(&g, s);
 	(void)tdmi_itree_each(had, start, end, clear_piece, &c);
 	tdmi_gather_flush(&g);
 	tdmi_batch_pending(s);
-	tdmi_invalidate_end(&s->notifiers, &round);
 	(void)tdmi_itree_each(had, start, end, close_piece, &c);
 }
 
@@ -236,9 +233,11 @@ static int cut(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u6
 /* s->change is held. All or nothing. */
 static int unmap(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u64 end)
 {
+	struct tdm_inv_range round = TDM_INV_RANGE(start, end, TDM_INV_UNMAP);
 	const struct tdm_itree_node *had;
 	int r = cut(s, reader, start, end);
 
+	TDM_BUG_ON(tdmi_invalidate_start(&s->notifiers, &round));
 	tdmi_rcu_read_lock(reader);
 	had = tdmi_itree_root(&s->vmas.tree);
 	if (!r)
@@ -246,6 +245,7 @@ static int unmap(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, 
 	if (!r)
 		clear_out(s, reader, start, end, had);
 	tdmi_rcu_read_unlock(reader);
+	tdmi_invalidate_end(&s->notifiers, &round);
 	return r;
 }
 
@@ -442,6 +442,7 @@ int tdmi_clear_soft_dirty(struct tdm_space *s, struct tdm_rcu_reader *reader, u6
 static int move_special(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 from, u64 to, u64 len, uintptr_t flags)
 {
 	struct tdm_map *of = tdm_aptr_ld_acquire(&s->map[TDM_V_MAP(flags)]), *m = tdmi_alloc(&s->alloc, sizeof(*m));
+	struct tdm_inv_range round = TDM_INV_RANGE(from, from + len, TDM_INV_UNMAP);
 	const struct tdm_itree_node *had;
 	int r = m ? cut(s, reader, from, from + len) : -ENOMEM;
 
@@ -455,6 +456,7 @@ static int move_special(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 
 	}
 	if (m->ops->open)
 		m->ops->open(of, m);
+	TDM_BUG_ON(tdmi_invalidate_start(&s->notifiers, &round));
 	tdmi_rcu_read_lock(reader);
 	had = tdmi_itree_root(&s->vmas.tree);
 	r = tdmi_vma_move(&s->vmas, from, to, len, (flags & ~((uintptr_t)0xff << TDM_V_MAP_SHIFT)) | (uintptr_t)m->index << TDM_V_MAP_SHIFT);
@@ -463,6 +465,7 @@ static int move_special(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 
 	else
 		clear_out(s, reader, from, from + len, had);
 	tdmi_rcu_read_unlock(reader);
+	tdmi_invalidate_end(&s->notifiers, &round);
 	return r;
 }
 
