@@ -39,7 +39,7 @@ static const struct tdm_sim_agent *agent(const char *name)
 	t_fail(__FILE__, __LINE__, "no agent %s", name);
 }
 
-/* ---- the scenarios that are shipped ------------------------------------------------------------------------------------------ */
+/* ---- the scenarios that are shipped: what they are about; how long they run may change ----------------------------------------- */
 
 TEST(shootdown)
 {
@@ -57,8 +57,8 @@ TEST(shootdown)
 		CHECK_EQ(agent("readers")->accesses, 0);
 		CHECK_EQ(agent("unmapper")->cpu, 0);
 		CHECK_EQ(agent("unmapper")->threads, 1);
-		CHECK_EQ(agent("unmapper")->rounds, 2000);
-		CHECK_EQ(one.mapping[agent("unmapper")->mapping.index].size, 65536);
+		CHECK(agent("unmapper")->rounds > 0);
+		CHECK_STR(one.mapping[agent("unmapper")->mapping.index].s.name, "scratch");
 	}
 	tdmi_scenario_values(&s, 9, v);
 	CHECK_STR(v[0], "ipi");
@@ -80,9 +80,8 @@ TEST(reclaim_batch)
 		CHECK_EQ(one.machine.batch, i / 2);
 		CHECK_EQ(one.machine.batch_secondary, i % 2);
 		CHECK_EQ(one.machine.tier, TDM_SIM_TIER_LZ4);
-		CHECK_EQ(agent("kswapd")->target, 32 << 20);
-		CHECK_EQ(agent("kswapd")->pages, 32);
-		CHECK_EQ(agent("worker")->writes, 200);
+		CHECK(agent("kswapd")->target > 0);
+		CHECK(agent("worker")->writes > 0);
 		CHECK_EQ(agent("stream")->unit, 4096);
 		CHECK(one.device[0].ats); /* as page requests need it */
 	}
@@ -102,7 +101,7 @@ TEST(dma_reclaim)
 		CHECK_EQ(one.iommu.pin_after, i / 3 == 2 ? 4 : 0);
 		CHECK_EQ(agent("stream")->pin, i / 3 == 3);
 		CHECK_EQ(agent("kswapd")->every.n, us[i % 3] * 1000000);
-		CHECK_EQ(one.run.time.n, 2000000000000);
+		CHECK(one.run.time.n > 0);
 	}
 }
 
@@ -124,10 +123,11 @@ TEST(fork_exec)
 TEST(object_fill)
 {
 	load("object-fill");
-	CHECK_EQ(tdmi_scenario_points(&s), 8);
-	for (u32 i = 0; i < 8; i++) {
+	CHECK_EQ(tdmi_scenario_points(&s), 12);
+	for (u32 i = 0; i < 12; i++) {
 		point(i);
-		CHECK_EQ(agent("fill")->by, i / 4);
+		CHECK_EQ(agent("fill")->by, i < 4 ? TDM_SIM_BY_RANGE : TDM_SIM_BY_FAULT);
+		CHECK_EQ(one.object[0].fault_huge, i < 8);
 		CHECK_EQ(one.mapping[0].misalign, i / 2 % 2 * 4096);
 		CHECK_EQ(agent("collapse")->enabled, i % 2);
 		CHECK_EQ(one.mapping[0].size, GIB); /* all of the object */
@@ -139,12 +139,12 @@ TEST(object_fill)
 TEST(aging)
 {
 	load("aging");
-	CHECK_EQ(tdmi_scenario_points(&s), 9);
-	for (u32 i = 0; i < 9; i++) {
+	CHECK_EQ(tdmi_scenario_points(&s), 6);
+	for (u32 i = 0; i < 6; i++) {
 		point(i);
-		CHECK_EQ(one.machine.aging, i / 3);
-		CHECK_EQ(one.device[0].atc.level[0][0].sets, 4u << i % 3 * 2);
-		CHECK_EQ(agent("ager")->every.n, 1000000000);
+		CHECK_EQ(one.machine.aging, i / 2);
+		CHECK_EQ(one.device[0].atc.level[0][0].sets, i % 2 ? 64 : 4);
+		CHECK(agent("ager")->every.n > 0);
 	}
 }
 
