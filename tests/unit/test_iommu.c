@@ -241,6 +241,9 @@ TEST(who_has_not_been_heard_by_the_iotlb_tells_it)
 	CHECK_EQ(counted(TDM_IC_CMD_IOTLB), 4);
 	tdmi_invalidate(&S->notifiers, BASE, BASE + 2 * PAGE);
 	CHECK_EQ(counted(TDM_IC_CMD_IOTLB), 4);
+	tdmi_iommu_snoop(&it, S, BASE + PAGE, BASE + 2 * PAGE);
+	tdmi_invalidate(&S->notifiers, BASE, BASE + 2 * PAGE);
+	CHECK_EQ(counted(TDM_IC_CMD_IOTLB), 5);
 	no_device(dev);
 }
 

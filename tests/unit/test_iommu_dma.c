@@ -265,8 +265,10 @@ TEST(groups)
 	CHECK_EQ(counted(TDM_IC_RESP_SUCCESS), 1);
 	CHECK_EQ(counted(TDM_IC_RESP_REFUSED), 1);
 	CHECK_EQ(dev->late_responses, 1);
-	/* The answer is looked at; the translation is asked for in another step. */
+	/* The answer is looked at when it has come; the translation is asked for in another step. */
+	CHECK_EQ(tdmi_iommu_dev_next(dev), it.soft_clock + 200);
 	CHECK_EQ(tdmi_iommu_dev_step(dev), TDM_DEV_WORKED);
+	CHECK_EQ(dev->clock, it.soft_clock + 200);
 	CHECK_EQ(d.bytes, 0);
 	CHECK_EQ(tdmi_iommu_dev_step(dev), TDM_DEV_WORKED);
 	CHECK_EQ(d.bytes, PAGE - 5);

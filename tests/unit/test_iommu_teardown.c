@@ -85,6 +85,8 @@ static void teardown_of_everything(bool marker, u32 handler_steps, bool by_relea
 		for (u32 i = 0; i < 6; i++)
 			CHECK(d[k][i].state == TDM_DMA_DONE && (d[k][i].result == -ECANCELED || d[k][i].result == 0));
 	CHECK_EQ(ended, 12);
+	if (marker && handler_steps == 0)
+		CHECK(counted(TDM_IC_STOP_MARKERS) == 1 && counted(TDM_IC_RESP_INVALID) == 0);
 	for (u64 i = it.prq_cons; i < it.prq_prod; i++)
 		CHECK(it.work.what == TDM_IOW_NOTHING || it.work.pasid != 1);
 	for (u64 va = BASE; va < BASE + PAGES * PAGE; va += PAGE)
