@@ -377,6 +377,7 @@ static const struct {
 	{ Q "[iommu]\nsnoop = on\n" DEV PRINT, "f:3: snoop: there are no broadcasts to hear" },
 	{ Q DEV "fault = pri\nats = off\n" PRINT, "f:6: ats: page requests (fault = pri) come from devices with it" },
 	{ Q DEV "fault = stall\nats = on\n" PRINT, "f:6: ats: a translation request cannot be stalled" },
+	{ Q "[iommu]\nrequests = 4\n" DEV "fault = pri\ngroup = 8\n" PRINT, "f:8: group: the iommu's queue holds no more than 4 requests" },
 	{ Q "[iommu]\nstalls = 0\n" DEV "fault = stall\n" PRINT, "f:7: fault = stall: the iommu has no stalls" },
 	{ Q DEV "ats = on\natc_4k = none\n" PRINT, "f:6: atc_4k: it needs entries of 4 KiB" },
 	{ Q DEV "unit = 96\n" PRINT, "f:5: unit: a power of two from 64 to 256, not 96" },
