@@ -366,6 +366,21 @@ def bench_devtouch(b):
               f'{r["ratio"]:.2f}', 'at most 1.3', r['ratio'] <= 1.3)
 
 
+SIM_ROWS = {'first level, 4 KiB': 20, 'ten times the reach': 5}
+
+
+def bench_sim(b):
+    """Absolute: there is nothing to compare with but the targets."""
+    runs = []
+    for _ in range(b.runs):
+        out = call([b.path('simbench'), '10'], cwd=b.dir, stderr=subprocess.PIPE).stdout.decode()
+        runs.append({line[:28].strip(): float(line[28:].split()[0]) for line in out.splitlines() if 'M/s' in line})
+    b.raw['sim'] = runs, []
+    for what, target in SIM_ROWS.items():
+        rate = median(runs, what)
+        b.row('sim', f'simulated accesses a second on one core: {what}', f'{rate:.1f} M', '', '', f'at least {target} M', rate >= target)
+
+
 BENCHES = {
     'fits': ('a program that fits its budget, against the same unmanaged', bench_fits),
     'child': ('starting a small child, against the same unmanaged', bench_child),
@@ -379,6 +394,7 @@ BENCHES = {
     'invalidate': ('rounds that concern nobody', bench_invalidate),
     'devfault': ('a fault of the device, against a soft fault', bench_devfault),
     'devtouch': ('a touch of what is on a device, against a soft fault and a copy', bench_devtouch),
+    'sim': ('accesses of a simulated CPU', bench_sim),
     'p99': ('only the p99 of a fault under steady pressure (part of swap)', lambda b: bench_swap(b, True)),
 }
 
