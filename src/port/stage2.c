@@ -392,6 +392,7 @@ static bool put(struct tdm_vcpu *v, u64 g, struct tdm_pte pte, u64 seq, bool *go
 	lock(st, write);
 	*gone = st->gone;
 	good = !*gone && !tdm_interval_read_retry(&st->in, seq);
+	plat_window();
 	if (good)
 		install(st, &table_of(st, g, &w)[index_of(g)], pte);
 	unlock(st, write);
