@@ -136,7 +136,10 @@ static int replace(struct tdm_fault *f, struct tdm_pfn new, u64 flags)
 	u32 i;
 	int r = -EAGAIN;
 
+	/* Beginning a round may wait for who waits for readers. The old page is held; all else is looked at again. */
+	tdmi_rcu_read_unlock(f->reader);
 	TDM_BUG_ON(tdmi_invalidate_start(&s->notifiers, &round));
+	tdmi_rcu_read_lock(f->reader);
 	/* D and A may be set at any time: what counts is that the page and its rights are the same. */
 	f->pte = tdmi_fault_peek(f);
 	if (f->same_page && lock_same(f, &pt, &i)) {

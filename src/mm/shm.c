@@ -112,7 +112,8 @@ int tdmi_shm_mmap(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start,
 
 /* ---- faults */
 
-/* The object's page, with a reference; brought if it is not there. It lies in one's own memory, never in the page of zeros. */
+/* The object's page, with a reference; brought if it is not there. An object has no page of zeros, and shares none: its faults replace nothing, and so begin no round, for which one would have
+ * to leave the section. */
 static int get_page(struct tdm_space *object, struct tdm_rcu_reader *reader, u64 va, struct tdm_pfn *pfn)
 {
 	for (u32 tries = 0; tries < 16; tries++) {

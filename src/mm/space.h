@@ -215,7 +215,7 @@ int tdmi_space_fork(struct tdm_space *s, struct tdm_rcu_reader *reader, struct t
 enum tdm_access { TDM_ACCESS_READ, TDM_ACCESS_WRITE };
 /* A walker has missed at va, or found less than it needs (an entry that is not writable, or whose A or D bit it cannot set itself). 0: look again. -EFAULT: there is no mapping that
  * allows it. -EIO, -EBADMSG: a tier could not give it back. -ENOMEM: there is no page, and reclaim found none: let others go on, and try later. -ENXIO: a driver's SIGBUS.
- * RCU reader, within a section or not; no lock. */
+ * Outside of a section; no lock. */
 int tdmi_space_fault(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 va, enum tdm_access access);
 
 /* Does va have a page? With a reference: *pfn. Lockless; RCU reader. */
