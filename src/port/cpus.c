@@ -248,6 +248,20 @@ static int move(struct tdm_cpus *c, u32 cpu, u64 va, u8 *buf, size_t len, bool w
 	return 0;
 }
 
+void tdmi_cpus_ahead(struct tdm_cpus *c, u32 cpu, u64 va)
+{
+	struct tdm_core *k = &c->core[cpu];
+	struct tdm_pte pte;
+	struct tdm_pt *pt;
+	u32 i;
+
+	if (!c->config.one_thread || k->asid == TDM_ASID_NONE)
+		return;
+	pt = tdmi_pt_walk(&k->s->pgt, va, &i, &pte);
+	if (tdm_pte_present(pte))
+		__builtin_prefetch(tdm_pfn_bytes(&c->w->phys, tdm_pte_pfn(pte)) + (va & tdm_bits_below(tdm_pt_shift(pt->level))), 1);
+}
+
 int tdmi_cpus_read(struct tdm_cpus *c, u32 cpu, u64 va, void *buf, size_t len)
 {
 	return move(c, cpu, va, buf, len, false);

@@ -197,6 +197,9 @@ int tdmi_cpus_write(struct tdm_cpus *c, u32 cpu, u64 va, const void *buf, size_t
 /* An access to the one byte at va, without the byte: for traces that do not say what was written. */
 int tdmi_cpus_touch(struct tdm_cpus *c, u32 cpu, u64 va, bool write);
 
+/* The byte at va will be wanted in a few accesses: have this machine fetch it, if the simulated one has it. Nothing of the simulation changes, and it costs it no time. With one_thread. */
+void tdmi_cpus_ahead(struct tdm_cpus *c, u32 cpu, u64 va);
+
 /* The clock of cpu is at least at `clock`: it had nothing to do until then. */
 void tdmi_cpus_wait_until(struct tdm_cpus *c, u32 cpu, u64 clock);
 /* Of one CPU, or, for ~0, the sums of all. */

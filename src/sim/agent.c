@@ -7,6 +7,7 @@
 #include "sim/agent.h"
 
 #define SLICE 2000u         /* cycles */
+#define AHEAD 8u            /* accesses */
 #define NO_MEMORY_NAP 20000u
 #define NO_MEMORY_MOST 10000u
 
@@ -141,7 +142,7 @@ static int step_cpu(struct tdm_machine *m, struct tdm_unit *u, u64 until)
 {
 	const struct tdm_sim_agent *spec = u->a->spec;
 	struct tdm_core *k = &m->cpus.core[u->cpu];
-	u64 every = tdmi_duration_cycles(spec->every, m->costs.hz), most = spec->accesses ? spec->accesses - u->done : ~(u64)0, n = 0;
+	u64 every = tdmi_duration_cycles(spec->every, m->costs.hz), most = spec->accesses ? spec->accesses - u->done : ~(u64)0, n = 0, misses = k->tlb.misses;
 	int r = 0;
 
 	if (u->op == u->nops) {
@@ -157,6 +158,8 @@ static int step_cpu(struct tdm_machine *m, struct tdm_unit *u, u64 until)
 	if (k->s != u->a->s || k->lazy)
 		r = tdmi_cpus_switch(&m->cpus, u->cpu, u->a->s);
 	while (!r && u->op < u->nops && n < most && k->clock <= until) {
+		if (u->missing && u->op + AHEAD < u->nops)
+			tdmi_cpus_ahead(&m->cpus, u->cpu, u->a->view->start + TDM_OP_OFFSET(u->ops[u->op + AHEAD]));
 		r = access_one(m, u, u->ops[u->op]);
 		if (r)
 			break;
@@ -165,6 +168,8 @@ static int step_cpu(struct tdm_machine *m, struct tdm_unit *u, u64 until)
 		if (every)
 			break;
 	}
+	/* What misses the simulated TLB most likely misses this machine's caches, too. */
+	u->missing = (k->tlb.misses - misses) * 4 > n;
 	u->done += n;
 	m->accesses += n;
 	u->a->count[TDM_AGENT_DONE] += n;

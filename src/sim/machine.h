@@ -68,6 +68,7 @@ struct tdm_unit {
 	bool has_stream;
 	u64 ops[TDM_SIM_BATCH];
 	u32 op, nops;
+	bool missing;               /* more than a quarter of the last accesses missed the TLB */
 	u64 at;                     /* of what it goes through: a page. Of a device's: when it may have the next transfer */
 	struct tdm_space *child;    /* of who forks: until it has executed */
 };
