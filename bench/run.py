@@ -373,7 +373,7 @@ def bench_sim(b):
     """Absolute: there is nothing to compare with but the targets."""
     runs = []
     for _ in range(b.runs):
-        out = call([b.path('simbench'), '4'], cwd=b.dir, stderr=subprocess.PIPE).stdout.decode()
+        out = call([b.path('simbench')], cwd=b.dir, stderr=subprocess.PIPE).stdout.decode()
         runs.append({line[:28].strip(): float(line[28:].split()[0]) for line in out.splitlines() if 'M/s' in line})
     b.raw['sim'] = runs, []
     for what, target in SIM_ROWS.items():
