@@ -419,7 +419,7 @@ static int run_point(struct tdm_machine *m, struct tdm_sim_result *out)
 int tdmi_sim_run(const struct tdm_scenario *s, const struct tdm_costs *costs, struct tdm_report *report, tdm_sim_progress_fn *progress, void *arg, char *err)
 {
 	struct tdm_scenario *point = malloc(sizeof(*point));
-	struct tdm_machine *m = malloc(sizeof(*m));
+	struct tdm_machine *m = aligned_alloc(_Alignof(struct tdm_machine), sizeof(*m)); /* readers of RCU have lines of their own */
 	struct tdm_sim_result result;
 	u32 n = tdmi_scenario_points(s);
 	int r = point && m ? 0 : tdmi_sim_fail(err, -ENOMEM, s->path, 0, "no memory");
