@@ -27,7 +27,7 @@ struct tdm_vmscan {
 		u32 first, last;     /* the oldest, the youngest; page numbers within the range of ram */
 		u64 n;
 	} gen[TDM_SCAN_GENS];
-	u64 max;                 /* the youngest generation; the lists are those of max - 3 to max */
+	tdm_a64 max;             /* the youngest generation; the lists are those of max - 3 to max. Written under the lock */
 	enum tdm_scan_young young;
 	struct tdm_vmscan_stats stats;
 	struct plat_mutex ws_lock;
@@ -47,7 +47,7 @@ int tdmi_vmscan_init(struct tdm_world *w)
 	plat_mutex_init(&v->ws_lock, TDM_RANK_CTX);
 	for (u32 i = 0; i < TDM_SCAN_GENS; i++)
 		v->gen[i] = (struct list){ LIST_NONE, LIST_NONE, 0 };
-	v->max = TDM_SCAN_GENS - 1;
+	tdm_a64_st_relaxed(&v->max, TDM_SCAN_GENS - 1);
 	w->vmscan = v;
 	return 0;
 }
@@ -65,6 +65,11 @@ void tdmi_vmscan_destroy(struct tdm_world *w)
 void tdmi_vmscan_policy(struct tdm_world *w, enum tdm_scan_young young)
 {
 	w->vmscan->young = young;
+}
+
+static u64 youngest(const struct tdm_world *w)
+{
+	return tdm_a64_ld_relaxed(&w->vmscan->max);
 }
 
 static struct tdm_page *page_at(struct tdm_world *w, u32 nr)
@@ -129,7 +134,7 @@ static void add(struct tdm_world *w, struct tdm_pfn pfn, bool young)
 	plat_mutex_lock(&v->lock);
 	/* It may have lost its last mapping, and been freed, since; or be on the list by somebody else's doing. */
 	if (tdm_page_refs(page_at(w, nr_of(w, pfn))) && !page_at(w, nr_of(w, pfn))->on_list)
-		list_add(w, nr_of(w, pfn), young ? v->max : v->max - 1);
+		list_add(w, nr_of(w, pfn), young ? youngest(w) : youngest(w) - 1);
 	plat_mutex_unlock(&v->lock);
 }
 
@@ -140,7 +145,7 @@ void tdmi_vmscan_add(struct tdm_world *w, struct tdm_pfn pfn)
 
 void tdmi_vmscan_refault(struct tdm_world *w, struct tdm_pfn pfn, u32 clock)
 {
-	u32 age = (u32)(w->vmscan->max - clock) & 255;
+	u32 age = (u32)(youngest(w) - clock) & 255;
 
 	tdm_world_count(w, TDM_SC_REFAULTS, 1);
 	/* It was wanted within a generation of being thrown out. */
@@ -273,7 +278,7 @@ static int unmap_one(void *arg, struct tdm_space *s, struct tdm_pt *pt, u32 i, u
 {
 	struct unmapping *u = arg;
 	struct tdm_pte pte = pt ? tdm_pt_get(pt, i) : (struct tdm_pte){ 0 };
-	u32 clock = (u32)s->w->vmscan->max & 255;
+	u32 clock = (u32)youngest(s->w) & 255;
 	bool blocked = tdm_pte_blocked(pte), dirty, named;
 	struct tdm_vma v;
 
@@ -348,7 +353,7 @@ static u32 take_oldest(struct tdm_world *w, struct tdm_pfn *page, u32 want)
 
 	plat_mutex_lock(&v->lock);
 	for (u32 g = 1; g < TDM_SCAN_GENS && n < want; g++)
-		for (u32 nr = v->gen[(v->max + g) % TDM_SCAN_GENS].first, next; nr != LIST_NONE && n < want; nr = next) {
+		for (u32 nr = v->gen[(youngest(w) + g) % TDM_SCAN_GENS].first, next; nr != LIST_NONE && n < want; nr = next) {
 			next = page_at(w, nr)->next;
 			if (isolate_locked(w, nr))
 				page[n++] = (struct tdm_pfn){ w->phys.range[w->ram].first + nr };
@@ -410,10 +415,10 @@ static u64 one_round(struct tdm_world *w, struct tdm_rcu_reader *reader, struct 
 static void age_locked(struct tdm_world *w)
 {
 	struct tdm_vmscan *v = w->vmscan;
-	struct list *oldest = &v->gen[(v->max + 1) % TDM_SCAN_GENS], *next = &v->gen[(v->max + 2) % TDM_SCAN_GENS];
+	struct list *oldest = &v->gen[(youngest(w) + 1) % TDM_SCAN_GENS], *next = &v->gen[(youngest(w) + 2) % TDM_SCAN_GENS];
 
 	for (u32 nr = oldest->first; nr != LIST_NONE; nr = page_at(w, nr)->next)
-		page_at(w, nr)->gen = (u8)((v->max + 2) % TDM_SCAN_GENS);
+		page_at(w, nr)->gen = (u8)((youngest(w) + 2) % TDM_SCAN_GENS);
 	if (oldest->n && next->n) {
 		page_at(w, oldest->last)->next = next->first;
 		page_at(w, next->first)->prev = oldest->last;
@@ -421,7 +426,7 @@ static void age_locked(struct tdm_world *w)
 	if (oldest->n)
 		*next = (struct list){ oldest->first, next->n ? next->last : oldest->last, oldest->n + next->n };
 	*oldest = (struct list){ LIST_NONE, LIST_NONE, 0 };
-	v->max++;
+	tdm_a64_add_relaxed(&v->max, 1);
 }
 
 void tdmi_vmscan_age(struct tdm_world *w)
@@ -437,7 +442,7 @@ static void age_if_due(struct tdm_world *w)
 	struct tdm_vmscan *v = w->vmscan;
 
 	plat_mutex_lock(&v->lock);
-	if (v->stats.listed - v->gen[v->max % TDM_SCAN_GENS].n < v->stats.listed / 4 + 1)
+	if (v->stats.listed - v->gen[youngest(w) % TDM_SCAN_GENS].n < v->stats.listed / 4 + 1)
 		age_locked(w);
 	plat_mutex_unlock(&v->lock);
 }
