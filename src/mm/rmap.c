@@ -212,7 +212,7 @@ static int visit_round(struct tdm_world *w, struct tdm_pfn pfn, u64 m, const enu
 
 static int walk(struct tdm_world *w, struct tdm_pfn pfn, const enum tdm_inv_event *why, tdm_rmap_fn *fn, void *arg)
 {
-	u64 few[AT_ONCE], *map = few;
+	u64 few[AT_ONCE] = { 0 }, *map = few;
 	u32 room = AT_ONCE, n = copy(w, pfn, map, room);
 	int r = 0;
 

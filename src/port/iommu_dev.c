@@ -53,8 +53,9 @@ static void end(struct tdm_dma *d, int result)
 
 static void deactivate(struct tdm_iommu_dev *dev, u32 i)
 {
-	memmove(&dev->active[i], &dev->active[i + 1], (dev->nactive - i - 1) * sizeof(dev->active[0]));
 	dev->nactive--;
+	for (u32 k = i; k < dev->nactive; k++)
+		dev->active[k] = dev->active[k + 1];
 	if (dev->turn > i)
 		dev->turn--;
 }
