@@ -3,7 +3,7 @@
  * check.h - what the engine believes, said so that it can be tested.
  *
  * TDM_BUG_ON(x) is always on: a state from which going on would lose somebody's bytes. TDM_ASSERT(x) is for debug builds
- * (-Ddebug_checks=true): every invariant that is cheap enough to ask at the place where it must hold. Both abort with the
+ * (-Ddebug_checks=true) and the explorer: every invariant that is cheap enough to ask at the place where it must hold. Both abort with the
  * condition and the place; neither is for a caller's mistakes (-EINVAL) nor for the environment's failures (-errno).
  */
 #ifndef TDM_BASE_CHECK_H
@@ -20,7 +20,7 @@
 			TDM_BUG(#x);                                                                                    \
 	} while (0)
 
-#ifdef TDM_DEBUG
+#if defined(TDM_DEBUG) || defined(TDM_EXPLORE)
 #define TDM_ASSERT(x) TDM_BUG_ON(!(x))
 #else
 #define TDM_ASSERT(x) ((void)sizeof(!(x)))

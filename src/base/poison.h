@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * poison.h - engine memory that nobody may use, told to AddressSanitizer: it does not know that memory comes and goes here. Nothing in other builds.
+ * poison.h - engine memory that nobody may use, told to AddressSanitizer, which does not know that memory comes and goes here, or to the
+ * explorer. Nothing in other builds.
  */
 #ifndef TDM_BASE_POISON_H
 #define TDM_BASE_POISON_H
@@ -15,7 +16,10 @@
 #endif
 #endif
 
-#ifdef TDM_POISONING
+#if defined(TDM_EXPLORE)
+#define tdm_poison(p, n) tdmx_poison(p, n)
+#define tdm_unpoison(p, n) tdmx_unpoison(p, n)
+#elif defined(TDM_POISONING)
 void __asan_poison_memory_region(void const volatile *addr, size_t size);
 void __asan_unpoison_memory_region(void const volatile *addr, size_t size);
 #define tdm_poison(p, n) __asan_poison_memory_region(p, n)

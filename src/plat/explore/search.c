@@ -1,0 +1,702 @@
+// SPDX-License-Identifier: MIT
+/*
+ * search.c - what happens next: choices, and which of them to try.
+ *
+ * A run is a list of choices. There is one at each point where a thread may be interrupted (0: it goes on), where one must be picked as the last one sleeps, where a load could
+ * see an old store (0: the newest), and where a scenario asks. Who has the list has the run: it is told as "position=choice,..." without the zeros.
+ *
+ *   DFS      all lists, depth first, as long as no more than `preemptions` interruptions and `stale` old values are in them
+ *   PCT      a random order of the threads, and depth - 1 random moments at which the running one becomes the last
+ *   RANDOM   each choice by chance
+ *   REPLAY   a given list
+ *
+ * Where threads can be interrupted. Before an access to something atomic, or a lock, that another thread accesses too, in any run so far, and one of them writes: an
+ * access to what is one's own does not care when it happens. What is shared is learned from some random runs; if a search finds more of it later, it
+ * starts over. Choices are counted at all of them all the same, so that a list does not depend on what was learned.
+ *
+ * Somebody who spins (plat_relax()) sleeps until something changes that he has read since the last time. When nobody can go on he looks again, and then sees the
+ * newest of everything; when that does not help, again and again, it is a livelock.
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "base/check.h"
+#include "plat/explore/impl.h"
+
+#define CHOICES 65536u
+#define STEPS_MAX 20000u
+#define IDLE_MAX 600u
+#define PLACES 65536u
+#define WARM_UP 200u
+#define QUIET 16u
+
+struct explorer X;
+bool search_tracing;
+
+struct place {
+	uintptr_t addr;
+	u8 by, written_by; /* masks of threads */
+	bool active;       /* somebody may be interrupted here */
+};
+
+static struct place place[PLACES];
+static u32 nplaces, nactive;
+static bool grown, everywhere;
+static struct {
+	uintptr_t start, end;
+} quiet[QUIET];
+static u32 nquiet;
+
+static struct {
+	u16 n, v;
+} choice[CHOICES];
+static u32 nchoices, at;
+
+static const struct tdmx_config *config;
+static enum tdmx_strategy strategy;
+static struct tdmx_result *result;
+static u32 preemptions_left, stale_left, idle, points;
+static u64 rng;
+static u32 change_at[16], longest = 64;
+static bool failed, cut, newest_only;
+static const void *fail_pc, *fail_pc2;
+static const u32 *given; /* REPLAY: pairs of position and choice */
+static u32 ngiven;
+static const struct tdmx_scenario *scenario;
+
+static u64 draw(void)
+{
+	rng ^= rng << 13;
+	rng ^= rng >> 7;
+	rng ^= rng << 17;
+	return rng * 0x2545f4914f6cdd1dull >> 11;
+}
+
+/* ---- choices ----------------------------------------------------------------------------------------------------------- */
+
+static void leave(void)
+{
+	fiber_switch(X.cur, NT);
+}
+
+static void end_run(void)
+{
+	X.over = true;
+	leave();
+}
+
+static u32 given_at(u32 position)
+{
+	for (u32 i = 0; i < ngiven; i++)
+		if (given[2 * i] == position)
+			return given[2 * i + 1];
+	return 0;
+}
+
+/* The next choice of n; what is preferred if the strategy has no list to follow. */
+static u32 next_choice(u32 n, u32 preferred)
+{
+	if (at == CHOICES) {
+		cut = true;
+		end_run();
+	}
+	if (strategy == TDMX_REPLAY) {
+		u32 v = given_at(at++);
+
+		if (v >= n)
+			search_fail_at(NULL, NULL, "these choices are not of this program: at %u there are %u", at - 1, n);
+		return v;
+	}
+	if (strategy != TDMX_DFS || at == nchoices) {
+		choice[at].n = (u16)n;
+		choice[at].v = (u16)(strategy == TDMX_DFS ? 0 : preferred);
+		nchoices = at + 1;
+	} else if (choice[at].n != n) {
+		fprintf(stderr, "tandem-explore: bug: %s is not deterministic: choice %u was of %u, and is of %u\n", scenario->name, at, choice[at].n, n);
+		abort();
+	}
+	return choice[at++].v;
+}
+
+u32 search_choose(u32 n)
+{
+	return next_choice(n, n > 1 ? (u32)(draw() % n) : 0);
+}
+
+static bool next_list(void)
+{
+	while (nchoices && choice[nchoices - 1].v + 1 >= choice[nchoices - 1].n)
+		nchoices--;
+	if (!nchoices)
+		return false;
+	choice[nchoices - 1].v++;
+	return true;
+}
+
+/* ---- places ------------------------------------------------------------------------------------------------------------ */
+
+static bool shared(const struct place *p)
+{
+	return p->written_by && (p->by & (p->by - 1));
+}
+
+static bool is_quiet(uintptr_t addr)
+{
+	for (u32 i = 0; i < nquiet; i++)
+		if (addr - quiet[i].start < quiet[i].end - quiet[i].start)
+			return true;
+	return false;
+}
+
+void search_quiet(const void *p, size_t size)
+{
+	TDM_BUG_ON(nquiet == QUIET);
+	quiet[nquiet].start = (uintptr_t)p;
+	quiet[nquiet++].end = (uintptr_t)p + size;
+}
+
+static bool may_interrupt(uintptr_t addr, bool write)
+{
+	u32 h = (u32)((addr >> 1) * 0x9e3779b97f4a7c15ull >> 40) % PLACES;
+	struct place *p;
+
+	while (place[h].addr && place[h].addr != addr)
+		h = (h + 1) % PLACES;
+	p = &place[h];
+	if (!p->addr) {
+		TDM_BUG_ON(++nplaces > PLACES / 2);
+		p->addr = addr;
+	}
+	p->by |= (u8)(1u << X.cur);
+	p->written_by |= (u8)(write ? 1u << X.cur : 0);
+	if (!p->active && shared(p) && !is_quiet(addr))
+		grown = true;
+	return p->active || (everywhere && !is_quiet(addr));
+}
+
+static void learn(void)
+{
+	nactive = 0;
+	for (u32 h = 0; h < PLACES; h++) {
+		place[h].active = place[h].addr && shared(&place[h]) && !is_quiet(place[h].addr);
+		nactive += place[h].active;
+	}
+	grown = false;
+}
+
+/* ---- threads ----------------------------------------------------------------------------------------------------------- */
+
+/* Those that can go on, the running one first. */
+static u32 enabled(u32 *list)
+{
+	u32 n = 0;
+
+	if (X.t[X.cur].state == READY)
+		list[n++] = X.cur;
+	for (u32 i = 1; i < X.n; i++)
+		if (i != X.cur && X.t[i].state == READY)
+			list[n++] = i;
+	return n;
+}
+
+static u32 first_by_priority(const u32 *list, u32 n)
+{
+	u32 best = 0;
+
+	for (u32 i = 0; i < config->depth && i < 16; i++)
+		if (points && change_at[i] == points && X.t[X.cur].state == READY)
+			X.t[X.cur].prio = config->depth - i - 1;
+	for (u32 i = 1; i < n; i++)
+		if (X.t[list[i]].prio > X.t[list[best]].prio)
+			best = i;
+	return best;
+}
+
+static void go_on_with(u32 to)
+{
+	u32 from = X.cur;
+
+	if (to == from)
+		return;
+	X.cur = to;
+	fiber_switch(from, to);
+}
+
+static u32 preferred_of(const u32 *list, u32 n)
+{
+	return strategy == TDMX_PCT ? first_by_priority(list, n) : (u32)(draw() % n);
+}
+
+void search_point(const volatile void *p, bool write, const char *what, const void *pc)
+{
+	bool active;
+	u32 list[NT], n, v;
+
+	if (!in_thread())
+		return;
+	if (++X.steps > STEPS_MAX) {
+		cut = true;
+		end_run();
+	}
+	active = may_interrupt((uintptr_t)p, write);
+	points += active;
+	n = enabled(list);
+	if (strategy != TDMX_REPLAY && (!active || (strategy == TDMX_DFS && !preemptions_left)))
+		n = 1;
+	v = next_choice(n, n > 1 ? preferred_of(list, n) : 0);
+	if (v) {
+		if (strategy == TDMX_DFS)
+			preemptions_left--;
+		if (search_tracing)
+			tdmx_note("interrupted before: %s", what);
+		go_on_with(list[v]);
+	}
+}
+
+static void deadlock(void)
+{
+	char buf[200];
+	size_t len = 0;
+
+	for (u32 i = 1; i < X.n; i++)
+		if (X.t[i].state != DONE)
+			len += (size_t)snprintf(buf + len, len < sizeof(buf) ? sizeof(buf) - len : 0, "%s%s %s", len ? ", " : "", X.t[i].name,
+						X.t[i].state == LOCKED ? "waits for a lock" : X.t[i].state == WAITING ? "sleeps" : "spins");
+	search_fail_at(NULL, NULL, "nobody can go on: %s", buf);
+}
+
+/* Nobody is ready: who may look again? false: the run is over. */
+static bool wake_somebody(void)
+{
+	bool any = false;
+	u32 done = 0;
+
+	for (u32 i = 1; i < X.n; i++)
+		done += X.t[i].state == DONE;
+	if (done == X.n - 1)
+		return false;
+	newest_only = true;
+	for (u32 i = 1; i < X.n; i++)
+		if (X.t[i].state == SPINNING) {
+			X.t[i].state = READY;
+			any = true;
+		}
+	for (u32 i = 1; i < X.n && !any; i++)
+		if (X.t[i].state == WAITING && X.t[i].timed) {
+			X.t[i].state = READY;
+			X.t[i].timed_out = true;
+			any = true;
+		}
+	if (!any || ++idle > IDLE_MAX)
+		deadlock();
+	return true;
+}
+
+/* The running thread cannot go on; from the explorer itself: none has begun. */
+static u32 pick(void)
+{
+	u32 list[NT], n;
+
+	while (!(n = enabled(list)))
+		if (!wake_somebody())
+			return NT;
+	if (idle && strategy != TDMX_REPLAY)
+		n = 1;
+	return list[next_choice(n, n > 1 ? preferred_of(list, n) : 0)];
+}
+
+void search_sleep(void)
+{
+	u32 to = pick();
+
+	if (to == NT)
+		leave();
+	else
+		go_on_with(to);
+}
+
+void search_changed(const volatile void *p)
+{
+	idle = 0;
+	newest_only = false;
+	for (u32 i = 1; i < X.n; i++) {
+		struct thread *t = &X.t[i];
+		bool wakes = t->nread > READS_KEPT;
+
+		for (u32 k = 0; k < t->nread && k < READS_KEPT && !wakes; k++)
+			wakes = t->read[k] == p;
+		if (t->state == SPINNING && wakes)
+			t->state = READY;
+	}
+}
+
+bool search_stale(void)
+{
+	return !newest_only && (strategy == TDMX_REPLAY || stale_left);
+}
+
+void search_stale_taken(void)
+{
+	if (strategy != TDMX_REPLAY)
+		stale_left--;
+}
+
+/* ---- failing ----------------------------------------------------------------------------------------------------------- */
+
+static void fail(const void *pc, const void *pc2, const char *fmt, va_list ap)
+{
+	if (!failed) {
+		vsnprintf(result->what, sizeof(result->what), fmt, ap);
+		fail_pc = pc;
+		fail_pc2 = pc2;
+	}
+	failed = true;
+	end_run();
+}
+
+void search_fail_at(const void *pc, const void *pc2, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	fail(pc, pc2, fmt, ap);
+	va_end(ap);
+}
+
+void tdmx_fail(const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!result) {
+		va_start(ap, fmt);
+		vfprintf(stderr, fmt, ap);
+		va_end(ap);
+		fputs(": in setup\n", stderr);
+		abort();
+	}
+	va_start(ap, fmt);
+	fail(__builtin_return_address(0), NULL, fmt, ap);
+	va_end(ap);
+}
+
+/* ---- what scenarios ask ------------------------------------------------------------------------------------------------ */
+
+void *tdmx_alloc(size_t size)
+{
+	void *p = arena_map(TDM_ALIGN_UP(size, TDM_PAGE_SIZE));
+
+	TDM_BUG_ON(!p);
+	return p;
+}
+
+void tdmx_spawn(const char *name, void (*fn)(void *), void *arg)
+{
+	struct thread *t = &X.t[X.n];
+
+	TDM_BUG_ON(X.n == NT);
+	t->name = name;
+	t->fn = fn;
+	t->arg = arg;
+	fiber_make(X.n++);
+}
+
+void tdmx_bytes(const void *p, size_t size)
+{
+	race_bytes(p, size);
+}
+
+void tdmx_quiet(const void *p, size_t size)
+{
+	search_quiet(p, size);
+}
+
+void tdmx_name(const void *p, size_t size, const char *name)
+{
+	trace_name(p, size, name);
+}
+
+u32 tdmx_self(void)
+{
+	return X.cur;
+}
+
+void tdmx_point(const char *what)
+{
+	static const char anything;
+
+	if (!in_thread())
+		return;
+	for (u32 i = 1; i < X.n; i++) {
+		/* It is shared by definition. */
+		u32 self = X.cur;
+
+		X.cur = i;
+		(void)may_interrupt((uintptr_t)&anything, true);
+		X.cur = self;
+	}
+	search_point(&anything, true, what, __builtin_return_address(0));
+}
+
+u32 tdmx_choose(u32 n)
+{
+	return search_choose(n);
+}
+
+void tdmx_wait_while(const bool *flag)
+{
+	while (in_thread() && *(const volatile bool *)flag) {
+		X.t[X.cur].state = LOCKED;
+		X.t[X.cur].on = flag;
+		search_sleep();
+	}
+}
+
+void tdmx_poke(void *to, const void *from, size_t size)
+{
+	memcpy(to, from, size);
+	arena_dirty(to, size);
+	for (u32 i = 1; i < X.n; i++)
+		if (X.t[i].state == LOCKED && (uintptr_t)X.t[i].on - (uintptr_t)to < size)
+			X.t[i].state = READY;
+}
+
+void tdmx_peek(void *to, const void *from, size_t size)
+{
+	memcpy(to, from, size);
+	arena_dirty(to, size);
+}
+
+void tdmx_order(u32 id)
+{
+	static const char places[64];
+
+	TDM_BUG_ON(id >= 64);
+	if (!in_thread())
+		return;
+	memory_acquire(&places[id]);
+	memory_release(&places[id]);
+}
+
+/* ---- runs -------------------------------------------------------------------------------------------------------------- */
+
+static void start_threads(void)
+{
+	for (u32 i = 0; i < X.n; i++) {
+		struct thread *t = &X.t[i];
+
+		t->state = i ? READY : UNUSED;
+		memset(&t->clk, 0, sizeof(t->clk));
+		memset(&t->released, 0, sizeof(t->released));
+		memset(&t->acquired, 0, sizeof(t->acquired));
+		t->clk.c[i] = 1;
+		t->nread = 0;
+		t->prio = config->depth + i;
+		fiber_make(i);
+	}
+	for (u32 i = X.n - 1; strategy == TDMX_PCT && i > 1; i--) {
+		u32 k = 1 + (u32)(draw() % i), prio = X.t[i].prio;
+
+		X.t[i].prio = X.t[k].prio;
+		X.t[k].prio = prio;
+	}
+	for (u32 i = 0; strategy == TDMX_PCT && i < 16; i++)
+		change_at[i] = i + 1 < config->depth ? 1 + (u32)(draw() % longest) : 0;
+}
+
+static void run_check(void *arg)
+{
+	(void)arg;
+	if (scenario->check)
+		scenario->check();
+	leave();
+}
+
+static void run_once(void)
+{
+	u32 first;
+
+	X.gen++;
+	X.steps = 0;
+	X.over = false;
+	memset(&X.sc, 0, sizeof(X.sc));
+	at = points = idle = 0;
+	cut = newest_only = false;
+	preemptions_left = config->preemptions;
+	stale_left = config->stale;
+	arena_restore();
+	memory_reset();
+	trace_reset();
+	start_threads();
+	X.cur = 0;
+	X.running = true;
+	first = pick();
+	X.cur = first;
+	fiber_switch(NT, first);
+	X.running = false;
+	if (!X.over) {
+		X.cur = 0;
+		fiber_switch(NT, 0);
+	}
+	if (points > 8)
+		longest = points;
+	result->runs++;
+	result->points += points;
+	result->cut += cut;
+	result->longest = TDM_MAX(result->longest, points);
+}
+
+static double seconds_since(const struct timespec *from)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)(now.tv_sec - from->tv_sec) + (double)(now.tv_nsec - from->tv_nsec) / 1e9;
+}
+
+static bool enough(const struct timespec *from)
+{
+	if (config->runs && result->runs >= config->runs)
+		return true;
+	return config->seconds && result->runs % 256 == 0 && seconds_since(from) > (double)config->seconds;
+}
+
+static char *list_of_choices(void)
+{
+	size_t len = 0, size = 64;
+	char *s = malloc(size);
+
+	TDM_BUG_ON(!s);
+	s[0] = 0;
+	for (u32 i = 0; i < at; i++) {
+		if (!choice[i].v)
+			continue;
+		if (len + 32 > size) {
+			size *= 2;
+			s = realloc(s, size);
+			TDM_BUG_ON(!s);
+		}
+		len += (size_t)snprintf(s + len, size - len, "%s%u=%u", len ? "," : "", i, choice[i].v);
+	}
+	return s;
+}
+
+static void warm_up(void)
+{
+	enum tdmx_strategy wanted = strategy;
+
+	strategy = TDMX_RANDOM;
+	everywhere = true;
+	for (u32 i = 0; i < WARM_UP && !failed; i++)
+		run_once();
+	everywhere = false;
+	learn();
+	if (!failed)
+		strategy = wanted;
+}
+
+static void depth_first(const struct timespec *from)
+{
+	nchoices = 0;
+	while (!failed && !enough(from)) {
+		run_once();
+		if (failed)
+			return;
+		if (grown) {
+			learn();
+			nchoices = 0;
+		} else if (!next_list()) {
+			result->complete = true;
+			return;
+		}
+	}
+}
+
+static void parse_choices(const char *s)
+{
+	static u32 list[2 * 4096];
+
+	given = list;
+	for (ngiven = 0; s && *s && ngiven < 4096; ngiven++) {
+		char *end;
+
+		list[2 * ngiven] = (u32)strtoul(s, &end, 10);
+		list[2 * ngiven + 1] = *end == '=' ? (u32)strtoul(end + 1, &end, 10) : 0;
+		s = *end ? end + 1 : end;
+	}
+}
+
+/* The same once more, told. */
+static void tell(const char *choices)
+{
+	parse_choices(choices);
+	strategy = TDMX_REPLAY;
+	failed = false;
+	search_tracing = true;
+	run_once();
+	search_tracing = false;
+	result->runs--;
+	trace_print();
+}
+
+static void say_where(void)
+{
+	char where[160];
+	size_t len = strlen(result->what);
+
+	for (u32 i = 0; i < 2; i++) {
+		const void *pc = i ? fail_pc2 : fail_pc;
+
+		if (!pc)
+			continue;
+		trace_place(pc, where, sizeof(where));
+		len += (size_t)snprintf(result->what + len, sizeof(result->what) - len, "%s%s", i ? " and " : ": ", where);
+		len = TDM_MIN(len, sizeof(result->what) - 1);
+	}
+}
+
+void tdmx_explore(const struct tdmx_scenario *s, const struct tdmx_config *c, bool trace, struct tdmx_result *r)
+{
+	struct timespec from;
+
+	memset(r, 0, sizeof(*r));
+	scenario = s;
+	config = c;
+	strategy = c->strategy;
+	rng = c->seed * 2 + 88172645463325252ull;
+	arena_init();
+	X.n = 0;
+	tdmx_spawn("check", run_check, NULL);
+	s->setup();
+	arena_snapshot();
+	result = r;
+	clock_gettime(CLOCK_MONOTONIC, &from);
+	if (strategy == TDMX_REPLAY) {
+		parse_choices(c->choices);
+		search_tracing = trace;
+		run_once();
+		if (trace)
+			trace_print();
+	} else {
+		warm_up();
+		if (strategy == TDMX_DFS && !failed)
+			depth_first(&from);
+		while (strategy != TDMX_DFS && !failed && !enough(&from)) {
+			run_once();
+			if (grown)
+				learn();
+		}
+	}
+	r->failed = failed;
+	r->shared = nactive;
+	r->seconds = seconds_since(&from);
+	if (failed) {
+		say_where();
+		if (strategy != TDMX_REPLAY) {
+			r->choices = list_of_choices();
+			if (trace)
+				tell(r->choices);
+		}
+	}
+}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: MIT
+/* world.c - see world.h. */
+#include <string.h>
+#include "base/check.h"
+#include "mm/rmap.h"
+#include "mm/swapcache.h"
+#include "mm/vmscan.h"
+#include "tests/explore/world.h"
+
+#define RAM_PAGES 512u
+
+struct xw *xw;
+
+static void set_busy(struct xw_cpu *c, bool busy)
+{
+	tdmx_poke(&c->busy, &busy, sizeof(busy));
+}
+
+/* ---- flushes */
+
+static void flush(void *arg, struct tdm_space *s, u64 start, u64 end, u32 shift)
+{
+	(void)arg;
+	(void)shift;
+	for (u32 i = 0; i <= TDMX_THREADS; i++) {
+		struct xw_cpu *c = &xw->cpu[i];
+
+		if (i != tdmx_self()) {
+			tdmx_point("sends an interrupt");
+			tdmx_wait_while(&c->busy);
+		}
+		for (u32 k = 0; k < XW_TLB; k++)
+			if (c->tlb[k].s == s && c->tlb[k].va >= TDM_ALIGN_DOWN(start, TDM_PAGE_SIZE) && c->tlb[k].va < end)
+				tdmx_poke(&c->tlb[k], &(struct xw_tlb_entry){ 0 }, sizeof(c->tlb[k]));
+		/* Whoever is flushed and who flushes are ordered by the interrupt. */
+		tdmx_order(i);
+	}
+}
+
+static const struct tdm_tlb_ops ops = { .flush = flush };
+
+/* ---- instructions */
+
+static struct xw_tlb_entry *cached(struct xw_cpu *c, const struct tdm_space *s, u64 page, bool write)
+{
+	for (u32 i = 0; i < XW_TLB; i++)
+		if (c->tlb[i].s == s && c->tlb[i].va == page && (!write || (c->tlb[i].pte.v & (TDM_PTE_WRITE | TDM_PTE_DIRTY)) == (TDM_PTE_WRITE | TDM_PTE_DIRTY)))
+			return &c->tlb[i];
+	return NULL;
+}
+
+static void keep(struct xw_cpu *c, const struct tdm_space *s, u64 page, struct tdm_pte pte)
+{
+	struct xw_tlb_entry e = { .s = s, .va = page, .pte = pte };
+	u32 at = c->next % XW_TLB, next = c->next + 1;
+
+	for (u32 i = 0; i < XW_TLB; i++)
+		if (c->tlb[i].s == s && c->tlb[i].va == page) {
+			at = i;
+			next = c->next;
+		}
+	tdmx_poke(&c->tlb[at], &e, sizeof(e));
+	tdmx_poke(&c->next, &next, sizeof(next));
+}
+
+/* One instruction; false: it has faulted. */
+static bool instruction(struct tdm_space *s, u64 va, bool write, u64 *v)
+{
+	u32 self = tdmx_self();
+	struct xw_cpu *c = &xw->cpu[self];
+	u64 page = TDM_ALIGN_DOWN(va, TDM_PAGE_SIZE);
+	struct xw_tlb_entry *e;
+	u8 *bytes;
+
+	tdmx_point(write ? "a store instruction" : "a load instruction");
+	set_busy(c, true);
+	tdmx_order(self);
+	e = cached(c, s, page, write);
+	if (!e) {
+		u32 caps = xw->no_hw_a ? 0 : TDM_WALK_HW_A | TDM_WALK_HW_D;
+		struct tdm_walk walk;
+		enum tdm_walk_result r;
+
+		tdmi_rcu_read_lock(xw_reader());
+		r = tdmi_walk(&s->pgt, va, write, caps, TDM_PAGE_SIZE, &walk);
+		tdmi_rcu_read_unlock(xw_reader());
+		if (r != TDM_WALK_OK) {
+			set_busy(c, false);
+			return false;
+		}
+		keep(c, s, page, walk.pte);
+		e = cached(c, s, page, write);
+		TDM_BUG_ON(!e);
+		tdmx_point("between the walk and the access");
+	}
+	if (!(e->pte.v & TDM_PTE_SPECIAL)) {
+		struct tdm_page *pg = tdm_pfn_page(&xw->w.phys, tdm_pte_pfn(e->pte));
+		u64 word;
+
+		tdmx_peek(&word, &pg->word, sizeof(word));
+		TDMX_CHECK(word & TDM_PG_REFS, "a CPU %s a page that is free", write ? "writes to" : "reads");
+	}
+	bytes = tdm_pfn_bytes(&xw->w.phys, tdm_pte_pfn(e->pte)) + va % TDM_PAGE_SIZE;
+	if (write)
+		tdmx_poke(bytes, v, sizeof(*v));
+	else
+		tdmx_peek(v, bytes, sizeof(*v));
+	tdmx_note("%s %#llx: %llu", write ? "stores to" : "loads from", (unsigned long long)va, (unsigned long long)*v);
+	tdmx_order(self);
+	set_busy(c, false);
+	return true;
+}
+
+static int access_word(struct tdm_space *s, u64 va, bool write, u64 *v)
+{
+	while (!instruction(s, va, write, v)) {
+		int r = tdmi_space_fault(s, xw_reader(), va, write ? TDM_ACCESS_WRITE : TDM_ACCESS_READ);
+
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+int xw_try_load(struct tdm_space *s, u64 va, u64 *v)
+{
+	return access_word(s, va, false, v);
+}
+
+int xw_try_store(struct tdm_space *s, u64 va, u64 v)
+{
+	return access_word(s, va, true, &v);
+}
+
+u64 xw_load(struct tdm_space *s, u64 va)
+{
+	u64 v = 0;
+	int r = xw_try_load(s, va, &v);
+
+	TDMX_CHECK(!r, "a load faults: %d", r);
+	return v;
+}
+
+void xw_store(struct tdm_space *s, u64 va, u64 v)
+{
+	int r = xw_try_store(s, va, v);
+
+	TDMX_CHECK(!r, "a store faults: %d", r);
+}
+
+/* ---- setup and check */
+
+void xw_quiet_space(struct tdm_space *s)
+{
+	tdmx_quiet(&s->alloc, sizeof(s->alloc));
+	tdmx_quiet(&s->rss, sizeof(s->rss) + sizeof(s->swapped) + sizeof(s->special));
+}
+
+void xw_init(u32 pages, bool swap)
+{
+	struct tdm_mem_range *ram;
+
+	(void)swap;
+	xw = tdmx_alloc(sizeof(*xw));
+	TDM_BUG_ON(tdmi_world_init(&xw->w, RAM_PAGES, &ops, NULL, NULL));
+	ram = &xw->w.phys.range[xw->w.ram];
+	tdmx_bytes(ram->bytes, RAM_PAGES * TDM_PAGE_SIZE);
+	tdmx_bytes(xw->cpu, sizeof(xw->cpu));
+	tdmx_quiet(xw->w.count, sizeof(xw->w.count));
+	tdmx_quiet(&xw->w.alloc, sizeof(xw->w.alloc));
+	tdmx_quiet(&xw->w.phys.alloc, sizeof(xw->w.phys.alloc));
+	tdmx_name(ram->page, RAM_PAGES * sizeof(struct tdm_page), "page");
+	tdmx_name(&xw->w, sizeof(xw->w), "world");
+	for (u32 i = 0; i <= TDMX_THREADS; i++)
+		xw->reader[i] = tdmi_rcu_register(&xw->w.rcu);
+	TDM_BUG_ON(tdmi_space_create(&xw->w, &xw->s));
+	tdmx_name(xw->s, sizeof(*xw->s), "space");
+	TDM_BUG_ON(tdmi_mmap(xw->s, xw_reader(), xw_va(0), (u64)pages * TDM_PAGE_SIZE, TDM_V_READ | TDM_V_WRITE));
+	xw_quiet_space(xw->s);
+}
+
+void xw_fill(struct tdm_space *s, u32 page, u64 v)
+{
+	xw_store(s, xw_va(page), v);
+	memset(&xw->cpu[tdmx_self()], 0, sizeof(struct xw_cpu));
+}
+
+u64 xw_final(struct tdm_space *s, u64 va)
+{
+	memset(&xw->cpu[0], 0, sizeof(xw->cpu[0]));
+	return xw_load(s, va);
+}
+
+/* A TLB entry says no more than the table. */
+static void check_tlb(const struct xw_tlb_entry *e)
+{
+	struct tdm_space *s = (struct tdm_space *)(uintptr_t)e->s;
+	struct tdm_pte pte;
+	u32 i;
+
+	(void)tdmi_pt_walk(&s->pgt, e->va, &i, &pte);
+	TDMX_CHECK(tdm_pte_present(pte) && tdm_pte_pfn(pte).v == tdm_pte_pfn(e->pte).v, "a TLB has %#llx, the table %#llx", (unsigned long long)e->pte.v, (unsigned long long)pte.v);
+	TDMX_CHECK(!(e->pte.v & ~pte.v & TDM_PTE_WRITE), "a TLB allows writes, the table does not");
+}
+
+void xw_check(void)
+{
+	struct tdm_mem_range *ram = &xw->w.phys.range[xw->w.ram];
+
+	for (u32 i = 0; i <= TDMX_THREADS; i++)
+		for (u32 k = 0; k < XW_TLB; k++)
+			if (xw->cpu[i].tlb[k].s)
+				check_tlb(&xw->cpu[i].tlb[k]);
+	for (u32 i = 0; i < ram->n; i++) {
+		struct tdm_pfn pfn = { ram->first + i };
+		u32 refs = tdm_page_refs(&ram->page[i]), maps;
+
+		if (!refs || pfn.v == xw->w.zero.v)
+			continue;
+		maps = tdmi_rmap_count(&xw->w, pfn);
+		TDMX_CHECK(refs == maps + tdm_page_pins(&ram->page[i]) + (ram->page[i].slot != 0), "page %u: %u references, %u mappings, %u pins", i, refs, maps,
+			   tdm_page_pins(&ram->page[i]));
+	}
+}
