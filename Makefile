@@ -35,6 +35,11 @@ check-hmm: deps-hmm
 mutants: deps-check
 	@tests/mutants/run.py build-mutants
 
+# Every scenario of the explorer with wider bounds, then by random priorities. An hour or more; EXPLORE_ARGS: words that scenarios must have in their names.
+explore-deep: deps-build
+	@$(MAKE) --no-print-directory all
+	@tests/explore/run.py --deep --build $(BUILD) $(EXPLORE_ARGS)
+
 bench: deps-run
 	@$(MAKE) --no-print-directory all
 	@bench/run.sh $(BUILD)
@@ -45,4 +50,4 @@ install: all
 clean:
 	rm -rf $(BUILD) $(CHECK_BUILD) build-asan build-tsan build-clang build-mutants
 
-.PHONY: all run check check-hmm mutants bench install clean
+.PHONY: all run check check-hmm mutants explore-deep bench install clean

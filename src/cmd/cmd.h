@@ -26,7 +26,7 @@ struct cmd {
 	const char *help;    /* for tandem help NAME and --help */
 	int (*main)(int argc, char **argv);
 };
-extern const struct cmd tdmi_cmd_run, tdmi_cmd_stat, tdmi_cmd_dmirror, tdmi_cmd_sim;
+extern const struct cmd tdmi_cmd_run, tdmi_cmd_stat, tdmi_cmd_dmirror, tdmi_cmd_sim, tdmi_cmd_explore;
 /* "tandem: " + line on stderr, in one write. */
 void tdmi_complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

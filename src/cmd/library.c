@@ -19,10 +19,10 @@ static bool own_dir(char dir[PATH_MAX])
 	return slash != NULL;
 }
 
-/* Beside the command (the build tree), then where it is installed relative to it or as configured. real: "" if it is in none of these places. */
+/* In the build tree (libraries lie beside the command there, the explorer with its scenarios), then where it is installed relative to it or as configured. real: "" if it is in none of these places. */
 static void look_for(const char *name, const char *dir, char real[PATH_MAX])
 {
-	static const char *const places[] = { "", "/../lib/tandem", "/../lib/x86_64-linux-gnu/tandem" };
+	static const char *const places[] = { "", "/../tests/explore", "/../lib/tandem", "/../lib/x86_64-linux-gnu/tandem" };
 	char path[PATH_MAX + 128];
 
 	for (size_t i = 0; dir && i < TDM_ARRAY_SIZE(places); i++) {

@@ -10,6 +10,7 @@ static const struct cmd *const cmds[] = {
 	&tdmi_cmd_stat,
 	&tdmi_cmd_dmirror,
 	&tdmi_cmd_sim,
+	&tdmi_cmd_explore,
 };
 
 void tdmi_complain(const char *fmt, ...)
@@ -47,7 +48,7 @@ static void usage(FILE *f)
 	for (size_t i = 0; i < TDM_ARRAY_SIZE(cmds); i++)
 		fprintf(f, "  %-8s %s\n", cmds[i]->name, cmds[i]->summary);
 	fputs("  help     what a command takes: tandem help COMMAND\n\n"
-	      "Manuals: tandem(1), tandem-run(1), tandem-dmirror(1), tandem-sim(1), tandem(7).\n",
+	      "Manuals: tandem(1), tandem-run(1), tandem-dmirror(1), tandem-sim(1), tandem-explore(1), tandem(7).\n",
 	      f);
 }
 
