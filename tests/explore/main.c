@@ -10,7 +10,7 @@
 #include <unistd.h>
 #include "plat/explore/explore.h"
 
-extern const struct tdmx_scenario *const __start_tdmx_scenarios[], *const __stop_tdmx_scenarios[];
+extern const struct tdmx_scenario *__start_tdmx_scenarios[], *__stop_tdmx_scenarios[];
 
 static const char usage[] =
 	"Usage: tandem explore [OPTION]... [SCENARIO]...\n"
@@ -61,7 +61,7 @@ static u64 number(const char *option, const char *arg, u64 most)
 
 static const struct tdmx_scenario *find(const char *name)
 {
-	for (const struct tdmx_scenario *const *s = __start_tdmx_scenarios; s < __stop_tdmx_scenarios; s++)
+	for (const struct tdmx_scenario **s = __start_tdmx_scenarios; s < __stop_tdmx_scenarios; s++)
 		if (!strcmp((*s)->name, name))
 			return *s;
 	bad("no such scenario (--list names them)", name);
@@ -74,6 +74,11 @@ static int explore(const struct tdmx_scenario *s, const struct tdmx_config *c)
 	bool wrong;
 
 	tdmx_explore(s, c, trace, &r);
+	if (r.bad_choices) {
+		fflush(stdout);
+		fprintf(stderr, "tandem explore: %s\n", r.what);
+		return 2;
+	}
 	wrong = r.failed != s->expected;
 	printf("%-28s %-9s %9llu runs %7.2f s  %u places, up to %u points%s", s->name, r.failed ? (s->expected ? "expected" : "FAILED") : s->expected ? "NOT FOUND" : "ok",
 	       (unsigned long long)r.runs, r.seconds, r.shared, r.longest, r.complete ? ", complete" : "");
@@ -110,13 +115,18 @@ static int explore_apart(const struct tdmx_scenario *s, const struct tdmx_config
 		;
 	if (WIFSIGNALED(status))
 		printf("%-28s FAILED    ended by signal %d\n", s->name, WTERMSIG(status));
-	return !WIFEXITED(status) || WEXITSTATUS(status);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 
 static void list(void)
 {
-	for (const struct tdmx_scenario *const *s = __start_tdmx_scenarios; s < __stop_tdmx_scenarios; s++)
+	for (const struct tdmx_scenario **s = __start_tdmx_scenarios; s < __stop_tdmx_scenarios; s++)
 		printf("%-28s %s\n", (*s)->name, (*s)->what);
+}
+
+static int by_name(const void *a, const void *b)
+{
+	return strcmp((*(const struct tdmx_scenario *const *)a)->name, (*(const struct tdmx_scenario *const *)b)->name);
 }
 
 int main(int argc, char **argv)
@@ -124,6 +134,7 @@ int main(int argc, char **argv)
 	struct tdmx_config c = { .strategy = TDMX_DFS, .preemptions = 2, .stale = 1, .seed = 1 };
 	int o, failed = 0;
 
+	qsort(__start_tdmx_scenarios, (size_t)(__stop_tdmx_scenarios - __start_tdmx_scenarios), sizeof(*__start_tdmx_scenarios), by_name);
 	while ((o = getopt_long(argc, argv, "", options, NULL)) != -1)
 		switch (o) {
 		case OPT_LIST:
@@ -169,7 +180,7 @@ int main(int argc, char **argv)
 	if ((c.strategy == TDMX_PCT || c.strategy == TDMX_RANDOM) && !c.runs && !c.seconds)
 		c.runs = 100000;
 	if (optind == argc)
-		for (const struct tdmx_scenario *const *s = __start_tdmx_scenarios; s < __stop_tdmx_scenarios; s++)
+		for (const struct tdmx_scenario **s = __start_tdmx_scenarios; s < __stop_tdmx_scenarios; s++)
 			failed |= explore_apart(*s, &c);
 	for (int i = optind; i < argc; i++)
 		(void)find(argv[i]);

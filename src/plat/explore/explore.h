@@ -34,7 +34,7 @@ struct tdmx_scenario {
 /* Scenarios announce themselves: tdmx_scenarios[0..tdmx_nscenarios). */
 #define TDMX_SCENARIO(id, ...)                                                                             \
 	static const struct tdmx_scenario tdmx_scenario_##id = { .name = #id, __VA_ARGS__ };               \
-	static const struct tdmx_scenario *const tdmx_link_##id __attribute__((used, section("tdmx_scenarios"))) = &tdmx_scenario_##id
+	static const struct tdmx_scenario *tdmx_link_##id __attribute__((used, section("tdmx_scenarios"))) = &tdmx_scenario_##id
 
 /* ---- in setup ---------------------------------------------------------------------------------------------------------- */
 
@@ -100,6 +100,7 @@ struct tdmx_result {
 	u32 shared;          /* places at which threads may be interrupted */
 	bool complete;       /* DFS: all within the bounds */
 	bool failed;
+	bool bad_choices;    /* REPLAY: they are not of this scenario, or not choices; `what` says so */
 	double seconds;
 	char what[400];
 	char *choices;       /* of the failed run: to be freed. NULL otherwise */

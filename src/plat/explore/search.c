@@ -60,7 +60,7 @@ static struct tdmx_result *result;
 static u32 preemptions_left, stale_left, idle, points;
 static u64 rng;
 static u32 change_at[16], longest = 64;
-static bool failed, cut, newest_only;
+static bool failed, cut, newest_only, starting, told; /* told: the run is known, and is only told */
 static const void *fail_pc, *fail_pc2;
 static const u32 *given; /* REPLAY: pairs of position and choice */
 static u32 ngiven;
@@ -81,10 +81,12 @@ static void leave(void)
 	fiber_switch(X.cur, NT);
 }
 
+/* Before the first thread has begun there is nobody to leave. */
 static void end_run(void)
 {
 	X.over = true;
-	leave();
+	if (!starting)
+		leave();
 }
 
 static u32 given_at(u32 position)
@@ -105,8 +107,11 @@ static u32 next_choice(u32 n, u32 preferred)
 	if (strategy == TDMX_REPLAY) {
 		u32 v = given_at(at++);
 
-		if (v >= n)
+		if (v >= n) {
+			result->bad_choices = true;
 			search_fail_at(NULL, NULL, "these choices are not of this program: at %u there are %u", at - 1, n);
+			return 0;
+		}
 		return v;
 	}
 	if (strategy != TDMX_DFS || at == nchoices) {
@@ -347,7 +352,7 @@ void search_stale_taken(void)
 
 static void fail(const void *pc, const void *pc2, const char *fmt, va_list ap)
 {
-	if (!failed) {
+	if (!failed && !told) {
 		vsnprintf(result->what, sizeof(result->what), fmt, ap);
 		fail_pc = pc;
 		fail_pc2 = pc2;
@@ -531,9 +536,12 @@ static void run_once(void)
 	start_threads();
 	X.cur = 0;
 	X.running = true;
+	starting = true;
 	first = pick();
+	starting = false;
 	X.cur = first;
-	fiber_switch(NT, first);
+	if (!X.over)
+		fiber_switch(NT, first);
 	X.running = false;
 	if (!X.over) {
 		X.cur = 0;
@@ -613,29 +621,50 @@ static void depth_first(const struct timespec *from)
 	}
 }
 
-static void parse_choices(const char *s)
+/* "POSITION=CHOICE,...", positions rising. */
+static bool parse_choices(const char *s)
 {
 	static u32 list[2 * 4096];
 
 	given = list;
-	for (ngiven = 0; s && *s && ngiven < 4096; ngiven++) {
-		char *end;
+	for (ngiven = 0; *s; ngiven++) {
+		int len = 0;
 
-		list[2 * ngiven] = (u32)strtoul(s, &end, 10);
-		list[2 * ngiven + 1] = *end == '=' ? (u32)strtoul(end + 1, &end, 10) : 0;
-		s = *end ? end + 1 : end;
+		if (ngiven == 4096 || sscanf(s, "%u=%u%n", &list[2 * ngiven], &list[2 * ngiven + 1], &len) != 2 || (s[len] && s[len] != ','))
+			return false;
+		if (ngiven && list[2 * ngiven] <= list[2 * ngiven - 2])
+			return false;
+		s += len + (s[len] == ',');
+	}
+	return true;
+}
+
+static void replay(bool trace)
+{
+	if (!parse_choices(config->choices)) {
+		snprintf(result->what, sizeof(result->what), "not a list of choices, as a run that failed printed it: %s", config->choices);
+		result->bad_choices = true;
+		return;
+	}
+	search_tracing = trace;
+	run_once();
+	if (ngiven && given[2 * ngiven - 2] >= at) {
+		snprintf(result->what, sizeof(result->what), "these choices are not of this program: choice %u was not reached", given[2 * ngiven - 2]);
+		result->bad_choices = true;
+	} else if (trace) {
+		trace_print();
 	}
 }
 
 /* The same once more, told. */
 static void tell(const char *choices)
 {
-	parse_choices(choices);
+	TDM_BUG_ON(!parse_choices(choices));
 	strategy = TDMX_REPLAY;
 	failed = false;
-	search_tracing = true;
+	search_tracing = told = true;
 	run_once();
-	search_tracing = false;
+	search_tracing = told = false;
 	result->runs--;
 	trace_print();
 }
@@ -673,11 +702,7 @@ void tdmx_explore(const struct tdmx_scenario *s, const struct tdmx_config *c, bo
 	result = r;
 	clock_gettime(CLOCK_MONOTONIC, &from);
 	if (strategy == TDMX_REPLAY) {
-		parse_choices(c->choices);
-		search_tracing = trace;
-		run_once();
-		if (trace)
-			trace_print();
+		replay(trace);
 	} else {
 		warm_up();
 		if (strategy == TDMX_DFS && !failed)
