@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 # What torn 64-bit accesses could break.
-WIDE = ("pae_", "walk_", "gup_", "rcu_")
+WIDE = ("litmus_", "pae_", "walk_", "gup_", "rcu_")
 LIMIT_S = 90
 LINE = re.compile(r"^\S+ +(ok|FAILED|expected|NOT FOUND) +(\d+) runs +([0-9.]+) s +(.*)$", re.M)
 
