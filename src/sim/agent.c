@@ -180,7 +180,6 @@ static int step_cpu(struct tdm_machine *m, struct tdm_unit *u, u64 until)
 		/* Others may find some. */
 		u->a->count[TDM_AGENT_FAILED]++;
 		u->next = k->clock + NO_MEMORY_NAP;
-		r = 0;
 	} else if (r) {
 		return tdmi_machine_fail(m, r, &spec->s, r == -ENOMEM ? "no memory, and nobody makes room: more ram, a tier, or an agent that reclaims" : "an access failed");
 	}

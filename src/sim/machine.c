@@ -422,8 +422,13 @@ int tdmi_sim_run(const struct tdm_scenario *s, const struct tdm_costs *costs, st
 	struct tdm_machine *m = aligned_alloc(_Alignof(struct tdm_machine), sizeof(*m)); /* readers of RCU have lines of their own */
 	struct tdm_sim_result result;
 	u32 n = tdmi_scenario_points(s);
-	int r = point && m ? 0 : tdmi_sim_fail(err, -ENOMEM, s->path, 0, "no memory");
+	int r = 0;
 
+	if (!point || !m) {
+		free(m);
+		free(point);
+		return tdmi_sim_fail(err, -ENOMEM, s->path, 0, "no memory");
+	}
 	for (u32 i = 0; i < n && !r; i++) {
 		r = tdmi_scenario_point(s, i, point, err);
 		if (r)

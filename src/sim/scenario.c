@@ -366,12 +366,15 @@ static int set_by_hand(struct tdm_scenario *s, const char *text, char *err)
 
 static int check_points(struct tdm_scenario *s, char *err)
 {
-	struct tdm_scenario *one = malloc(sizeof(*one));
 	u32 n = tdmi_scenario_points(s);
-	int r = one ? 0 : tdmi_sim_fail(err, -ENOMEM, NULL, 0, "no memory");
+	struct tdm_scenario *one;
+	int r = 0;
 
 	if (n > TDM_SIM_POINTS)
-		r = tdmi_sim_fail(err, -EINVAL, "--set", 0, "a sweep of more than %u points", TDM_SIM_POINTS);
+		return tdmi_sim_fail(err, -EINVAL, "--set", 0, "a sweep of more than %u points", TDM_SIM_POINTS);
+	one = malloc(sizeof(*one));
+	if (!one)
+		return tdmi_sim_fail(err, -ENOMEM, NULL, 0, "no memory");
 	for (u32 i = 0; !r && i < n; i++)
 		r = tdmi_scenario_point(s, i, one, err);
 	free(one);

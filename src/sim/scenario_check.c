@@ -252,9 +252,10 @@ static int check_pattern(struct tdm_scenario *s, struct tdm_sim_agent *a, char *
 	return 0;
 }
 
-static int check_what(struct tdm_scenario *s, struct tdm_sim_agent *a, char *err)
+/* Of an agent that acts on a mapping as a whole, or on ranges of it. */
+static int check_mapped(struct tdm_scenario *s, struct tdm_sim_agent *a, char *err)
 {
-	const struct tdm_sim_mapping *m = a->mapping.index >= 0 ? &s->mapping[a->mapping.index] : NULL;
+	const struct tdm_sim_mapping *m = &s->mapping[a->mapping.index];
 
 	if (K(FILL) >> a->kind & 1 && m->kind != TDM_SIM_OBJECT)
 		return BAD_AGENT(s, a, "mapping", err, "mapping: [mapping %s] is of no object", m->s.name);
@@ -268,6 +269,15 @@ static int check_what(struct tdm_scenario *s, struct tdm_sim_agent *a, char *err
 		if (!a->pages)
 			a->pages = 1;
 	}
+	return 0;
+}
+
+static int check_what(struct tdm_scenario *s, struct tdm_sim_agent *a, char *err)
+{
+	int r = (K(FILL) | K(COLLAPSE) | RANGES) >> a->kind & 1 ? check_mapped(s, a, err) : 0;
+
+	if (r)
+		return r;
 	if (a->kind == TDM_SIM_RECLAIM && !a->pages)
 		a->pages = 32;
 	if (a->kind == TDM_SIM_RECLAIM && a->rounds && a->target)

@@ -104,7 +104,7 @@ static u32 on_cpu(struct proc *p)
 static void access_one(struct proc *p, u32 cpu)
 {
 	u32 page = below(PAGES);
-	u64 va = at(page) + 8 * below(4), x = 0;
+	u64 va, x = 0;
 	int r;
 
 	if (below(2)) {

@@ -43,7 +43,7 @@ static void follow(void)
 			memcpy(at, b, n);
 		else if (memcmp(b, at, n))
 			t_fail(__FILE__, __LINE__, "transaction %u of PASID %u read other bytes at %llx to %llx", i, d->pasid,
-			       (unsigned long long)(d->va + oracle.seen[i]), (unsigned long long)(d->va + d->bytes));
+			       (unsigned long long)d->va + oracle.seen[i], (unsigned long long)d->va + d->bytes);
 		oracle.seen[i] = d->bytes;
 	}
 }

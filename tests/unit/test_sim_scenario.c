@@ -462,6 +462,7 @@ TEST(damaged)
 	CHECK(f != NULL);
 	n = fread(text, 1, sizeof(text) - 1, f);
 	fclose(f);
+	CHECK(n > 0);
 	for (size_t cut = 0; cut <= n; cut++) {
 		memcpy(copy, text, cut);
 		copy[cut] = 0;

@@ -322,8 +322,8 @@ TEST(streams_one_after_the_other)
 		put(packed, n);
 		CHECK_EQ(read_all(&s, err), -EINVAL);
 		CHECK(strstr(err, ":2: ends in the middle of a line"));
-		memcpy(packed + all, "garbage", 7);
-		put(packed, all + 7);
+		memcpy(packed + all, "garbage", 8);
+		put(packed, all + 8);
 		CHECK_EQ(read_all(&s, err), -EINVAL);
 		CHECK(strstr(err, "stream is damaged") || strstr(err, "stream is cut off"));
 	}
@@ -393,7 +393,7 @@ TEST(lines_across_buffers)
 	for (u32 pad = 65530; pad < 65545; pad++) {
 		size_t n = 0;
 
-		memcpy(text, "==1==", 5);
+		memcpy(text, "==1==", 6);
 		memset(text + 5, 'x', pad);
 		n = 5 + pad;
 		text[n++] = '\n';

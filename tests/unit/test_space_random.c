@@ -347,10 +347,11 @@ static void one_run(u64 seed)
 
 TEST(what_is_read_was_written, .seconds = 120)
 {
-	u64 seed = getenv("TDM_SEED") ? strtoull(getenv("TDM_SEED"), NULL, 0) : 1, runs = getenv("TDM_RUNS") ? strtoull(getenv("TDM_RUNS"), NULL, 0) : 60;
+	const char *runs = getenv("TDM_RUNS");
+	u64 seed = t_seed(), n = runs ? strtoull(runs, NULL, 0) : 60;
 
-	for (u64 k = 0; k < runs; k++) {
-		printf("# seed %llu\n", (unsigned long long)(seed + k));
-		one_run(seed + k);
+	for (u64 end = seed + n; seed != end; seed++) {
+		printf("# seed %llu\n", (unsigned long long)seed);
+		one_run(seed);
 	}
 }

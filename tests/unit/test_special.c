@@ -415,12 +415,11 @@ TEST(r8_a_misaligned_gibibyte_takes_512_tables, .seconds = 60)
 TEST(r8_max_prefault_bounds_a_call_and_serves_the_fault)
 {
 	static struct buffer b = { .n = 1 << 18, .max_prefault = 16 };
-	struct tdm_map *m;
 	u64 va = BASE + 777 * K4;
 
 	setup();
 	b.pfn.v = vram + 1;
-	m = map_at(BASE, G1, RW, &b, 0);
+	map_at(BASE, G1, RW, &b, 0);
 	/* Misaligned: the block of 16 around it. */
 	CHECK_EQ(tdmi_special_fault(s, reader, va, true), 0);
 	CHECK_EQ(b.last.entries, 16);
@@ -431,7 +430,7 @@ TEST(r8_max_prefault_bounds_a_call_and_serves_the_fault)
 	/* Where it fits entries are large, and there are as many of them. */
 	CHECK_EQ(tdmi_munmap(s, reader, BASE, G1), 0);
 	b.pfn.v = vram;
-	m = map_at(BASE + K4, G1 - K4, RW, &b, K4);
+	map_at(BASE + K4, G1 - K4, RW, &b, K4);
 	CHECK_EQ(tdmi_special_fault(s, reader, va, false), 0);
 	CHECK_EQ(b.last.start, BASE + M2);
 	CHECK_EQ(b.last.bytes[1], 16 * M2);
@@ -440,7 +439,6 @@ TEST(r8_max_prefault_bounds_a_call_and_serves_the_fault)
 	CHECK_EQ(tdmi_special_fault(s, reader, BASE + M2 - K4, false), 0);
 	CHECK_EQ(b.last.entries, 16);
 	CHECK(find(BASE + M2 - K4).there && !find(BASE + K4).there);
-	(void)m;
 	teardown();
 }
 
@@ -525,7 +523,7 @@ TEST(nothing_is_inserted_that_the_vma_does_not_allow)
 	/* Beyond the buffer. */
 	b.n = 700;
 	CHECK_EQ(tdmi_munmap(s, reader, BASE, 2 * M2), 0);
-	m = map_at(BASE, 2 * M2, RO, &b, 0);
+	map_at(BASE, 2 * M2, RO, &b, 0);
 	CHECK_EQ(tdmi_special_fault(s, reader, BASE + 700 * K4, false), -ENXIO);
 	CHECK_EQ(tdmi_special_fault(s, reader, BASE + 699 * K4, false), 0);
 	CHECK(!find(BASE + 700 * K4).there);
