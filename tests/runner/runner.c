@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
+#include <ftw.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -50,9 +51,11 @@ static struct shared {
 	volatile bool failed;
 	volatile bool seed_used;
 	char skip[200];
+	char dir[200]; /* t_dir()'s; "": there is none */
 } *shared;
 
 static volatile sig_atomic_t running; /* the process group of the test that runs */
+static volatile sig_atomic_t ended_by; /* the signal that the runner was told to end by */
 
 void t_fail(const char *file, int line, const char *fmt, ...)
 {
@@ -95,9 +98,36 @@ uint64_t t_rand(uint64_t *state)
 	return x ^ (x >> 31);
 }
 
-bool t_slow(void)
+bool t_sanitized(void)
 {
 	return T_SANITIZED;
+}
+
+bool t_slow(void)
+{
+	return T_SANITIZED || getenv("TDM_QUICK");
+}
+
+const char *t_dir(void)
+{
+	if (!shared->dir[0]) {
+		const char *tmp = getenv("TMPDIR");
+		int n = snprintf(shared->dir, sizeof(shared->dir), "%s/tandem-unit-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+
+		if (n >= (int)sizeof(shared->dir) || !mkdtemp(shared->dir)) {
+			shared->dir[0] = '\0';
+			t_fail(__FILE__, __LINE__, "no directory can be made in %s", tmp && *tmp ? tmp : "/tmp");
+		}
+	}
+	return shared->dir;
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+	(void)st;
+	(void)type;
+	(void)at;
+	return remove(path);
 }
 
 static void *nothing(void *arg)
@@ -225,8 +255,14 @@ static bool run_test(const struct t_test *t, unsigned number)
 	}
 	setpgid(pid, pid);
 	running = pid;
+	if (ended_by)
+		kill(-pid, SIGKILL);
 	status = wait_child(pid, seconds, &late);
 	running = 0;
+	if (shared->dir[0])
+		nftw(shared->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+	if (ended_by)
+		_exit(128 + ended_by);
 	size = lseek(fd, 0, SEEK_END);
 	n = pread(fd, output, OUTPUT_MAX, size > OUTPUT_MAX ? size - OUTPUT_MAX : 0);
 	output[n > 0 ? n : 0] = '\0';
@@ -258,11 +294,12 @@ static bool selected(const char *name, char *const *patterns)
 	return false;
 }
 
+/* Whoever waits for the test cleans up after it, and ends. */
 static void on_signal(int sig)
 {
+	ended_by = sig;
 	if (running)
 		kill(-running, SIGKILL);
-	_exit(128 + sig);
 }
 
 /* glibc keeps the stacks of ended threads and an arena for each thread: with that, a leaked mapping could not be told. */

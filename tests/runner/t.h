@@ -75,7 +75,12 @@ bool t_same(const char *a, const char *b);
 uint64_t t_seed(void);
 /* The next of a sequence that *state (any value) determines. */
 uint64_t t_rand(uint64_t *state);
-/* Built with a sanitizer: run fewer rounds. */
+/* Built with a sanitizer, or $TDM_QUICK is set: run fewer rounds. */
 bool t_slow(void);
+/* Built with a sanitizer. */
+bool t_sanitized(void);
+/* An empty directory for this test, the same one at every call, in $TMPDIR or /tmp. The runner removes it with all that is in it, however the test
+ * ends; only a runner that is killed by SIGKILL leaves it behind. From one thread at a time. */
+const char *t_dir(void);
 
 #endif

@@ -2,8 +2,10 @@
 /* test_runner.c - the runner tells good tests from bad ones: it is run on victims.c, once for each. */
 #include "t.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -64,7 +66,7 @@ TEST(leaks_are_caught)
 
 TEST(leaked_mapping_is_caught)
 {
-	if (t_slow())
+	if (t_sanitized())
 		SKIP("sanitizers map memory of their own");
 	expect("leaks_mapping", 1, "leak: 4096 bytes of mappings");
 }
@@ -95,4 +97,27 @@ TEST(selection)
 	expect("no_such_test", 1, "no test of that name");
 	CHECK_EQ(run("-l", text, sizeof(text)), 0);
 	CHECK(strstr(text, "passes\nfails\n") == text);
+}
+
+/* Whatever happened to the test, or to the runner: $TMPDIR is as it was. */
+TEST(files_are_removed)
+{
+	char text[8192], *dir = strdup(t_dir());
+
+	setenv("TMPDIR", dir, 1);
+	expect("leaves_files", 0, "\nok 1");
+	CHECK(!rmdir(dir) && !mkdir(dir, 0700));
+	expect("crashes_with_files", 1, "killed by signal 6");
+	CHECK(!rmdir(dir) && !mkdir(dir, 0700));
+	CHECK_EQ(run("stopped_with_files", text, sizeof(text)), 128 + SIGTERM);
+	CHECK(!rmdir(dir) && !mkdir(dir, 0700));
+	free(dir);
+}
+
+TEST(quick_is_slow)
+{
+	unsetenv("TDM_QUICK");
+	CHECK_EQ(t_slow(), t_sanitized());
+	setenv("TDM_QUICK", "1", 1);
+	CHECK(t_slow());
 }

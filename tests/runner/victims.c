@@ -4,9 +4,11 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -114,4 +116,36 @@ TEST_DIES(dies_silently, "farewell")
 TEST_DIES(does_not_die, "farewell")
 {
 	fprintf(stderr, "farewell\n");
+}
+
+static void leave_files(void)
+{
+	char path[300];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/below", t_dir());
+	CHECK(!mkdir(path, 0700));
+	snprintf(path, sizeof(path), "%s/below/file", t_dir());
+	fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	CHECK(fd >= 0);
+	close(fd);
+}
+
+TEST(leaves_files)
+{
+	leave_files();
+}
+
+TEST(crashes_with_files)
+{
+	leave_files();
+	abort();
+}
+
+/* Somebody ends the runner meanwhile. */
+TEST(stopped_with_files)
+{
+	leave_files();
+	kill(getppid(), SIGTERM);
+	pause();
 }

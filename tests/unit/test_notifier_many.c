@@ -52,7 +52,7 @@ TEST(removal_needs_no_memory)
 	struct eaten *eaten = NULL, *e;
 	u64 r = 5;
 
-	if (t_slow())
+	if (t_sanitized())
 		SKIP("sanitizers need memory of their own");
 	setup();
 	many = many_devices(MANY, 65536);

@@ -105,7 +105,7 @@ TEST(what_cannot_be_counted_is_wide)
 	struct tdm_interval_notifier in[2] = { INTERVAL(), INTERVAL() };
 	struct rlimit none, was;
 
-	if (t_slow())
+	if (t_sanitized())
 		SKIP("sanitizers need memory of their own");
 	setup();
 	insert(&in[0], 0, PAGE);
