@@ -289,7 +289,7 @@ static void all_numbers_of_cpus(enum tdm_flush_means means, bool untracked)
 			model(&config, rounds());
 			/* It was about what it is about. */
 			CHECK(stats(~0u).tlb_hits[0] > rounds() / 100 && stats(~0u).flushed > rounds() / 1000);
-			CHECK(stats(~0u).flushes[TDM_FLUSH_LOCAL] > rounds() / 10000 || untracked);
+			CHECK(stats(~0u).flushes[TDM_FLUSH_LOCAL] > (t_slow() ? 0 : 10) || untracked); /* with nine CPUs and as many ASIDs they are few */
 			CHECK(n[i] == 1 || means == TDM_FLUSH_LOCAL || stats(~0u).flushes[means] > rounds() / 1000);
 			CHECK(k == 2 ? !stats(~0u).generations : stats(~0u).generations > rounds() / 2000);
 			CHECK(means == TDM_FLUSH_BROADCAST || untracked || stats(~0u).flushes_late);

@@ -264,7 +264,7 @@ static void model_run(u32 accesses, u64 limit, u32 warm, bool with_device)
 		CHECK(tdm_a64_ld_relaxed(&dev.pool.moved_out) > 100);
 		CHECK(tdmi_mm_count(&mm, TDM_C_REVOKED) > 10);
 		unpin_some(0);
-		CHECK(dev.freed_whole > 2);
+		CHECK(dev.freed_whole > (t_slow() ? 0 : 2));
 	}
 	for (u32 i = 0; i < PAGES; i++)
 		*tdm_cpu_flags(&cpu, BASE + P(i)) &= (u8)~TDM_CPU_PINNED;
