@@ -330,7 +330,8 @@ class Tests:
         self.list.append((name, run, quick))
 
     def main(self, args, harness):
-        chosen = [t for t in self.list if (args.long or t[2]) and all(f in t[0] for f in args.filter) and not any(w in t[0] for w in args.without)]
+        chosen = [t for t in self.list if (args.long or t[2]) and all(f in t[0] for f in args.filter) and
+                  (not args.among or any(w in t[0] for w in args.among)) and not any(w in t[0] for w in args.without)]
         if args.list:
             for name, _, quick in self.list:
                 print(name + ("" if quick else "  (long)"))
@@ -362,6 +363,7 @@ class Tests:
 def options(parser):
     default = next((p for p in (os.path.join(ROOT, "build", d, "tandem") for d in ("", "src", "src/cmd")) if os.access(p, os.X_OK)), None)
     parser.add_argument("filter", nargs="*", help="run only tests whose names contain all of these")
+    parser.add_argument("--among", action="append", default=[], metavar="WORD", help="run only tests whose names contain one of these")
     parser.add_argument("--without", action="append", default=[], metavar="WORD", help="leave out tests whose names contain this")
     parser.add_argument("--list", action="store_true", help="name the tests and end")
     parser.add_argument("--long", action="store_true", default=os.environ.get("TANDEM_TEST_LONG", "") not in ("", "0"),
