@@ -290,7 +290,7 @@ struct tdm_dma {
 	u32 group, ngroup;  /* that waits for a response: index and number of requests. Of a stall: tag */
 	u8 *held;           /* ATS: where the page is of which a part has been moved; NULL: none. An invalidation takes it away */
 	u64 pinned[2];      /* by page of the transaction */
-	u8 asked[TDM_DMA_PAGES];
+	u32 asked[TDM_DMA_PAGES];
 	struct tdm_pfn pfn[TDM_DMA_PAGES];
 };
 

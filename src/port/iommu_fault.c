@@ -229,7 +229,7 @@ static bool try_pin(struct tdm_iommu *it, struct tdm_space *s, struct tdm_dma *d
 	u32 page = (u32)((va >> TDM_PAGE_SHIFT) - (d->va >> TDM_PAGE_SHIFT));
 	int err;
 
-	if (d->asked[page] < 255)
+	if (d->asked[page] < ~(u32)0)
 		d->asked[page]++;
 	if (!it->config.pin_after || d->asked[page] <= it->config.pin_after || !it->ops->pin || tdm_bitmap_test(d->pinned, page))
 		return false;

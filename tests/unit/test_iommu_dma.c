@@ -581,7 +581,7 @@ TEST(nothing_guarantees_progress_with_stalls)
 	no_progress(TDM_FAULTS_STALL);
 }
 
-static void progress(enum tdm_fault_model model)
+static void progress(enum tdm_fault_model model, u32 after)
 {
 	struct tdm_iommu_config c = iommu_config();
 	struct tdm_iommu_dev_config dc = dev_config(model);
@@ -589,8 +589,9 @@ static void progress(enum tdm_fault_model model)
 	struct tdm_dma d = dma(1, true, BASE + 3, 2 * PAGE, buf);
 	u32 n = 0;
 
-	c.pin_after = 4;
+	c.pin_after = after;
 	dc.group = 1;
+	dc.give_up = after + 1;
 	dev = one_device(&c, &dc);
 	for (u32 i = 0; i < 2 * PAGE; i++)
 		buf[i] = (u8)(i * 3 >> 1);
@@ -599,8 +600,8 @@ static void progress(enum tdm_fault_model model)
 		n++;
 	CHECK_EQ(d.result, 0);
 	CHECK_EQ(counted(TDM_IC_PINS), 3);
-	CHECK_EQ(n, 3 * 5);
-	CHECK_EQ(counted(TDM_IC_RETRIES_MOST), 4);
+	CHECK_EQ(n, 3 * (after + 1));
+	CHECK_EQ(counted(TDM_IC_RETRIES_MOST), after);
 	CHECK_EQ(unpins, 3);
 	for (u32 i = 0; i < 3; i++)
 		page_out(S, BASE + i * PAGE);
@@ -610,12 +611,18 @@ static void progress(enum tdm_fault_model model)
 
 TEST(pins_guarantee_progress_with_pri)
 {
-	progress(TDM_FAULTS_PRI);
+	progress(TDM_FAULTS_PRI, 4);
+}
+
+/* The counter was a byte. */
+TEST(pins_guarantee_progress_also_after_many_tries)
+{
+	progress(TDM_FAULTS_PRI, 300);
 }
 
 TEST(pins_guarantee_progress_with_stalls)
 {
-	progress(TDM_FAULTS_STALL);
+	progress(TDM_FAULTS_STALL, 4);
 }
 
 /* A pin keeps the page, not its accessed bit: without hardware flags what is aged as often as it is asked for is never reached. */
