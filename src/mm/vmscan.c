@@ -367,8 +367,10 @@ static u32 take_oldest(struct tdm_world *w, struct tdm_pfn *page, u32 want)
 static bool let_one_go(struct tdm_world *w, struct tdm_pfn pfn, struct tdm_tlb_batch *b, struct going *g)
 {
 	struct tdm_page *pg = tdm_pfn_page(&w->phys, pfn);
-	bool young = tdm_page_pins(pg) || used(w, pfn);
+	bool pinned = tdm_page_pins(pg), young = pinned || used(w, pfn);
 
+	/* To be passed over takes time, too. */
+	tdm_world_work(w, TDM_WORK_PTE, pinned);
 	*g = (struct going){ pfn, NO_SLOT };
 	if (!young && (tdm_page_word(pg) & TDM_PG_LAZYFREE)) {
 		if (!tdmi_try_to_unmap(w, pfn, NO_SLOT, b))

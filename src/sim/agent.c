@@ -11,6 +11,10 @@
 #define NO_MEMORY_NAP 20000u
 #define NO_MEMORY_MOST 10000u
 
+struct watch {
+	u64 done, since; /* when it last grew */
+};
+
 /* ---- beginning and ending */
 
 static bool has_end(const struct tdm_sim_agent *a)
@@ -256,9 +260,51 @@ static void show(struct tdm_machine *m)
 		m->progress(m->progress_arg, m->progress_done + part, m->progress_total);
 }
 
+/* What is done of all that has an end; as long as it grows there will be one. */
+static u64 done_so_far(const struct tdm_machine *m)
+{
+	u64 n = m->sc->run.accesses ? m->accesses : 0;
+
+	for (u32 i = 0; i < m->nunits; i++)
+		if (m->unit[i].what == TDM_UNIT_AGENT && has_end(m->unit[i].a->spec))
+			n += m->unit[i].done;
+	for (u32 i = 0; i < m->sc->nagents; i++) {
+		u64 bytes, retries;
+
+		if (!has_end(m->agent[i].spec))
+			continue;
+		tdmi_agent_dma_under_way(&m->agent[i], &bytes, &retries);
+		n += m->agent[i].count[TDM_AGENT_BYTES] + m->agent[i].count[TDM_AGENT_FAILED] + bytes;
+	}
+	return n;
+}
+
+/* A device need not get on (port/iommu.h): a run without a limit in time must not go on for ever because of it. */
+static int watch(struct tdm_machine *m, struct watch *w)
+{
+	u64 done = done_so_far(m), now = tdmi_machine_now(m), patience = m->costs.hz;
+	const struct tdm_sim_run_agent *stuck = NULL;
+
+	for (u32 i = 0; i < m->sc->nagents; i++) {
+		const struct tdm_sim_run_agent *a = &m->agent[i];
+
+		patience = TDM_MAX(patience, 4 * tdmi_duration_cycles(a->spec->every, m->costs.hz));
+		if (!stuck && a->begun && !a->ended && has_end(a->spec))
+			stuck = a;
+	}
+	if (done != w->done || !w->since)
+		*w = (struct watch){ done, now };
+	if (m->sc->run.time.n || now - w->since < patience)
+		return 0;
+	return tdmi_machine_fail(m, -ETIMEDOUT, stuck ? &stuck->spec->s : NULL,
+				 "nothing that has an end has got on for a second of the machine's time; give [run] a time to see how far it comes, the device give_up, "
+				 "or the iommu pin_after");
+}
+
 int tdmi_agents_run(struct tdm_machine *m)
 {
 	u64 limit = m->sc->run.accesses ? m->sc->run.accesses : ~(u64)0, time = tdmi_duration_cycles(m->sc->run.time, m->costs.hz);
+	struct watch watched = { 0 };
 	u64 steps = 0;
 	int r = 0;
 
@@ -285,6 +331,7 @@ int tdmi_agents_run(struct tdm_machine *m)
 		if ((++steps & 0xfff) == 0) {
 			show(m);
 			(void)tdmi_rcu_poll(&m->w.rcu);
+			r = r ? r : watch(m, &watched);
 		}
 	}
 	return r;

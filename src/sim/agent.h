@@ -20,6 +20,8 @@ int tdmi_agent_round(struct tdm_machine *m, struct tdm_unit *u);
 int tdmi_agent_dma_begin(struct tdm_machine *m, struct tdm_sim_run_agent *a, struct tdm_unit *u);
 /* Give the device what it can take. */
 int tdmi_agent_dma_step(struct tdm_machine *m, struct tdm_unit *u);
+/* What the transfers that are under way have moved, and how often they had to try again. */
+void tdmi_agent_dma_under_way(const struct tdm_sim_run_agent *a, u64 *bytes, u64 *retries);
 /* No transfer is under way any more, whatever has become of it. */
 void tdmi_agent_dma_end(struct tdm_machine *m, struct tdm_sim_run_agent *a);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* counts.c - what a machine has counted, by the names that a scenario knows (column.h). */
-#include "sim/machine.h"
+#include "sim/agent.h"
 
 static void count_cpus(struct tdm_machine *m, u64 *c)
 {
@@ -74,9 +74,14 @@ void tdmi_machine_counts(struct tdm_machine *m, struct tdm_sim_result *out)
 	out->count[TDM_COL_RAM_USED] = tdmi_phys_used(&m->w.phys, m->w.ram);
 	for (u32 a = 0; a < m->sc->nagents; a++) {
 		struct tdm_sim_run_agent *r = &m->agent[a];
+		u64 bytes, retries;
 
 		for (u32 i = 0; i < TDM_AGENT_NR; i++)
 			out->agent[a][i] = r->count[i];
+		/* A transfer that does not get on is not to be seen by the others alone. */
+		tdmi_agent_dma_under_way(r, &bytes, &retries);
+		out->agent[a][TDM_AGENT_BYTES] += bytes;
+		out->agent[a][TDM_AGENT_RETRIES] += retries;
 		/* A device works beside others; a CPU's time is its own. */
 		if (r->spec && r->spec->kind == TDM_SIM_DMA)
 			out->agent[a][TDM_AGENT_CYCLES] = r->begun ? (r->ended ? r->end : now) - r->began : 0;
@@ -89,5 +94,6 @@ void tdmi_machine_measure(struct tdm_machine *m)
 {
 	m->start = tdmi_machine_now(m);
 	m->accesses = 0;
+	m->iommu.count[TDM_IC_RETRIES_MOST] = 0; /* a maximum has no difference */
 	tdmi_machine_counts(m, &m->from);
 }

@@ -117,6 +117,15 @@ int tdmi_agent_dma_step(struct tdm_machine *m, struct tdm_unit *u)
 	return 0;
 }
 
+void tdmi_agent_dma_under_way(const struct tdm_sim_run_agent *a, u64 *bytes, u64 *retries)
+{
+	*bytes = *retries = 0;
+	for (u32 i = 0; i < a->ndma && a->outstanding; i++) {
+		*bytes += a->dma[i].busy ? a->dma[i].dma.bytes : 0;
+		*retries += a->dma[i].busy ? a->dma[i].dma.retries : 0;
+	}
+}
+
 void tdmi_agent_dma_end(struct tdm_machine *m, struct tdm_sim_run_agent *a)
 {
 	if (a->outstanding)

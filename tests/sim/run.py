@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -71,6 +72,37 @@ def dma(hs):
     return None
 
 
+def progress(hs):
+    t = {tuple(p): v for p, v in rows(sim(hs, "pri-progress"))}
+    group, size, transfers = "16", 64 << 10, 20
+    for p, v in t.items():
+        if p[2] != "0":
+            expect(v["stream.done"] == transfers and v["stream.bytes"] == transfers * size, "pins: it ends", p, v)
+            expect(v["dma_retries_most"] <= int(p[2]), "and no page is tried more often than that", p, v)
+    for every in ("20us", "5us"):
+        stuck, pinned = t["pri", group, "0", every], t["pri", group, "2", every]
+        expect(stuck["stream.done"] == 0 and stuck["stream.bytes"] < size, "a group never finds all of its pages", every, stuck)
+        expect(stuck["stream.retries"] > 200 and stuck["stream.retries"] + 1 >= stuck["groups"] - 1, "each answer is followed by a retry", every, stuck)
+        expect(stuck["stream.cycles"] >= 3000000 * 50, "it comes to the limit", every, stuck)
+        expect(pinned["pins"] > 0, "pins were needed", every, pinned)
+    long = rows(sim(hs, "pri-progress", "--set", "run.time=250ms", "--set", "agent.kswapd.every=20us"))
+    later = {tuple(p): v for p, v in long}["pri", group, "0", "20us"]
+    stuck = t["pri", group, "0", "20us"]
+    expect(later["stream.bytes"] == stuck["stream.bytes"] and later["stream.retries"] > 4 * stuck["stream.retries"], "more time, more retries", later, stuck)
+    return f"groups of {group}: {stuck['stream.retries']} retries, {stuck['stream.bytes']} bytes; {later['stream.retries']} in five times the time"
+
+
+def endless(hs):
+    """Without a limit in time a device that does not get on is an error, and not a hang."""
+    path = os.path.join(ROOT, "examples", "sim", "pri-progress.sim")
+    with tempfile.NamedTemporaryFile("w", suffix=".sim") as f, open(path, encoding="utf-8") as of:
+        f.write("".join(line for line in of if not line.startswith("time =")))
+        f.flush()
+        r = subprocess.run([hs.args.tandem, "sim", "--set", "agent.kswapd.every=20us", f.name], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180)
+    if r.returncode != 1 or r.stdout or "stream: nothing that has an end has got on for a second" not in r.stderr or r.stderr.count("\n") != 1:
+        raise h.Failed(f"ended with {r.returncode}: {r.stdout}{r.stderr}")
+
+
 def fork(hs):
     t = {tuple(p): v for p, v in rows(sim(hs, "fork-exec"))}
     expect(t["off", "0%"]["coherent_copied"] > 100, "a device that asks for writing drags pages home", t)
@@ -111,7 +143,7 @@ def twice(hs):
 def main():
     parser = h.options(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
     t = h.Tests()
-    for name, run in {"shootdown": shootdown, "reclaim-batch": batch, "dma-reclaim": dma, "fork-exec": fork, "object-fill": fill, "aging": aging, "twice": twice}.items():
+    for name, run in {"shootdown": shootdown, "reclaim-batch": batch, "dma-reclaim": dma, "pri-progress": progress, "endless": endless, "fork-exec": fork, "object-fill": fill, "aging": aging, "twice": twice}.items():
         t.add(name, run)
     args = parser.parse_args()
     return t.main(args, h.Harness(args))
