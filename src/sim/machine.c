@@ -305,9 +305,18 @@ static int make_processes(struct tdm_machine *m)
 		for (u32 d = 0; d < m->sc->ndevices && !r; d++)
 			r = tdmi_iommu_attach(m->dev[d].dev, i + 1);
 	}
-	for (u32 i = 0; i < m->sc->nobjects && !r; i++)
-		r = tdmi_object_init(m, &m->object[i], &m->sc->object[i]);
 	return r;
+}
+
+static int make_objects(struct tdm_machine *m)
+{
+	for (u32 i = 0; i < m->sc->nobjects; i++) {
+		int r = tdmi_object_init(m, &m->object[i], &m->sc->object[i]);
+
+		if (r)
+			return tdmi_machine_fail(m, r, &m->sc->object[i].s, "there is not so much memory");
+	}
+	return 0;
 }
 
 static int make_mappings(struct tdm_machine *m)
@@ -327,7 +336,7 @@ static int make_mappings(struct tdm_machine *m)
 
 /* ---- the whole */
 
-static void destroy(struct tdm_machine *m)
+void tdmi_machine_destroy(struct tdm_machine *m)
 {
 	tdmi_agents_destroy(m);
 	for (u32 i = 0; i < m->sc->nprocesses; i++)
@@ -360,7 +369,7 @@ static void destroy(struct tdm_machine *m)
 		tdmi_cpus_destroy(&m->cpus);
 }
 
-static int make(struct tdm_machine *m)
+int tdmi_machine_make(struct tdm_machine *m)
 {
 	int r = make_cpus(m);
 
@@ -374,7 +383,9 @@ static int make(struct tdm_machine *m)
 		r = make_processes(m);
 	if (r)
 		return tdmi_machine_fail(m, r, NULL, r == -ENOMEM ? "no memory: ram, coherent and vram must fit this machine's" : "it cannot be made");
-	r = make_mappings(m);
+	r = make_objects(m);
+	if (!r)
+		r = make_mappings(m);
 	/* All begin at the same time. */
 	for (u32 c = 0; c < m->sc->machine.cpus && !r; c++)
 		tdmi_cpus_wait_until(&m->cpus, c, tdmi_machine_now(m));
@@ -397,7 +408,7 @@ static u64 hash(const struct tdm_machine *m)
 
 static int run_point(struct tdm_machine *m, struct tdm_sim_result *out)
 {
-	int r = make(m);
+	int r = tdmi_machine_make(m);
 
 	if (!r)
 		r = tdmi_agents_run(m);
@@ -412,7 +423,7 @@ static int run_point(struct tdm_machine *m, struct tdm_sim_result *out)
 				out->agent[a][i] -= m->from.agent[a][i];
 		out->generator = hash(m);
 	}
-	destroy(m);
+	tdmi_machine_destroy(m);
 	return r;
 }
 

@@ -134,6 +134,9 @@ static inline void tdm_machine_pay(struct tdm_machine *m, u32 cpu, u64 cycles)
 	tdm_core_pay(&m->cpus.core[cpu], TDM_CYC_WORK, cycles);
 }
 
+/* Everything that the scenario says is there, and agents are about to begin. sc, costs, err and start (NEVER) are set, all else is zero. -errno, err; either way it is to be destroyed. */
+int tdmi_machine_make(struct tdm_machine *m);
+void tdmi_machine_destroy(struct tdm_machine *m);
 /* The latest clock of any CPU or device. */
 u64 tdmi_machine_now(const struct tdm_machine *m);
 /* What the counters say, from the beginning on. */
@@ -156,7 +159,10 @@ int tdmi_object_init(struct tdm_machine *m, struct tdm_object *o, const struct t
 void tdmi_object_destroy(struct tdm_object *o);
 /* Map it at v->start. */
 int tdmi_object_mmap(struct tdm_object *o, struct tdm_view *v);
-/* Its memory goes there; its mappings are zapped. -ENOMEM: there is no room, whatever is evicted. cpu: whose time it is. */
+/* Unmap it, and map it again. If that fails it is not mapped, and the machine is of no use any more. */
+int tdmi_object_remap(struct tdm_view *v);
+/* Its memory goes there, and its mappings are zapped. To vram: the objects that were used longest ago leave, as few as it takes. -ENOMEM: there is no room, whoever leaves, and then nobody has; or
+ * this machine is out of memory, and then some may have. cpu: whose time it is. */
 int tdmi_object_move(struct tdm_object *o, bool vram, u32 cpu);
 /* Map all of a view at once. Bytes, or -errno. */
 s64 tdmi_object_fill(struct tdm_view *v);

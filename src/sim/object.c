@@ -5,18 +5,31 @@
  * An object in vram lies in runs of the size that its device's allocator gives (spec->contiguous); in the system its pages come one by one, as they do from a page allocator, and so are
  * not contiguous. Both are memory without pages to the engine: the driver counts it, and its mappings are special leaves. Whoever moves an object zaps its mappings first, and the next
  * access faults: then the driver inserts the largest run around it that it has.
+ *
+ * Which bytes have to be moved. Memory that no object has holds zeros, and so does an object where nobody has written: where somebody has, the dirty bits of its leaves say, which are looked at
+ * before leaves are zapped. One thread runs the machine, so that nothing comes between; and whoever zaps leaves of objects does it through this file.
  */
 #include <stdlib.h>
 #include <string.h>
+#include "base/bitops.h"
 #include "mm/insert_range.h"
 #include "mm/special.h"
 #include "sim/machine.h"
 
 #define CHUNK TDM_HUGE_PAGES
 
+/* Pages of a run of its memory in vram; without `contiguous` it is in one. */
 static u64 run_pages(const struct tdm_object *o)
 {
-	return o->spec->contiguous >> TDM_PAGE_SHIFT;
+	return o->spec->contiguous ? o->spec->contiguous >> TDM_PAGE_SHIFT : o->pages;
+}
+
+/* And to how many pages a run is aligned: in one run, to the largest leaf that could map it. */
+static u64 run_align(const struct tdm_object *o)
+{
+	u64 n = run_pages(o);
+
+	return o->spec->contiguous ? n : n >= CHUNK * CHUNK ? CHUNK * CHUNK : n >= CHUNK ? CHUNK : 1;
 }
 
 static struct tdm_sim_dev *device_of(const struct tdm_object *o)
@@ -26,63 +39,90 @@ static struct tdm_sim_dev *device_of(const struct tdm_object *o)
 
 /* ---- memory */
 
-/* A free run, aligned to its size, which is taken then. NEVER: there is none. */
-static u64 take_run(struct tdm_object *o)
+/* A free run, which is taken then: of a device's map of taken pages, or a copy of it. NEVER: there is none. */
+static u64 take_run(const struct tdm_object *o, u8 *taken)
 {
-	struct tdm_sim_dev *d = device_of(o);
-	const struct tdm_mem_range *r = &o->m->w.phys.range[d->vram];
-	u64 n = run_pages(o);
+	const struct tdm_mem_range *r = &o->m->w.phys.range[device_of(o)->vram];
+	u64 n = run_pages(o), align = run_align(o);
 
-	for (u64 at = TDM_ALIGN_UP(r->first, n) - r->first; at + n <= r->n; at += n)
-		if (!memchr(&d->taken[at], 1, n)) {
-			memset(&d->taken[at], 1, n);
+	for (u64 at = TDM_ALIGN_UP(r->first, align) - r->first; at + n <= r->n; at += align)
+		if (!memchr(&taken[at], 1, n)) {
+			memset(&taken[at], 1, n);
 			return r->first + at;
 		}
 	return TDM_SIM_NEVER;
 }
 
-static void give_back(struct tdm_object *o, const u64 *pfn, u64 pages)
+static void give_back(const struct tdm_object *o, u8 *taken)
 {
-	struct tdm_sim_dev *d = device_of(o);
-	u64 first = o->m->w.phys.range[d->vram].first;
+	u64 first = o->m->w.phys.range[device_of(o)->vram].first;
 
-	for (u64 p = 0; p < pages; p += run_pages(o))
-		memset(&d->taken[pfn[p] - first], 0, run_pages(o));
+	for (u64 p = 0; p < o->pages; p += run_pages(o))
+		memset(&taken[o->pfn[p] - first], 0, run_pages(o));
 }
 
-/* The object in that device's memory that was used longest ago. */
-static struct tdm_object *oldest(struct tdm_object *but)
+/* Of those that are in that device's memory, and not leaving yet, the one that was used longest ago. */
+static struct tdm_object *oldest(const struct tdm_object *but, const bool *leaves)
 {
 	struct tdm_object *old = NULL;
 
 	for (u32 i = 0; i < but->m->sc->nobjects; i++) {
 		struct tdm_object *o = &but->m->object[i];
 
-		if (o != but && o->pfn && o->in_vram && device_of(o) == device_of(but) && (!old || o->used < old->used))
+		if (o != but && !leaves[i] && o->pfn && o->in_vram && device_of(o) == device_of(but) && (!old || o->used < old->used))
 			old = o;
 	}
 	return old;
 }
 
-static int place_in_vram(struct tdm_object *o, u64 *pfn, u32 cpu)
+static bool place(const struct tdm_object *o, u8 *taken, u64 *pfn)
 {
 	for (u64 p = 0; p < o->pages; p += run_pages(o)) {
-		u64 at = take_run(o);
+		u64 at = take_run(o, taken);
 
-		while (at == TDM_SIM_NEVER) {
-			struct tdm_object *victim = oldest(o);
-			int r = victim ? tdmi_object_move(victim, false, cpu) : -ENOMEM;
-
-			if (r) {
-				give_back(o, pfn, p);
-				return r;
-			}
-			at = take_run(o);
-		}
+		if (at == TDM_SIM_NEVER)
+			return false;
 		for (u64 k = 0; k < run_pages(o) && p + k < o->pages; k++)
 			pfn[p + k] = at + k;
 	}
-	return 0;
+	return true;
+}
+
+/* Whom it takes is decided on a copy of the map, so that nobody leaves for an object that finds no room for all that. */
+static int plan(const struct tdm_object *o, u8 *taken, u64 *pfn, bool *leaves)
+{
+	u64 n = o->m->w.phys.range[device_of(o)->vram].n;
+
+	for (;;) {
+		const struct tdm_object *victim;
+
+		memcpy(taken, device_of(o)->taken, n);
+		for (u32 i = 0; i < o->m->sc->nobjects; i++)
+			if (leaves[i])
+				give_back(&o->m->object[i], taken);
+		if (place(o, taken, pfn))
+			return 0;
+		victim = oldest(o, leaves);
+		if (!victim)
+			return -ENOMEM;
+		leaves[victim - o->m->object] = true;
+	}
+}
+
+static int place_in_vram(struct tdm_object *o, u64 *pfn, u32 cpu)
+{
+	u64 n = o->m->w.phys.range[device_of(o)->vram].n;
+	bool leaves[TDM_SIM_OBJECTS] = { false };
+	u8 *taken = malloc(n);
+	int r = taken ? plan(o, taken, pfn, leaves) : -ENOMEM;
+
+	for (u32 i = 0; i < o->m->sc->nobjects && !r; i++)
+		if (leaves[i])
+			r = tdmi_object_move(&o->m->object[i], false, cpu);
+	if (!r)
+		memcpy(device_of(o)->taken, taken, n);
+	free(taken);
+	return r;
 }
 
 /* Pages of the system come one by one: neighbours change places. There is room for all objects (machine.c), each in a place of its own. */
@@ -133,17 +173,24 @@ static enum tdm_fault_result object_fault(struct tdm_map *map, u64 va, u64 size,
 
 static u32 object_order(struct tdm_map *map)
 {
-	return (u32)__builtin_ctzll(run_pages(((struct tdm_view *)map->arg)->object));
+	return tdm_highest_bit(run_align(((struct tdm_view *)map->arg)->object));
 }
 
 static const struct tdm_map_ops object_ops = { .name = "object", .fault = object_fault, .order = object_order };
 
-int tdmi_object_mmap(struct tdm_object *o, struct tdm_view *v)
+static int map_view(struct tdm_view *v)
 {
 	uintptr_t flags = TDM_V_SPECIAL | TDM_V_READ | (v->spec->writable ? TDM_V_WRITE : 0);
-	int r = tdmi_mmap_driver(v->s, o->m->reader, v->start, v->spec->size, flags, &object_ops, v, v->spec->offset, &v->map);
+
+	return tdmi_mmap_driver(v->s, v->m->reader, v->start, v->spec->size, flags, &object_ops, v, v->spec->offset, &v->map);
+}
+
+int tdmi_object_mmap(struct tdm_object *o, struct tdm_view *v)
+{
+	int r;
 
 	v->object = o;
+	r = map_view(v);
 	if (!r)
 		o->view[o->nviews++] = v;
 	return r;
@@ -194,14 +241,37 @@ static void note_content(struct tdm_view *v)
 	}
 }
 
-/* What is not zeros goes along. */
-static void copy(struct tdm_object *o, const u64 *to)
+/* What is not zeros goes along. What an object leaves behind is zeros again: whoever gets the memory next does not copy what nobody has written. */
+static void carry(struct tdm_object *o, const u64 *to)
 {
 	struct tdm_phys *phys = &o->m->w.phys;
 
 	for (u64 p = 0; p < o->pages; p++)
 		if (o->content[p / CHUNK])
 			memcpy(tdm_pfn_bytes(phys, (struct tdm_pfn){ to[p] }), tdm_pfn_bytes(phys, pfn_at(o, p)), TDM_PAGE_SIZE);
+	for (u64 p = 0; p < o->pages; p += CHUNK) {
+		u64 n = TDM_MIN(o->pages - p, CHUNK), low = TDM_SIM_NEVER, high = 0;
+
+		for (u64 k = 0; k < n; k++) {
+			low = TDM_MIN(low, o->pfn[p + k]);
+			high = TDM_MAX(high, o->pfn[p + k]);
+		}
+		/* In one piece, in whatever order; or page by page. */
+		if (o->content[p / CHUNK] && high - low == n - 1)
+			plat_discard(tdm_pfn_bytes(phys, (struct tdm_pfn){ low }), n << TDM_PAGE_SHIFT);
+		else if (o->content[p / CHUNK])
+			for (u64 k = 0; k < n; k++)
+				plat_discard(tdm_pfn_bytes(phys, pfn_at(o, p + k)), TDM_PAGE_SIZE);
+	}
+}
+
+int tdmi_object_remap(struct tdm_view *v)
+{
+	int r;
+
+	note_content(v);
+	r = tdmi_munmap(v->s, v->m->reader, v->start, v->spec->size);
+	return r ? r : map_view(v);
 }
 
 int tdmi_object_move(struct tdm_object *o, bool vram, u32 cpu)
@@ -230,9 +300,9 @@ int tdmi_object_move(struct tdm_object *o, bool vram, u32 cpu)
 	}
 	if (o->pfn) {
 		tdm_machine_pay(m, cpu, tdm_machine_cost(m, TDM_COST_DEVICE_COPY) * o->pages);
-		copy(o, pfn);
+		carry(o, pfn);
 		if (o->in_vram)
-			give_back(o, o->pfn, o->pages);
+			give_back(o, device_of(o)->taken);
 	}
 	free(o->pfn);
 	o->pfn = pfn;

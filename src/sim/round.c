@@ -68,6 +68,10 @@ static int call(struct tdm_machine *m, struct tdm_unit *u)
 	tdm_machine_pay(m, u->cpu, syscall);
 	switch (u->a->spec->kind) {
 	case TDM_SIM_UNMAP:
+		if (v->object) {
+			tdm_machine_pay(m, u->cpu, syscall);
+			return tdmi_object_remap(u->a->view);
+		}
 		r = tdmi_munmap(u->a->s, m->reader, va, n);
 		tdm_machine_pay(m, u->cpu, syscall);
 		return r ? r : tdmi_mmap(u->a->s, m->reader, va, n, rights);

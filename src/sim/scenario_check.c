@@ -82,6 +82,8 @@ static int check_device(struct tdm_scenario *s, struct tdm_sim_device *d, char *
 
 static int check_object(struct tdm_scenario *s, struct tdm_sim_object *o, char *err)
 {
+	u64 vram, runs;
+
 	if (o->device.index < 0)
 		return BAD(s, TDM_SIM_S_OBJECT, &o->s, "device", err, "[object %s] needs 'device = NAME'", o->s.name);
 	if (!o->size)
@@ -90,6 +92,10 @@ static int check_object(struct tdm_scenario *s, struct tdm_sim_object *o, char *
 		return BAD(s, TDM_SIM_S_OBJECT, &o->s, "size", err, "size: larger than the vram of [device %s]", o->device.name);
 	if (o->contiguous && !tdm_is_pow2(o->contiguous))
 		return BAD(s, TDM_SIM_S_OBJECT, &o->s, "contiguous", err, "contiguous: a power of two");
+	vram = TDM_ALIGN_UP(s->device[o->device.index].vram, TDM_HUGE_SIZE);
+	runs = o->contiguous ? TDM_ALIGN_UP(o->size, o->contiguous) : o->size;
+	if (runs > vram)
+		return BAD(s, TDM_SIM_S_OBJECT, &o->s, "contiguous", err, "contiguous: in runs of that size it takes more than the vram of [device %s]", o->device.name);
 	return 0;
 }
 
@@ -264,6 +270,10 @@ static int check_mapped(struct tdm_scenario *s, struct tdm_sim_agent *a, char *e
 	if (RANGES >> a->kind & 1) {
 		if (m->kind == TDM_SIM_OBJECT && a->kind != TDM_SIM_UNMAP && a->kind != TDM_SIM_PROTECT)
 			return BAD_AGENT(s, a, "mapping", err, "mapping: madvise is for memory, and [mapping %s] is of an object", m->s.name);
+		if (m->kind == TDM_SIM_OBJECT && a->kind == TDM_SIM_UNMAP && !a->pages)
+			a->pages = m->size / TDM_PAGE_SIZE;
+		if (m->kind == TDM_SIM_OBJECT && a->kind == TDM_SIM_UNMAP && a->pages != m->size / TDM_PAGE_SIZE)
+			return BAD_AGENT(s, a, "pages", err, "pages: of an object's mapping all are unmapped; leave them out");
 		if (a->pages > m->size / TDM_PAGE_SIZE)
 			return BAD_AGENT(s, a, "pages", err, "pages: more than [mapping %s] has", m->s.name);
 		if (!a->pages)

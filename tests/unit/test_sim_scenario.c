@@ -194,7 +194,7 @@ TEST(values)
 	      "[agent z]\nkind = cpu\nmapping = n\npattern = zipf\ntheta = 1.2\nthreads = rest\n"
 	      "[agent b]\nkind = dma\ndevice = d\nmapping = c\npattern = chase\ntransfer = 64K\npin = on\naccesses = 2G\n"
 	      "[agent r]\nkind = reclaim\npages = 7\ntarget = 1M\nafter = b\nenabled = off\n"
-	      "[agent f]\nkind = fork\nprocess = p\nexec = off\nrounds = 3\n[agent u]\nkind = unmap\nmapping = m\npages = 2\nrounds = 5\n[agent i]\nkind = fill\nmapping = m\nby = fault\n"
+	      "[agent f]\nkind = fork\nprocess = p\nexec = off\nrounds = 3\n[agent u]\nkind = protect\nmapping = m\npages = 2\nrounds = 5\n[agent i]\nkind = fill\nmapping = m\nby = fault\n"
 	      "[agent e]\nkind = evict\nobject = o\n"
 	      "[run]\nseed = 9223372036854775807\naccesses = 5M\ntime = 1s\nfrom = b\n" PRINT);
 	point(0);
@@ -387,6 +387,7 @@ static const struct {
 	{ Q "[object o]\ndevice = d\nsize = 4K\n" PRINT, "f:3: there is no [device d]" },
 	{ Q DEV "[object o]\ndevice = d\n" PRINT, "f:5: [object o] needs 'size = SIZE'" },
 	{ Q DEV "[object o]\ndevice = d\nsize = 6M\n" PRINT, "f:7: size: larger than the vram of [device d]" },
+	{ Q DEV "[object o]\ndevice = d\nsize = 3M\ncontiguous = 8M\n" PRINT, "f:8: contiguous: in runs of that size it takes more than the vram of [device d]" },
 	{ Q OBJ "contiguous = 12K\n" PRINT, "f:8: contiguous: a power of two" },
 	{ Q "[process p]\n[mapping m]\nprocess = p\n" PRINT, "f:3: [mapping m] needs 'kind = anonymous', shared, coherent or object" },
 	{ Q MAP "offset = 4K\n" PRINT, "f:7: offset: a mapping of this kind has no such thing" },
@@ -415,6 +416,7 @@ static const struct {
 	{ Q MAP AG "kind = fill\nmapping = m\nby = range\n" PRINT, "f:9: mapping: [mapping m] is of no object" },
 	{ Q MAP AG "kind = collapse\nmapping = m\n" PRINT, "f:9: mapping: [mapping m] is of no object; only such mappings collapse" },
 	{ Q OBJ "[process p]\n[mapping m]\nkind = object\nobject = o\nprocess = p\n" AG "kind = discard\nmapping = m\n" PRINT, "f:15: mapping: madvise is for memory" },
+	{ Q OBJ "[process p]\n[mapping m]\nkind = object\nobject = o\nprocess = p\n" AG "kind = unmap\nmapping = m\npages = 2\n" PRINT, "f:16: pages: of an object's mapping all are unmapped" },
 	{ Q MAP AG "kind = unmap\nmapping = m\npages = 257\n" PRINT, "f:10: pages: more than [mapping m] has" },
 	{ Q MAP AG "kind = reclaim\nrounds = 3\ntarget = 4K\n" PRINT, "f:10: target: either this or rounds" },
 	{ Q UNI "threads = all\ncpu = 0\n[machine]\ncpus = 2\n[agent b]\nkind = age\nrounds = 1\ncpu = 2\n" PRINT, "f:19: [agent b] needs CPUs 2 to 2, and there are 2" },
