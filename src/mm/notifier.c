@@ -4,7 +4,8 @@
  *
  * Who writes what. Everything in struct tdm_notifiers changes under `lock`, which is held for moments and never while a subscriber is called. What
  * is read without it:
- *   armed, nwhole     a reader that misses a change was not ordered after it. armed: the first subscriber comes while no round is under way. nwhole: start
+ *   armed, nwhole,
+ *   nshare            a reader that misses a change was not ordered after it. armed: the first subscriber comes while no round is under way. nwhole: start
  *                     and end read it after they have held the lock. tdmi_invalidate() may miss a notifier that is being registered, but it is
  *                     within a round that began before, for the end of which register waits; young hooks may miss one, who says nothing yet.
  *   in->seq           see below
@@ -193,6 +194,8 @@ int tdmi_notifier_register(struct tdm_notifiers *nots, struct tdm_notifier *n)
 	n->released = false;
 	tdm_list_add_tail(&nots->whole, &n->link);
 	tdm_a32_add_relaxed(&nots->nwhole, 1);
+	if (n->ops->invalidate)
+		tdm_a32_add_relaxed(&nots->nshare, 1);
 	while (nots->rounds[before])
 		tdmi_inv_wait_locked(nots);
 	plat_mutex_unlock(&nots->lock);
@@ -218,6 +221,8 @@ static void unlink_locked(struct tdm_notifiers *nots, struct tdm_notifier *n)
 	}
 	tdm_list_del(&n->link);
 	tdm_a32_sub_relaxed(&nots->nwhole, 1);
+	if (n->ops->invalidate)
+		tdm_a32_sub_relaxed(&nots->nshare, 1);
 	n->nots = NULL;
 }
 

@@ -184,6 +184,7 @@ struct tdm_notifiers {
 	struct tdm_rcu *rcu;
 	tdm_a32 armed;            /* there has been a subscriber: rounds are counted. Written under the lock */
 	tdm_a32 nwhole;           /* registered; written under the lock */
+	tdm_a32 nshare;           /* of these, those that share the table: they have `invalidate`. Likewise */
 	struct plat_mutex joining; /* rank TDM_RANK_INV_WAIT: one registration at a time; held while it waits */
 	struct plat_mutex lock;   /* rank TDM_RANK_NOTIFIERS; guards what follows, but for the nodes. Never held while a subscriber is called */
 	u64 seq;                  /* odd: a range that somebody has subscribed to is being invalidated, and `ranges` stays as it is */
@@ -244,7 +245,7 @@ static inline void tdmi_invalidate_end(struct tdm_notifiers *nots, struct tdm_in
 /* Within a round, with the table locked that has changed: see tdm_may_defer(). */
 static inline void tdmi_invalidate(struct tdm_notifiers *nots, u64 start, u64 end)
 {
-	if (tdm_a32_ld_relaxed(&nots->nwhole))
+	if (tdm_a32_ld_relaxed(&nots->nshare))
 		tdmi_notifiers_invalidate(nots, start, end);
 }
 

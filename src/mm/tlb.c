@@ -7,7 +7,7 @@
 
 static void secondary(struct tdm_space *s, u64 start, u64 end)
 {
-	if (!tdm_a32_ld_relaxed(&s->notifiers.nwhole))
+	if (!tdm_a32_ld_relaxed(&s->notifiers.nshare))
 		return;
 	tdm_world_count(s->w, TDM_SC_SECONDARY, 1);
 	tdm_world_work(s->w, TDM_WORK_SECONDARY, 1);
@@ -120,7 +120,7 @@ bool tdmi_batch_add(struct tdm_tlb_batch *b, struct tdm_space *s, u64 va, bool d
 		b->dirty |= dirty;
 		tdm_a64_add_seqcst(&s->batched, 1);
 		tdm_world_count(s->w, TDM_SC_DEFERRED, later);
-		tdm_world_count(s->w, TDM_SC_SECONDARY_DEFERRED, secondary_later && tdm_a32_ld_relaxed(&s->notifiers.nwhole));
+		tdm_world_count(s->w, TDM_SC_SECONDARY_DEFERRED, secondary_later && tdm_a32_ld_relaxed(&s->notifiers.nshare));
 	}
 	return later || secondary_later;
 }

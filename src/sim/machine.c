@@ -63,13 +63,14 @@ static void handler_unpin(void *arg, struct tdm_space *s, u64 va, struct tdm_pfn
 
 static const struct tdm_iommu_ops handler_ops = { .clock = handler_clock, .fault = handler_fault, .pin = handler_pin, .unpin = handler_unpin };
 
-/* What CPUs flush by broadcast an iommu that snoops hears, too. */
+/* What CPUs flush by broadcast an iommu that snoops hears, too: not what one CPU flushes for itself, as no other has used the space, or what none has to flush. */
 static void machine_flush(void *arg, struct tdm_space *s, u64 start, u64 end, u32 shift)
 {
 	struct tdm_machine *m = arg;
+	const u64 *broadcasts = &m->cpus.core[m->cpus.current].stats.flushes[TDM_FLUSH_BROADCAST], before = *broadcasts;
 
 	tdmi_cpus_tlb_ops.flush(&m->cpus, s, start, end, shift);
-	if (m->has_iommu && m->iommu.config.snoop && tdm_cpus_broadcasts(&m->cpus))
+	if (m->has_iommu && *broadcasts != before)
 		tdmi_iommu_snoop(&m->iommu, s, start, end);
 }
 

@@ -6,15 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include "mm/collapse.h"
-#include "runner/t.h"
-#include "sim/machine.h"
+#include "sim_world.h"
 
 #define K4 TDM_PAGE_SIZE
 #define M2 TDM_HUGE_SIZE
-
-static struct tdm_scenario all, one;
-static struct tdm_machine *m;
-static char err[TDM_SIM_ERR];
 
 /* ---- memory that runs out */
 
@@ -35,36 +30,6 @@ void *__wrap_malloc(size_t n)
 
 #define MACHINE "# Why?\n[machine]\nram = 16M\n[process p]\n[process q]\n"
 #define END "[agent none]\nkind = age\nrounds = 1\n[print]\ncolumns = cycles\n"
-
-static void parse(const char *text)
-{
-	if (tdmi_scenario_parse(&all, "f", text, NULL, 0, err) || tdmi_scenario_point(&all, 0, &one, err))
-		t_fail(__FILE__, __LINE__, "%s", err);
-}
-
-static void make(void)
-{
-	struct tdm_costs costs;
-
-	tdmi_costs_default(&costs);
-	m = aligned_alloc(_Alignof(struct tdm_machine), sizeof(*m));
-	memset(m, 0, sizeof(*m));
-	*m = (struct tdm_machine){ .sc = &one, .costs = costs, .start = TDM_SIM_NEVER, .err = err };
-	if (tdmi_machine_make(m))
-		t_fail(__FILE__, __LINE__, "%s", err);
-}
-
-static void start(const char *text)
-{
-	parse(text);
-	make();
-}
-
-static void finish(void)
-{
-	tdmi_machine_destroy(m);
-	free(m);
-}
 
 static void put(u32 view, u64 page, u64 value)
 {

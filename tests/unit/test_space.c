@@ -57,6 +57,21 @@ TEST(memory_begins_as_zeros_that_take_no_page)
 	end(s);
 }
 
+static u32 rounds, tellings;
+
+static int round_starts(struct tdm_notifier *n, const struct tdm_inv_range *range)
+{
+	(void)n, (void)range;
+	rounds++;
+	return 0;
+}
+
+static void told(struct tdm_notifier *n, u64 start, u64 stop)
+{
+	(void)n, (void)start, (void)stop;
+	tellings++;
+}
+
 TEST(unmapped_memory_is_gone_for_every_cpu)
 {
 	struct tdm_space *s = begin(NULL, 64);
@@ -71,6 +86,42 @@ TEST(unmapped_memory_is_gone_for_every_cpu)
 	}
 	CHECK_EQ(tdmi_mmap(s, t.reader, at(5), PAGE, RW), 0);
 	CHECK_EQ(world_read(&t, 2, s, at(5)), 0);
+	end(s);
+}
+
+/* Who has a table of its own hears of rounds, and not of each entry: nothing was sent to it. */
+TEST(whoever_shares_the_table_is_told_of_entries)
+{
+	static const struct tdm_notifier_ops own_table = { .invalidate_start = round_starts }, shares = { .invalidate = told };
+	struct tdm_notifier a = { .name = "own", .ops = &own_table }, b = { .name = "shares", .ops = &shares };
+	struct tdm_space *s = begin("lz4", 64);
+	u32 sent;
+
+	rounds = tellings = 0;
+	CHECK_EQ(tdmi_notifier_register(&s->notifiers, &a), 0);
+	t.w.policy = (struct tdm_tlb_policy){ .batch = true, .batch_secondary = true };
+	for (u32 i = 0; i < 8; i++)
+		world_write(&t, 0, s, at(i), i);
+	CHECK_EQ(tdmi_munmap(s, t.reader, at(0), PAGE), 0);
+	while (counted(TDM_SC_SWAPPED_OUT) < 3)
+		(void)tdmi_vmscan(&t.w, t.reader, 8, 8);
+	CHECK(rounds > 0 && tellings == 0);
+	CHECK(counted(TDM_SC_SECONDARY) == 0 && counted(TDM_SC_SECONDARY_DEFERRED) == 0);
+	CHECK_EQ(tdmi_notifier_register(&s->notifiers, &b), 0);
+	for (u32 i = 1; i < 8; i++)
+		world_write(&t, 0, s, at(i), i);
+	CHECK_EQ(tdmi_munmap(s, t.reader, at(1), PAGE), 0);
+	sent = tellings;
+	CHECK(sent > 0 && counted(TDM_SC_SECONDARY) == sent);
+	tellings = 0;
+	for (u64 until = counted(TDM_SC_SWAPPED_OUT) + 3; counted(TDM_SC_SWAPPED_OUT) < until;)
+		(void)tdmi_vmscan(&t.w, t.reader, 8, 8);
+	CHECK(tellings > 0 && counted(TDM_SC_SECONDARY) == sent + tellings && counted(TDM_SC_SECONDARY_DEFERRED) > 0);
+	tdmi_notifier_unregister(&s->notifiers, &b);
+	tellings = 0;
+	CHECK_EQ(tdmi_munmap(s, t.reader, at(2), PAGE), 0);
+	CHECK_EQ(tellings, 0);
+	tdmi_notifier_unregister(&s->notifiers, &a);
 	end(s);
 }
 

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+/* What the parts of a simulated machine (sim/machine.h) do together. */
+#include "sim_world.h"
+
+#define PAGE TDM_PAGE_SIZE
+
+/* ---- whose flushes an iommu hears that snoops */
+
+#define SNOOPS                                                                                                                   \
+	"# Why?\n[machine]\ncpus = 3\nram = 16M\nflush = broadcast\n[iommu]\nsnoop = on\n[device d]\nfault = stall\n[process p]\n" \
+	"[mapping m]\nprocess = p\nkind = anonymous\nsize = 64K\npopulate = on\n"                                              \
+	"[agent none]\nkind = age\nrounds = 1\n[print]\ncolumns = cycles\n"
+
+static u8 buf[PAGE];
+static struct tdm_dma dma;
+
+static void device_reads(u64 page)
+{
+	dma = (struct tdm_dma){ .pasid = 1, .va = m->view[0].start + page * PAGE, .len = PAGE, .buf = buf };
+	CHECK_EQ(tdmi_iommu_dma_submit(m->dev[0].dev, &dma), 0);
+	while (dma.state != TDM_DMA_DONE)
+		CHECK(tdmi_iommu_dev_step(m->dev[0].dev) >= TDM_DEV_WORKED);
+	CHECK_EQ(dma.result, 0);
+	CHECK(tdmi_iommu_caches(&m->iommu, m->space[0], dma.va));
+}
+
+static u64 counted(enum tdm_iommu_count c)
+{
+	return tdm_iommu_counted(&m->iommu, c);
+}
+
+/* cpus: how many have used the page. Commands that the IOTLB was sent because it was unmapped; *snooped: broadcasts that it heard. */
+static u64 unmapped(u32 cpus, u64 *snooped)
+{
+	u64 va, commands, x;
+
+	start(SNOOPS);
+	va = m->view[0].start + 3 * PAGE;
+	for (u32 c = 0; c < cpus; c++) {
+		CHECK_EQ(tdmi_cpus_switch(&m->cpus, c, m->space[0]), 0);
+		CHECK_EQ(tdm_cpus_load(&m->cpus, c, va, &x), 0);
+	}
+	device_reads(3);
+	m->cpus.current = 0;
+	commands = counted(TDM_IC_CMD_IOTLB);
+	*snooped = counted(TDM_IC_SNOOPED);
+	CHECK_EQ(tdmi_munmap(m->space[0], m->reader, va, PAGE), 0);
+	CHECK(!tdmi_iommu_caches(&m->iommu, m->space[0], va));
+	commands = counted(TDM_IC_CMD_IOTLB) - commands;
+	*snooped = counted(TDM_IC_SNOOPED) - *snooped;
+	CHECK_EQ(tdm_world_counted(&m->w, TDM_SC_SECONDARY) != 0, true);
+	finish();
+	return commands;
+}
+
+/* A CPU that flushes for itself says nothing to anybody, nor does one that has nothing to flush: there is no broadcast to be heard, and the iommu must be told. */
+TEST(what_is_not_broadcast_is_not_heard)
+{
+	u64 snooped;
+
+	CHECK_EQ(unmapped(0, &snooped), 1);
+	CHECK_EQ(snooped, 0);
+	CHECK_EQ(unmapped(1, &snooped), 1);
+	CHECK_EQ(snooped, 0);
+	CHECK_EQ(unmapped(2, &snooped), 0);
+	CHECK_EQ(snooped, 1);
+	CHECK_EQ(unmapped(3, &snooped), 0);
+	CHECK_EQ(snooped, 1);
+}
