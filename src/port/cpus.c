@@ -87,11 +87,20 @@ void tdmi_cpus_detach(struct tdm_cpus *c)
 
 /* ---- what they run -------------------------------------------------------------------------------------------------------- */
 
+/* The guest is not told any more; likewise. */
+static void leave_guest(struct tdm_core *k, u32 cpu)
+{
+	if (k->guest)
+		tdm_bitmap_clear(k->guest->has->loaded, cpu);
+	k->guest = NULL;
+}
+
 /* The space is not told any more, as nothing of it runs; its entries may stay. */
 static void rest(struct tdm_cpus *c, u32 cpu)
 {
 	struct tdm_core *k = &c->core[cpu];
 
+	leave_guest(k, cpu);
 	if (k->s && !k->lazy)
 		tdm_bitmap_clear(c->space[k->s->id]->loaded, cpu);
 	k->lazy = true;
@@ -114,6 +123,7 @@ static void load(struct tdm_cpus *c, u32 cpu, struct tdm_space *s)
 	struct tdm_core *k = &c->core[cpu];
 	struct tdm_cpus_space *sp = c->space[s->id];
 
+	leave_guest(k, cpu);
 	if (k->s != s) {
 		unload(c, cpu);
 		tdmi_cpus_give_asid(c, cpu, sp);
@@ -140,7 +150,7 @@ int tdmi_cpus_switch(struct tdm_cpus *c, u32 cpu, struct tdm_space *s)
 	c->current = cpu;
 	k->stats.switches++;
 	tdm_core_pay(k, TDM_CYC_SWITCH, c->config.cost.context_switch);
-	if (k->s != s || k->lazy)
+	if (!tdm_core_runs(k, s))
 		load(c, cpu, s);
 	return 0;
 }
@@ -166,7 +176,70 @@ void tdmi_cpus_forget(struct tdm_cpus *c, struct tdm_space *s)
 	c->space[s->id] = NULL;
 }
 
+/* ---- guests ---------------------------------------------------------------------------------------------------------------- */
+
+int tdmi_cpus_guest_add(struct tdm_cpus *c, struct tdm_cpus_guest *g)
+{
+	if (TDM_ASIDS_MAX + 1 + c->guests >= TDM_TLB_ASIDS)
+		return -ENOSPC;
+	g->has = tdmi_alloc(&c->alloc, space_bytes(c));
+	if (!g->has)
+		return -ENOMEM;
+	g->has->vmid = TDM_ASIDS_MAX + 1 + c->guests++;
+	return 0;
+}
+
+void tdmi_cpus_guest_del(struct tdm_cpus *c, struct tdm_cpus_guest *g)
+{
+	for (u32 cpu = 0; cpu < c->config.n; cpu++)
+		if (c->core[cpu].guest == g)
+			rest(c, cpu);
+	tdmi_free(&c->alloc, g->has, space_bytes(c));
+	g->has = NULL;
+}
+
+int tdmi_cpus_guest_enter(struct tdm_cpus *c, u32 cpu, struct tdm_cpus_guest *g)
+{
+	struct tdm_core *k = &c->core[cpu];
+	struct tdm_cpus_heard *on = &g->has->on[cpu];
+	int r = tdmi_cpus_switch(c, cpu, g->s);
+
+	if (r)
+		return r;
+	/* Who has never run it has nothing of it. */
+	if (!on->asid.generation)
+		*on = (struct tdm_cpus_heard){ .asid = { 1, g->has->vmid }, .heard = g->has->flushes };
+	if (on->heard != g->has->flushes)
+		tdmi_cpus_flush_late(c, cpu, g->has);
+	k->guest = g;
+	k->asid = g->has->vmid;
+	tdm_bitmap_set(g->has->loaded, cpu);
+	if (tdm_cpus_broadcasts(c))
+		tdm_bitmap_set(g->has->holds, cpu);
+	return 0;
+}
+
 /* ---- accesses -------------------------------------------------------------------------------------------------------------- */
+
+/* What is walked, and by which rules. */
+static struct tdm_pgt *table_of(struct tdm_core *k)
+{
+	return k->guest ? k->guest->pgt : &k->s->pgt;
+}
+
+static u32 caps_of(const struct tdm_cpus *c, const struct tdm_core *k)
+{
+	return k->guest ? TDM_WALK_HW_A | TDM_WALK_HW_D : c->config.caps;
+}
+
+static int fault(struct tdm_cpus *c, u32 cpu, u64 va, bool write)
+{
+	enum tdm_access access = write ? TDM_ACCESS_WRITE : TDM_ACCESS_READ;
+	struct tdm_core *k = &c->core[cpu];
+
+	k->stats.faults++;
+	return k->guest ? k->guest->fault(k->guest->arg, cpu, va, access) : c->config.fault(k->s, c->reader, va, access);
+}
 
 /* Not in the TLB, or not with these rights. TDM_WALK_OK: it is now, and *bytes is where va is. */
 static enum tdm_walk_result walk(struct tdm_cpus *c, struct tdm_core *k, u64 va, bool write, u8 **bytes)
@@ -178,7 +251,7 @@ static enum tdm_walk_result walk(struct tdm_cpus *c, struct tdm_core *k, u64 va,
 
 	if (!c->config.one_thread)
 		tdmi_rcu_read_lock(c->reader);
-	r = tdmi_walk(&k->s->pgt, va, write, c->config.caps, c->config.page_sizes, &w);
+	r = tdmi_walk(table_of(k), va, write, caps_of(c, k), c->config.page_sizes, &w);
 	if (r == TDM_WALK_OK) {
 		in = va & tdm_bits_below(w.shift);
 		*bytes = tdm_pfn_bytes(&c->w->phys, tdm_pte_pfn(w.pte));
@@ -218,8 +291,7 @@ static int translate(struct tdm_cpus *c, u32 cpu, u64 va, bool write, u8 **bytes
 			tdmi_tlb_flush_range(&k->tlb, k->asid, va, va + 1);
 		if (walk(c, k, va, write, bytes) == TDM_WALK_OK)
 			return 0;
-		k->stats.faults++;
-		r = c->config.fault(k->s, c->reader, va, write ? TDM_ACCESS_WRITE : TDM_ACCESS_READ);
+		r = fault(c, cpu, va, write);
 		if (r)
 			return r;
 	}
@@ -257,7 +329,7 @@ void tdmi_cpus_ahead(struct tdm_cpus *c, u32 cpu, u64 va)
 
 	if (!c->config.one_thread || k->asid == TDM_ASID_NONE)
 		return;
-	pt = tdmi_pt_walk(&k->s->pgt, va, &i, &pte);
+	pt = tdmi_pt_walk(table_of(k), va, &i, &pte);
 	if (tdm_pte_present(pte))
 		__builtin_prefetch(tdm_pfn_bytes(&c->w->phys, tdm_pte_pfn(pte)) + (va & tdm_bits_below(tdm_pt_shift(pt->level))), 1);
 }

@@ -25,6 +25,10 @@
  *
  * ASIDs are given in order, and never taken back one by one: when they are used up a new generation of them begins, with a flush of everything. A CPU has its own; with
  * broadcast they are the machine's, and a new generation leaves those that are loaded where they are. Without ASIDs a switch to another space flushes.
+ *
+ * A CPU can run a vCPU of a guest (sim/vcpus.h) in the place of a thread of the guest's process: addresses are the guest's then, walks are of its second-stage table, and the TLB has
+ * what they find under the guest's VMID, a tag beyond all ASIDs that is never given again. Flushes of a guest find those who must be told as those of a space do, and cost as much; a new
+ * generation of ASIDs takes its entries along. The process's space stays loaded meanwhile, as the thread is one of its: its flushes interrupt a vCPU, too.
  */
 #ifndef TDM_PORT_CPUS_H
 #define TDM_PORT_CPUS_H
@@ -108,19 +112,30 @@ struct tdm_asid {
 	u32 asid;
 };
 
+/* Whose vCPUs CPUs can run. */
+struct tdm_cpus_guest {
+	struct tdm_space *s;            /* of the process that the vCPUs' threads are of; constant, as are the next three */
+	struct tdm_pgt *pgt;            /* by guest address; A and D are set by the walker, whatever the CPUs do in spaces */
+	int (*fault)(void *arg, u32 cpu, u64 g, enum tdm_access access); /* as config.fault, of what is not in there */
+	void *arg;
+	struct tdm_cpus_space *has;     /* by tdmi_cpus_guest_add() */
+};
+
 struct tdm_core {
 	struct tdm_tlb tlb;
 	struct tdm_space *s;      /* loaded, or NULL */
+	struct tdm_cpus_guest *guest; /* a vCPU of it runs in the place of s; or NULL */
 	struct tdm_asids asids;   /* unless they are the machine's */
-	u32 asid;                 /* of s; TDM_ASID_NONE: lazy, or nothing is loaded */
+	u32 asid;                 /* of s; the VMID of the guest; TDM_ASID_NONE: lazy, or nothing is loaded */
 	bool lazy;
 	u64 access;               /* what an access costs */
 	u64 clock, accesses;
 	struct tdm_cpu_stats stats; /* but for what the TLB and `accesses` say */
 };
 
-/* What CPUs have of a space. */
+/* What CPUs have of a space, or of a guest. */
 struct tdm_cpus_space {
+	u32 vmid;                       /* of a guest: the tag of its entries. 0: it is a space's, and they have an ASID */
 	u64 flushes;                    /* so far, but for broadcast ones */
 	u64 loaded[TDM_CPUS_WORDS];     /* a bit a CPU; not lazy */
 	u64 holds[TDM_CPUS_WORDS];      /* CPUs that may have an entry of it under an ASID that is still its own; kept for broadcast alone */
@@ -140,6 +155,7 @@ struct tdm_cpus {
 	struct tdm_asids asids;         /* the machine's */
 	u64 *taken;                     /* of these, a bit each: were loaded when the generation began */
 	struct tdm_alloc alloc;
+	u32 guests;                     /* VMIDs that have been given */
 	struct tdm_cpus_space *space[TDM_SPACES_MAX]; /* by id; NULL: no CPU has run it */
 };
 
@@ -159,9 +175,17 @@ static inline bool tdm_cpus_shares_asids(const struct tdm_cpus *c)
 	return tdm_cpus_broadcasts(c) && c->config.asids;
 }
 
-/* The ASID under which entries of the space are in this CPU's TLB. */
+/* Does a thread of s run here now? A vCPU of its guest is none. */
+static inline bool tdm_core_runs(const struct tdm_core *k, const struct tdm_space *s)
+{
+	return k->s == s && !k->lazy && !k->guest;
+}
+
+/* The ASID, or VMID, under which entries of the space are in this CPU's TLB. */
 static inline u32 tdm_cpus_asid(const struct tdm_cpus *c, const struct tdm_cpus_space *sp, u32 cpu)
 {
+	if (sp->vmid)
+		return sp->vmid;
 	return tdm_cpus_shares_asids(c) ? sp->asid.asid : sp->on[cpu].asid.asid;
 }
 
@@ -190,7 +214,16 @@ void tdmi_cpus_idle(struct tdm_cpus *c, u32 cpu);
 /* s is about to be destroyed: no CPU runs it (lazily: it is let go). Before tdmi_space_destroy(). */
 void tdmi_cpus_forget(struct tdm_cpus *c, struct tdm_space *s);
 
-/* len bytes between buf and the space that cpu runs, page by page. What the engine said of the first page that cannot be had: -EFAULT and others (tdmi_space_fault()); or -ETIMEDOUT: it
+/* g is a guest from now on, with a VMID; g->has is set. -ENOMEM; -ENOSPC: VMIDs are used up. */
+int tdmi_cpus_guest_add(struct tdm_cpus *c, struct tdm_cpus_guest *g);
+/* CPUs that run a vCPU of it are idle afterwards. */
+void tdmi_cpus_guest_del(struct tdm_cpus *c, struct tdm_cpus_guest *g);
+/* CPU cpu runs a vCPU of g from now on, which is a switch to its process: accesses are by guest address until the next switch. -ENOMEM: nothing has changed. */
+int tdmi_cpus_guest_enter(struct tdm_cpus *c, u32 cpu, struct tdm_cpus_guest *g);
+/* No CPU uses what it has of [start, end) of the guest from here on. The time of c->current, and of whom it has to tell. */
+void tdmi_cpus_guest_flush(struct tdm_cpus *c, struct tdm_cpus_guest *g, u64 start, u64 end);
+
+/* len bytes between buf and the space, or the guest, that cpu runs, page by page. What the engine said of the first page that cannot be had: -EFAULT and others (tdmi_space_fault()); or -ETIMEDOUT: it
  * serves the fault again and again, and there is still nothing. What came before has been moved. */
 int tdmi_cpus_read(struct tdm_cpus *c, u32 cpu, u64 va, void *buf, size_t len);
 int tdmi_cpus_write(struct tdm_cpus *c, u32 cpu, u64 va, const void *buf, size_t len);

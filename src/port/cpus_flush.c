@@ -4,7 +4,7 @@
 #include "base/check.h"
 #include "port/cpus.h"
 
-/* What is to go: pages of a space, or, n == 0, all of it. */
+/* What is to go: pages of a space or a guest, or, n == 0, all of it. */
 struct flush {
 	struct tdm_cpus_space *sp;
 	u64 start, end, pages;
@@ -15,6 +15,8 @@ static bool has_asid(const struct tdm_cpus *c, u32 cpu, const struct tdm_cpus_sp
 {
 	const struct tdm_core *k = &c->core[cpu];
 
+	if (sp->vmid)
+		return true;
 	if (!c->config.asids)
 		return k->s && c->space[k->s->id] == sp;
 	if (tdm_cpus_shares_asids(c))
@@ -139,9 +141,12 @@ static void flush_broadcast(struct tdm_cpus *c, const struct flush *f)
 /* Who has forgotten all of the space, and has not loaded it, need not be reached again. */
 static void holds_nothing(struct tdm_cpus *c, const struct flush *f)
 {
-	for (u32 cpu = 0; cpu < c->config.n; cpu++)
-		if (!c->core[cpu].s || c->space[c->core[cpu].s->id] != f->sp)
+	for (u32 cpu = 0; cpu < c->config.n; cpu++) {
+		const struct tdm_core *k = &c->core[cpu];
+
+		if ((!k->s || c->space[k->s->id] != f->sp) && (!k->guest || k->guest->has != f->sp))
 			tdm_bitmap_clear(f->sp->holds, cpu);
+	}
 }
 
 static void carry_out(struct tdm_cpus *c, const struct flush *f)
@@ -174,10 +179,9 @@ static void carry_out(struct tdm_cpus *c, const struct flush *f)
 		holds_nothing(c, f);
 }
 
-static void flush(void *arg, struct tdm_space *s, u64 start, u64 end, u32 shift)
+static void flush_pages(struct tdm_cpus *c, struct tdm_cpus_space *sp, u64 start, u64 end, u32 shift)
 {
-	struct tdm_cpus *c = arg;
-	struct flush f = { .sp = c->space[s->id], .start = start, .end = end };
+	struct flush f = { .sp = sp, .start = start, .end = end };
 
 	if (start >= end)
 		return;
@@ -191,6 +195,18 @@ static void flush(void *arg, struct tdm_space *s, u64 start, u64 end, u32 shift)
 	if (f.pages > c->config.ceiling)
 		f.pages = 0;
 	carry_out(c, &f);
+}
+
+static void flush(void *arg, struct tdm_space *s, u64 start, u64 end, u32 shift)
+{
+	struct tdm_cpus *c = arg;
+
+	flush_pages(c, c->space[s->id], start, end, shift);
+}
+
+void tdmi_cpus_guest_flush(struct tdm_cpus *c, struct tdm_cpus_guest *g, u64 start, u64 end)
+{
+	flush_pages(c, g->has, start, end, TDM_PAGE_SHIFT);
 }
 
 static void work(void *arg, u32 what, u64 n)

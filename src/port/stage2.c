@@ -14,6 +14,10 @@
  * asked for. One page looks used that was not, and another unused that was: the one stays in memory for a generation longer; the other is asked again, and found used if it is used
  * again, before it goes, or else comes back by a fault. No byte depends on A. The other two modes cannot have this between the two, and pay for it with everybody's waiting.
  *
+ * TLBs of vCPUs. What is taken out of the table is forgotten by them before the round goes on, so before the page can be anybody else's; who walks afterwards finds what the table says
+ * now. Entries never lose rights otherwise. Of one that has gained some a TLB may have the old state: then it asks, and walks. A that was taken away without a flush is the one thing
+ * that a TLB keeps: see mm/vmscan.h for what that means. All of it is one thread's, so a walk and its insertion into a TLB have no round between.
+ *
  * Tables are never freed as long as anybody could be asked, so nobody needs a section for reading them. They are made before the lock is taken: hooks take it with tables of the space
  * locked, so tables' locks cannot be taken within. For the same reason the count of used entries in a table, which its own lock guards, is not kept.
  *
@@ -113,27 +117,49 @@ static u64 work_time(const struct tdm_stage2 *st, struct work w)
 	return w.reads * st->config.costs.walk + w.entries * st->config.costs.entry;
 }
 
-/* The engine has done this, with the lock. How long it took. */
-static u64 mm_locked(struct tdm_stage2 *st, bool write, struct work w)
-{
-	u64 now = tdm_a64_ld_relaxed(&st->mm_clock), waited, took;
-
-	took = lock_time(st, now, write, work_time(st, w), &waited) - now;
-	tdm_a64_add_relaxed(&st->mm_clock, took);
-	count(st, TDM_S2_MM_WAITED, waited);
-	return took;
-}
-
 static u64 mm_spent(struct tdm_stage2 *st, u64 cycles)
 {
-	tdm_a64_add_relaxed(&st->mm_clock, cycles);
+	if (st->config.machine)
+		st->config.machine->pay(st->config.machine_arg, cycles);
+	else
+		tdm_a64_add_relaxed(&st->mm_clock, cycles);
 	return cycles;
 }
 
-static void mm_flush(struct tdm_stage2 *st)
+/* The engine has done this, with the lock. How long it took. */
+static u64 mm_locked(struct tdm_stage2 *st, bool write, struct work w)
+{
+	u64 now = st->config.machine ? st->config.machine->now(st->config.machine_arg) : tdm_a64_ld_relaxed(&st->mm_clock), waited, took;
+
+	took = lock_time(st, now, write, work_time(st, w), &waited) - now;
+	count(st, TDM_S2_MM_WAITED, waited);
+	return mm_spent(st, took);
+}
+
+static void mm_flush(struct tdm_stage2 *st, u64 g, u64 end)
 {
 	count(st, TDM_S2_FLUSHES, 1);
-	(void)mm_spent(st, st->config.costs.flush);
+	if (st->config.machine)
+		st->config.machine->flush(st->config.machine_arg, g, end);
+	else
+		(void)mm_spent(st, st->config.costs.flush);
+}
+
+static u64 vcpu_now(const struct tdm_vcpu *v)
+{
+	const struct tdm_stage2_config *c = &v->st->config;
+
+	return c->machine ? c->machine->now(c->machine_arg) : v->clock;
+}
+
+static void vcpu_spent(struct tdm_vcpu *v, u64 cycles)
+{
+	const struct tdm_stage2_config *c = &v->st->config;
+
+	if (c->machine)
+		c->machine->pay(c->machine_arg, cycles);
+	else
+		v->clock += cycles;
 }
 
 /* ---- the table */
@@ -224,7 +250,7 @@ static void forget(struct tdm_stage2 *st, u64 g, u64 end, const u64 *seq)
 	(void)mm_locked(st, true, w);
 	count(st, TDM_S2_CLEARED, n);
 	if (n)
-		mm_flush(st);
+		mm_flush(st, g, end);
 	if (n || others)
 		tdmi_rcu_synchronize(&st->rcu);
 	if (n) {
@@ -322,9 +348,10 @@ static bool clear_flush_young(struct tdm_notifier *nt, u64 start, u64 end)
 {
 	struct tdm_stage2 *st = tdm_container_of(nt, struct tdm_stage2, young);
 	bool used = young(nt, start, end, true);
+	u64 g, gend;
 
-	if (used && !st->config.elide_flush)
-		mm_flush(st);
+	if (used && !st->config.elide_flush && guest_range(st, start, end, &g, &gend))
+		mm_flush(st, g, gend);
 	return used;
 }
 
@@ -386,7 +413,7 @@ static bool put(struct tdm_vcpu *v, u64 g, struct tdm_pte pte, u64 seq, bool *go
 	struct tdm_stage2 *st = v->st;
 	bool write = !st->config.fill_read, good;
 	struct work w = { .entries = 1 };
-	u64 waited;
+	u64 now, waited;
 
 	plat_window();
 	lock(st, write);
@@ -396,7 +423,8 @@ static bool put(struct tdm_vcpu *v, u64 g, struct tdm_pte pte, u64 seq, bool *go
 	if (good)
 		install(st, &table_of(st, g, &w)[index_of(g)], pte);
 	unlock(st, write);
-	v->clock = lock_time(st, v->clock, write, work_time(st, w), &waited);
+	now = vcpu_now(v);
+	vcpu_spent(v, lock_time(st, now, write, work_time(st, w), &waited) - now);
 	v->waited += waited;
 	count(st, TDM_S2_VCPU_WAITED, waited);
 	count(st, TDM_S2_RETRIES, !good && !*gone);
@@ -416,12 +444,12 @@ static int table_make(struct tdm_stage2 *st, u64 g, struct tdm_rcu_reader *secti
 	return r;
 }
 
-/* A vCPU has missed at g. 0: look again. */
-static int miss(struct tdm_vcpu *v, u64 g, bool write)
+int tdmi_vcpu_miss(struct tdm_vcpu *v, u64 g, bool write)
 {
 	struct tdm_stage2 *st = v->st;
-	int r = table_make(st, g, v->section);
+	int r = g < st->size ? table_make(st, g, v->section) : -EFAULT;
 
+	g &= TDM_PAGE_MASK;
 	count(st, TDM_S2_MISSES, 1);
 	for (u32 tries = 0; !r; tries++) {
 		u64 seq = tdm_interval_read_begin(&st->in);
@@ -438,7 +466,7 @@ static int miss(struct tdm_vcpu *v, u64 g, bool write)
 			r = -ESRCH;
 	}
 	/* Only now: it comes to the lock when its clock says, as everybody does. */
-	v->clock += st->config.costs.exit;
+	vcpu_spent(v, st->config.costs.exit);
 	return r;
 }
 
@@ -489,7 +517,7 @@ int tdmi_vcpu_access(struct tdm_vcpu *v, u64 g, void *buf, size_t len, bool writ
 		u32 tries = 0;
 
 		while (!access_mapped(v, g + done, (u8 *)buf + done, part, write)) {
-			int r = tries++ < TRIES_MAX ? miss(v, (g + done) & TDM_PAGE_MASK, write) : -EBUSY;
+			int r = tries++ < TRIES_MAX ? tdmi_vcpu_miss(v, g + done, write) : -EBUSY;
 
 			if (r)
 				return r;

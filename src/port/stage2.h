@@ -6,9 +6,13 @@
  * entry goes when an interval notifier says that the space's does (mm/notifier.h). The table has access bits of its own, which the space's notifiers are asked for. A leaf is 4 KiB.
  *
  * What is modelled of time is who waits for the lock of the table: filling takes it, and so does aging, in one of three ways. Nothing else is: a guest's accesses that hit cost nothing
- * here, and there is no TLB of a vCPU between it and the table. So whoever uses a page again is always noticed; flushes are counted, and cost what they are said to cost.
+ * here.
  *
- * Times are in cycles, of several clocks: each vCPU's, and that of the engine (mm_clock), by which hooks and rounds take their time. The lock remembers when it was held lately; who comes
+ * By itself the table is used by tdmi_vcpu_access(), with no TLB between: whoever uses a page again is always noticed; flushes are counted, and cost what they are said to cost. On a machine
+ * (struct tdm_stage2_machine; sim/vcpus.h) vCPUs have TLBs, and miss here: tdmi_vcpu_miss(). Then a use that a TLB serves is not noticed, and whoever takes entries out, or looks for
+ * uses and flushes, has the TLBs forget.
+ *
+ * Times are in cycles, of several clocks: each vCPU's, and that of the engine (mm_clock), by which hooks and rounds take their time; or those of the machine. The lock remembers when it was held lately; who comes
  * gets the first gap that is long enough. So it does not matter who is simulated first, as long as clocks are not so far apart that more than TDM_STAGE2_HOLDS holds lie between: whoever
  * runs a simulation lets the one go on whose clock is behind.
  */
@@ -33,7 +37,14 @@ struct tdm_stage2_costs {
 	u32 lock_write;
 	u32 walk;       /* an entry of an upper level is read */
 	u32 entry;      /* one of the lowest is read or changed */
-	u32 flush;      /* of the vCPUs' TLBs */
+	u32 flush;      /* of the vCPUs' TLBs; on a machine it says what that costs */
+};
+
+/* Where a guest runs. Tables of the space are locked: no sleep; and the lock of the table is not. One thread's. */
+struct tdm_stage2_machine {
+	u64 (*now)(void *arg);                    /* the clock of whoever acts: a vCPU that has missed, or the engine */
+	void (*pay)(void *arg, u64 cycles);       /* of his time */
+	void (*flush)(void *arg, u64 g, u64 end); /* no vCPU uses a translation of [g, end), by guest address, from here on */
 };
 
 struct tdm_stage2_config {
@@ -44,6 +55,8 @@ struct tdm_stage2_config {
 	 * page at va + k * 4096 of the space, are marked unused by that, and who is told has to remember it. A table of the space is locked: no sleep. */
 	void (*around)(void *arg, u64 va, u64 used);
 	void *arg;
+	const struct tdm_stage2_machine *machine; /* or NULL: the clocks in here, and no TLBs */
+	void *machine_arg;
 	struct tdm_stage2_costs costs;
 };
 
@@ -102,7 +115,7 @@ struct tdm_vcpu {
 	struct tdm_stage2 *st;
 	struct tdm_rcu_reader *reader;  /* that thread's, of the world's domain */
 	struct tdm_rcu_reader *section; /* and of st->rcu; vCPUs of one thread may share both */
-	u64 clock;                      /* cycles; what the guest does by itself is for the caller to add */
+	u64 clock;                      /* cycles; what the guest does by itself is for the caller to add. Without a machine, which has its own */
 	u64 waited;                     /* of these for the lock */
 };
 
@@ -116,6 +129,9 @@ void tdmi_stage2_destroy(struct tdm_stage2 *st);
  * space allows it not; -ESRCH: the space has been released; -EBUSY: the page went again and again before it could be used; what tdmi_space_fault() says. Pages before the one that
  * failed have been read or written. No lock, outside of sections. */
 int tdmi_vcpu_access(struct tdm_vcpu *v, u64 g, void *buf, size_t len, bool write);
+
+/* A walk of st->pgt has found no leaf for guest address g, or one that cannot be written, though the access is a write. 0: walk again; else as tdmi_vcpu_access(). Likewise. */
+int tdmi_vcpu_miss(struct tdm_vcpu *v, u64 g, bool write);
 
 /* The entry for a guest address, as it is at this moment; none if there is no table. */
 struct tdm_pte tdmi_stage2_entry(struct tdm_stage2 *st, u64 g);
