@@ -65,45 +65,15 @@ static void unlock(struct tdm_stage2 *st, bool write)
 		plat_wake(&l->readers, 1);
 }
 
-static bool overlap(u64 start, u64 end, u64 from, u64 to)
-{
-	return start < to && from < end;
-}
-
-/* The first time from `at` on at which the word is nobody's for that long; time is locked. */
-static u64 word_from(const struct tdm_stage2 *st, u64 at, u64 cost)
-{
-	for (u32 i = 0; i < TDM_STAGE2_HOLDS; i++)
-		if (overlap(at, at + cost, st->hold[i].word, st->hold[i].had)) {
-			at = st->hold[i].had;
-			i = ~0u;
-		}
-	return at;
-}
-
-/* Likewise the lock. */
-static u64 lock_from(const struct tdm_stage2 *st, u64 at, bool write, u64 held)
-{
-	for (u32 i = 0; i < TDM_STAGE2_HOLDS; i++)
-		if ((write || st->hold[i].write) && overlap(at, at + held, st->hold[i].begin, st->hold[i].end)) {
-			at = st->hold[i].end;
-			i = ~0u;
-		}
-	return at;
-}
-
 /* Who came at `now` has held the lock for `held` cycles: when was he done, and how long did he wait? */
 static u64 lock_time(struct tdm_stage2 *st, u64 now, bool write, u64 held, u64 *waited)
 {
-	u64 cost = write ? st->config.costs.lock_write : st->config.costs.lock_read, word, begin;
+	u64 done;
 
 	plat_mutex_lock(&st->time);
-	word = word_from(st, now, cost);
-	begin = lock_from(st, word + cost, write, held);
-	st->hold[st->holds++ % TDM_STAGE2_HOLDS] = (struct tdm_stage2_hold){ word, word + cost, begin, begin + held, write };
+	done = tdmi_lock_time(&st->held, now, write ? st->config.costs.lock_write : st->config.costs.lock_read, write, held, waited);
 	plat_mutex_unlock(&st->time);
-	*waited = begin - now - cost;
-	return begin + held;
+	return done;
 }
 
 /* What somebody has done to the table. */

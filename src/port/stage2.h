@@ -12,17 +12,16 @@
  * (struct tdm_stage2_machine; sim/vcpus.h) vCPUs have TLBs, and miss here: tdmi_vcpu_miss(). Then a use that a TLB serves is not noticed, and whoever takes entries out, or looks for
  * uses and flushes, has the TLBs forget.
  *
- * Times are in cycles, of several clocks: each vCPU's, and that of the engine (mm_clock), by which hooks and rounds take their time; or those of the machine. The lock remembers when it was held lately; who comes
- * gets the first gap that is long enough. So it does not matter who is simulated first, as long as clocks are not so far apart that more than TDM_STAGE2_HOLDS holds lie between: whoever
- * runs a simulation lets the one go on whose clock is behind.
+ * Times are in cycles, of several clocks: each vCPU's, and that of the engine (mm_clock), by which hooks and rounds take their time; or those of the machine. Who waits for the lock is worked
+ * out from when it was held by these clocks (port/lock_time.h), whoever is simulated first.
  */
 #ifndef TDM_PORT_STAGE2_H
 #define TDM_PORT_STAGE2_H
 
 #include "mm/space.h"
+#include "port/lock_time.h"
 
 #define TDM_STAGE2_AROUND 64u
-#define TDM_STAGE2_HOLDS 256u
 
 /* How the access bits are got at. */
 enum tdm_stage2_aging {
@@ -85,12 +84,6 @@ struct tdm_stage2_lock {
 	tdm_a32 readers;
 };
 
-/* In cycles: its word was taken in [word, had), and it was held in [begin, end). */
-struct tdm_stage2_hold {
-	u64 word, had, begin, end;
-	bool write;
-};
-
 struct tdm_stage2 {
 	struct tdm_space *s;            /* constant, as are the next three */
 	u64 start, size;                /* bytes */
@@ -103,9 +96,8 @@ struct tdm_stage2 {
 	bool gone;                      /* the space has been released; likewise */
 	struct tdm_notifier young;
 	struct tdm_interval_notifier in;
-	struct plat_mutex time;         /* rank TDM_RANK_CTX, taken with nothing else held of that rank; guards the next two */
-	struct tdm_stage2_hold hold[TDM_STAGE2_HOLDS];
-	u64 holds;                      /* ever; the next one's place */
+	struct plat_mutex time;         /* rank TDM_RANK_CTX, taken with nothing else held of that rank; guards the next */
+	struct tdm_lock_time held;      /* when the lock was, by the clocks */
 	tdm_a64 mm_clock;               /* added to by hooks and rounds; who runs a simulation may set it when none is under way */
 	tdm_a64 count[TDM_S2_NR];
 };
