@@ -19,7 +19,7 @@ struct watch {
 
 static bool has_end(const struct tdm_sim_agent *a)
 {
-	return a->kind == TDM_SIM_CPU || a->kind == TDM_SIM_DMA ? a->accesses || a->pattern == TDM_SIM_TRACE : a->rounds || a->target || tdmi_agent_once(a);
+	return tdm_sim_accesses(a->kind) ? a->accesses || a->pattern == TDM_SIM_TRACE : a->rounds || a->target || tdmi_agent_once(a);
 }
 
 static struct tdm_unit *unit_add(struct tdm_machine *m, struct tdm_sim_run_agent *a, u32 cpu)
@@ -28,6 +28,7 @@ static struct tdm_unit *unit_add(struct tdm_machine *m, struct tdm_sim_run_agent
 
 	if (u) {
 		*u = (struct tdm_unit){ .what = TDM_UNIT_AGENT, .a = a, .cpu = cpu, .next = tdmi_machine_now(m) };
+		u->began = u->next;
 		a->nunits++;
 		a->running++;
 	}
@@ -48,7 +49,7 @@ static int begin(struct tdm_machine *m, struct tdm_sim_run_agent *a)
 
 		if (!u)
 			return tdmi_machine_fail(m, -ENOSPC, &spec->s, "too many threads");
-		if (spec->kind == TDM_SIM_CPU || spec->kind == TDM_SIM_DMA) {
+		if (tdm_sim_accesses(spec->kind)) {
 			int r = tdmi_stream_open(&u->stream, m->sc, (u32)(a - m->agent), k, m->err);
 
 			u->has_stream = !r;
@@ -85,6 +86,7 @@ int tdmi_unit_end(struct tdm_machine *m, struct tdm_unit *u)
 	struct tdm_sim_run_agent *a = u->a;
 
 	u->ended = true;
+	u->end = m->cpus.core[u->cpu].clock;
 	u->next = TDM_SIM_NEVER;
 	if (--a->running)
 		return 0;
@@ -106,8 +108,13 @@ int tdmi_agents_init(struct tdm_machine *m)
 		if (a->spec->mapping.index >= 0) {
 			a->view = &m->view[a->spec->mapping.index];
 			a->s = a->view->s;
+			a->base = a->view->start;
 		} else if (a->spec->process.index >= 0) {
 			a->s = m->space[a->spec->process.index];
+		}
+		if (a->spec->guest.index >= 0) {
+			a->guest = m->guest[a->spec->guest.index];
+			a->base -= a->guest->st.start;
 		}
 	}
 	if (m->sc->run.from.index < 0)
@@ -134,11 +141,19 @@ void tdmi_agents_destroy(struct tdm_machine *m)
 
 static int access_one(struct tdm_machine *m, struct tdm_unit *u, u64 op)
 {
-	u64 va = u->a->view->start + TDM_OP_OFFSET(op), value;
+	u64 va = u->a->base + TDM_OP_OFFSET(op), value;
 
 	if (!(op & TDM_OP_WRITE))
 		return tdm_cpus_load(&m->cpus, u->cpu, va, &value);
 	return tdm_cpus_store(&m->cpus, u->cpu, va, op ^ u->done);
+}
+
+/* Its CPU runs the process, or the guest. */
+static int enter(struct tdm_machine *m, struct tdm_unit *u)
+{
+	if (u->a->guest)
+		return tdm_guest_runs(u->a->guest, u->cpu) ? 0 : tdmi_guest_enter(u->a->guest, u->cpu);
+	return tdm_core_runs(&m->cpus.core[u->cpu], u->a->s) ? 0 : tdmi_cpus_switch(&m->cpus, u->cpu, u->a->s);
 }
 
 /* Until `until`, or the end of what has been fetched. */
@@ -146,7 +161,7 @@ static int step_cpu(struct tdm_machine *m, struct tdm_unit *u, u64 until)
 {
 	const struct tdm_sim_agent *spec = u->a->spec;
 	struct tdm_core *k = &m->cpus.core[u->cpu];
-	u64 every = tdmi_duration_cycles(spec->every, m->costs.hz), most = spec->accesses ? spec->accesses - u->done : ~(u64)0, n = 0, misses = k->tlb.misses;
+	u64 every = tdmi_duration_cycles(spec->every, m->costs.hz), most = spec->accesses ? spec->accesses - u->done : ~(u64)0, n = 0, misses = k->tlb.misses, faults = k->stats.faults;
 	int r = 0;
 
 	if (u->op == u->nops) {
@@ -157,13 +172,11 @@ static int step_cpu(struct tdm_machine *m, struct tdm_unit *u, u64 until)
 		u->nops = (u32)r;
 		if (!r)
 			return tdmi_unit_end(m, u);
-		r = 0;
 	}
-	if (k->s != u->a->s || k->lazy)
-		r = tdmi_cpus_switch(&m->cpus, u->cpu, u->a->s);
+	r = enter(m, u);
 	while (!r && u->op < u->nops && n < most && k->clock <= until) {
 		if (u->missing && u->op + AHEAD < u->nops)
-			tdmi_cpus_ahead(&m->cpus, u->cpu, u->a->view->start + TDM_OP_OFFSET(u->ops[u->op + AHEAD]));
+			tdmi_cpus_ahead(&m->cpus, u->cpu, u->a->base + TDM_OP_OFFSET(u->ops[u->op + AHEAD]));
 		r = access_one(m, u, u->ops[u->op]);
 		if (r)
 			break;
@@ -178,6 +191,7 @@ static int step_cpu(struct tdm_machine *m, struct tdm_unit *u, u64 until)
 	m->accesses += n;
 	u->a->count[TDM_AGENT_DONE] += n;
 	u->a->count[TDM_AGENT_BYTES] += 8 * n;
+	u->a->count[TDM_AGENT_FAULTS] += k->stats.faults - faults;
 	u->no_memory = n ? 0 : u->no_memory;
 	u->next = every ? u->next + every : k->clock;
 	if (r == -ENOMEM && u->no_memory++ < NO_MEMORY_MOST) {
@@ -218,7 +232,7 @@ static int step(struct tdm_machine *m, struct tdm_unit *u, u64 now, u64 until)
 	before = m->cpus.core[u->cpu].clock;
 	if (u->what == TDM_UNIT_HANDLER)
 		(void)tdmi_iommu_handler_step(&m->iommu);
-	else if (u->a->spec->kind == TDM_SIM_CPU)
+	else if (tdm_sim_loads(u->a->spec->kind))
 		r = step_cpu(m, u, until);
 	else if (u->a->spec->kind == TDM_SIM_DMA)
 		r = tdmi_agent_dma_step(m, u);
@@ -249,7 +263,7 @@ static void show(struct tdm_machine *m)
 
 	for (u32 i = 0; i < m->nunits; i++) {
 		const struct tdm_unit *u = &m->unit[i];
-		u64 end = u->what == TDM_UNIT_AGENT ? (u->a->spec->kind == TDM_SIM_CPU || u->a->spec->kind == TDM_SIM_DMA ? u->a->spec->accesses : u->a->spec->rounds) : 0;
+		u64 end = u->what == TDM_UNIT_AGENT ? (tdm_sim_accesses(u->a->spec->kind) ? u->a->spec->accesses : u->a->spec->rounds) : 0;
 
 		done += end ? TDM_MIN(u->done, end) : 0;
 		all += end;

@@ -78,6 +78,17 @@
 	X(SYNC_CYCLES, "sync_cycles", "of software, for these waits")                                                            \
 	X(OVER_ENTRIES, "over_entries", "entries of IOTLB and ATCs that were dropped for nothing")                               \
 	X(PINS, "pins", "pages that were pinned for a device")                                                                   \
+	/* guests */                                                                                                             \
+	X(GUEST_EXITS, "guest_exits", "accesses of vCPUs that the second stage did not allow: they left the guest")              \
+	X(GUEST_FILLS, "guest_fills", "entries of second stages that were made, or given more rights")                           \
+	X(GUEST_ROUNDS, "guest_rounds", "invalidations that a guest's memory was part of")                                       \
+	X(GUEST_CLEARED, "guest_cleared", "entries of second stages that these took out")                                        \
+	X(GUEST_FLUSHES, "guest_flushes", "flushes of vCPUs' TLBs")                                                              \
+	X(GUEST_ASKED, "guest_asked", "times that a second stage was asked whether a page is used")                              \
+	X(GUEST_YOUNG, "guest_young", "of these, times that it was")                                                             \
+	X(GUEST_AGING_CYCLES, "guest_aging_cycles", "of software, for asking, with the wait for the lock")                       \
+	X(GUEST_WAIT_CYCLES, "guest_wait_cycles", "of vCPUs, waiting for the lock of the second stage")                          \
+	X(GUEST_MM_WAIT_CYCLES, "guest_mm_wait_cycles", "of the memory management, waiting for it")                              \
 	/* memory, at the end */                                                                                                 \
 	X(RAM_USED, "ram_used", "pages of ram that are in use at the end")                                                       \
 	X(COHERENT_USED, "coherent_used", "pages of devices' coherent memory that are in use at the end")
@@ -85,6 +96,7 @@
 /* X(ID, name, what it counts): of one agent. */
 #define TDM_SIM_AGENT_COUNTS(X)                                                                                                  \
 	X(CYCLES, "cycles", "from its start to its end, or to the end of the run")                                               \
+	X(SLOWEST, "slowest", "cycles from its start to the end of the thread that took longest")                                \
 	X(DONE, "done", "accesses, transfers or rounds")                                                                         \
 	X(BYTES, "bytes", "that it moved, freed or mapped")                                                                      \
 	X(FAULTS, "faults", "that it met")                                                                                       \

@@ -46,6 +46,20 @@ static void count_iommu(const struct tdm_iommu *it, u64 *c)
 	c[TDM_COL_PINS] = tdm_iommu_counted(it, TDM_IC_PINS);
 }
 
+static void count_guest(const struct tdm_stage2 *st, u64 *c)
+{
+	c[TDM_COL_GUEST_EXITS] += tdm_stage2_counted(st, TDM_S2_MISSES);
+	c[TDM_COL_GUEST_FILLS] += tdm_stage2_counted(st, TDM_S2_FILLS);
+	c[TDM_COL_GUEST_ROUNDS] += tdm_stage2_counted(st, TDM_S2_ROUNDS);
+	c[TDM_COL_GUEST_CLEARED] += tdm_stage2_counted(st, TDM_S2_CLEARED);
+	c[TDM_COL_GUEST_FLUSHES] += tdm_stage2_counted(st, TDM_S2_FLUSHES);
+	c[TDM_COL_GUEST_ASKED] += tdm_stage2_counted(st, TDM_S2_ASKED);
+	c[TDM_COL_GUEST_YOUNG] += tdm_stage2_counted(st, TDM_S2_YOUNG);
+	c[TDM_COL_GUEST_AGING_CYCLES] += tdm_stage2_counted(st, TDM_S2_AGING);
+	c[TDM_COL_GUEST_WAIT_CYCLES] += tdm_stage2_counted(st, TDM_S2_VCPU_WAITED);
+	c[TDM_COL_GUEST_MM_WAIT_CYCLES] += tdm_stage2_counted(st, TDM_S2_MM_WAITED);
+}
+
 static void count_devices(struct tdm_machine *m, u64 *c)
 {
 	for (u32 i = 0; i < m->sc->ndevices; i++) {
@@ -59,6 +73,24 @@ static void count_devices(struct tdm_machine *m, u64 *c)
 	}
 }
 
+/* From when measuring began, if that was later. */
+static u64 slowest(const struct tdm_machine *m, const struct tdm_sim_run_agent *r)
+{
+	u64 most = 0;
+
+	for (u32 i = 0; i < m->nunits; i++) {
+		const struct tdm_unit *u = &m->unit[i];
+		u64 from, end;
+
+		if (u->what != TDM_UNIT_AGENT || u->a != r)
+			continue;
+		from = m->start == TDM_SIM_NEVER ? u->began : TDM_MAX(u->began, m->start);
+		end = u->ended ? u->end : m->cpus.core[u->cpu].clock;
+		most = TDM_MAX(most, end > from ? end - from : 0);
+	}
+	return most;
+}
+
 void tdmi_machine_counts(struct tdm_machine *m, struct tdm_sim_result *out)
 {
 	u64 now = tdmi_machine_now(m);
@@ -70,6 +102,8 @@ void tdmi_machine_counts(struct tdm_machine *m, struct tdm_sim_result *out)
 	if (m->has_iommu)
 		count_iommu(&m->iommu, out->count);
 	count_devices(m, out->count);
+	for (u32 i = 0; i < m->nguests; i++)
+		count_guest(&m->guest[i]->st, out->count);
 	out->count[TDM_COL_CYCLES] = now;
 	out->count[TDM_COL_RAM_USED] = tdmi_phys_used(&m->w.phys, m->w.ram);
 	for (u32 a = 0; a < m->sc->nagents; a++) {
@@ -87,6 +121,7 @@ void tdmi_machine_counts(struct tdm_machine *m, struct tdm_sim_result *out)
 			out->agent[a][TDM_AGENT_CYCLES] = r->begun ? (r->ended ? r->end : now) - r->began : 0;
 		else
 			out->agent[a][TDM_AGENT_CYCLES] = r->busy;
+		out->agent[a][TDM_AGENT_SLOWEST] = r->spec && r->spec->kind == TDM_SIM_DMA ? out->agent[a][TDM_AGENT_CYCLES] : slowest(m, r);
 	}
 }
 

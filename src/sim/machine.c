@@ -335,11 +335,47 @@ static int make_mappings(struct tdm_machine *m)
 	return 0;
 }
 
+/* ---- guests */
+
+_Static_assert((int)TDM_SIM_LOCKLESS == TDM_AGING_LOCKLESS && (int)TDM_SIM_READ_LOCK == TDM_AGING_READ && (int)TDM_SIM_WRITE_LOCK == TDM_AGING_WRITE, "in its order");
+
+/* Its memory reaches from its process's first mapping to the last: what lies between is not mapped, and costs nothing. */
+static int make_guest(struct tdm_machine *m, const struct tdm_sim_guest *g)
+{
+	struct tdm_stage2_config config = {
+		.aging = (enum tdm_stage2_aging)g->aging, .fill_read = !g->fill_write, .elide_flush = g->elide_flush,
+		.costs = { .exit = (u32)tdm_machine_cost(m, TDM_COST_GUEST_EXIT), .lock_read = (u32)tdm_machine_cost(m, TDM_COST_GUEST_LOCK_READ),
+			   .lock_write = (u32)tdm_machine_cost(m, TDM_COST_GUEST_LOCK_WRITE), .walk = (u32)tdm_machine_cost(m, TDM_COST_WALK_READ),
+			   .entry = (u32)tdm_machine_cost(m, TDM_COST_PTE) },
+	};
+	struct tdm_guest *gu = aligned_alloc(_Alignof(struct tdm_guest), sizeof(*gu)); /* as the machine */
+	u64 start = TDM_SIM_NEVER, end = 0;
+	int r = gu ? 0 : -ENOMEM;
+
+	for (u32 i = 0; i < m->sc->nmappings; i++)
+		if (m->view[i].spec->process.index == g->process.index) {
+			start = TDM_MIN(start, m->view[i].start);
+			end = TDM_MAX(end, m->view[i].start + TDM_ALIGN_UP(m->view[i].spec->size, TDM_PAGE_SIZE));
+		}
+	if (!r)
+		r = tdmi_guest_init(gu, &m->cpus, m->space[g->process.index], start, end - start, &config);
+	if (r) {
+		free(gu);
+		return tdmi_machine_fail(m, r, &g->s, "the guest cannot be made");
+	}
+	m->guest[m->nguests++] = gu;
+	return 0;
+}
+
 /* ---- the whole */
 
 void tdmi_machine_destroy(struct tdm_machine *m)
 {
 	tdmi_agents_destroy(m);
+	for (u32 i = 0; i < m->nguests; i++) {
+		tdmi_guest_destroy(m->guest[i]);
+		free(m->guest[i]);
+	}
 	for (u32 i = 0; i < m->sc->nprocesses; i++)
 		if (m->space[i]) {
 			if (m->has_iommu)
@@ -387,6 +423,8 @@ int tdmi_machine_make(struct tdm_machine *m)
 	r = make_objects(m);
 	if (!r)
 		r = make_mappings(m);
+	for (u32 i = 0; i < m->sc->nguests && !r; i++)
+		r = make_guest(m, &m->sc->guest[i]);
 	/* All begin at the same time. */
 	for (u32 c = 0; c < m->sc->machine.cpus && !r; c++)
 		tdmi_cpus_wait_until(&m->cpus, c, tdmi_machine_now(m));

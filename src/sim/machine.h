@@ -14,6 +14,7 @@
 #include "port/iommu.h"
 #include "sim/report.h"
 #include "sim/stream.h"
+#include "sim/vcpus.h"
 
 #define TDM_SIM_UNITS 512u
 #define TDM_SIM_BATCH 256u
@@ -62,6 +63,7 @@ struct tdm_unit {
 	u64 next;                   /* it has nothing to do before; NEVER: it waits for another */
 	u64 done;                   /* accesses or rounds */
 	u32 no_memory;              /* accesses in a row that found none */
+	u64 began, end;             /* its CPU's clock when it did, and, if it has ended, then */
 	bool ended;
 	/* Threads that load and store. */
 	struct tdm_stream stream;
@@ -89,6 +91,8 @@ struct tdm_sim_run_agent {
 	u64 count[TDM_AGENT_NR];    /* CYCLES is worked out at the end */
 	struct tdm_view *view;      /* or NULL */
 	struct tdm_space *s;        /* whose */
+	struct tdm_guest *guest;    /* whose vCPUs run it; or NULL */
+	u64 base;                   /* the address of the view, for who accesses it: the process, or the guest */
 	struct tdm_sim_dma *dma;    /* as many as the device's depth */
 	u8 *dma_buf;
 	u32 ndma, outstanding;
@@ -110,6 +114,8 @@ struct tdm_machine {
 	struct tdm_space *space[TDM_SIM_PROCESSES];
 	struct tdm_object object[TDM_SIM_OBJECTS];
 	struct tdm_view view[TDM_SIM_MAPPINGS];
+	struct tdm_guest *guest[TDM_SIM_GUESTS];
+	u32 nguests;                /* that have been made */
 	struct tdm_sim_run_agent agent[TDM_SIM_AGENTS];
 	struct tdm_unit unit[TDM_SIM_UNITS];
 	u32 nunits;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* round.c - agents that do something in rounds: a program's system calls, the kernel's threads, a driver's work. */
+#include <string.h>
 #include "mm/collapse.h"
 #include "mm/vmscan.h"
 #include "sim/agent.h"
@@ -9,23 +10,46 @@ bool tdmi_agent_once(const struct tdm_sim_agent *a)
 	return a->kind == TDM_SIM_FILL || a->kind == TDM_SIM_EVICT || a->kind == TDM_SIM_RESTORE || a->kind == TDM_SIM_COLLAPSE;
 }
 
+/* What other agents name; where one has all that is left of a guest's vCPUs, all of these. */
+static void taken_cpus(const struct tdm_machine *m, bool taken[TDM_CPUS_MAX])
+{
+	for (u32 i = 0; i < m->sc->nagents; i++) {
+		const struct tdm_sim_agent *a = &m->sc->agent[i];
+		u32 n = tdm_sim_loads(a->kind) ? a->threads : 1;
+
+		if (a->enabled && a->kind != TDM_SIM_DMA && !a->rest)
+			memset(&taken[a->cpu], true, n);
+	}
+}
+
+/* [*from, *end) is where an agent with threads = rest may be. Whoever has the rest of a guest's leaves nothing of it to who has the rest of the CPUs. */
+static void where_rest(const struct tdm_machine *m, const struct tdm_sim_agent *a, bool taken[TDM_CPUS_MAX], u32 *from, u32 *end)
+{
+	const struct tdm_sim_guest *g = a->kind == TDM_SIM_VCPU ? &m->sc->guest[a->guest.index] : NULL;
+
+	*from = g ? g->cpu : 0;
+	*end = g ? g->cpu + g->vcpus : m->sc->machine.cpus;
+	for (u32 i = 0; i < m->sc->nagents && !g; i++) {
+		const struct tdm_sim_agent *other = &m->sc->agent[i];
+
+		if (other->enabled && other->rest && other->kind == TDM_SIM_VCPU)
+			memset(&taken[m->sc->guest[other->guest.index].cpu], true, m->sc->guest[other->guest.index].vcpus);
+	}
+}
+
 u32 tdmi_agent_cpus(const struct tdm_machine *m, const struct tdm_sim_agent *a, u32 cpus[TDM_CPUS_MAX])
 {
 	bool taken[TDM_CPUS_MAX] = { false };
-	u32 n = 0;
+	u32 n = 0, from, end;
 
-	if (a->kind != TDM_SIM_CPU || !a->rest) {
-		for (u32 k = 0; k < (a->kind == TDM_SIM_CPU ? a->threads : 1); k++)
+	if (!tdm_sim_loads(a->kind) || !a->rest) {
+		for (u32 k = 0; k < (tdm_sim_loads(a->kind) ? a->threads : 1); k++)
 			cpus[n++] = a->kind == TDM_SIM_DMA ? 0 : a->cpu + k;
 		return n;
 	}
-	for (u32 i = 0; i < m->sc->nagents; i++) {
-		const struct tdm_sim_agent *other = &m->sc->agent[i];
-
-		for (u32 k = 0; other->enabled && other->kind != TDM_SIM_DMA && !other->rest && k < (other->kind == TDM_SIM_CPU ? other->threads : 1); k++)
-			taken[other->cpu + k] = true;
-	}
-	for (u32 c = 0; c < m->sc->machine.cpus && n < a->threads; c++)
+	taken_cpus(m, taken);
+	where_rest(m, a, taken, &from, &end);
+	for (u32 c = from; c < end && n < a->threads; c++)
 		if (!taken[c])
 			cpus[n++] = c;
 	return n;

@@ -51,7 +51,7 @@ static int parse_section(struct reader *rd, char *line)
 	if (!strcmp(word, "print") && !name)
 		return begin_once(rd, &rd->s->columns_line, IN_PRINT);
 	if (rd->kind == TDM_SIM_S_NR && strcmp(word, "sweep") && strcmp(word, "print"))
-		return FAIL(rd, "there is no section [%s]; expected machine, iommu, costs, device, process, object, mapping, agent, sweep, print or run", word);
+		return FAIL(rd, "there is no section [%s]; expected machine, iommu, costs, device, process, object, mapping, guest, agent, sweep, print or run", word);
 	if (!named && name)
 		return FAIL(rd, "[%s] has no name", word);
 	if (named && !name)
@@ -257,7 +257,7 @@ static int find_number(struct reader *rd, const char *text, struct tdm_sim_numbe
 		return FAIL(rd, "'%s': there is no [agent %s] above", text, name);
 	out->which = tdmi_sim_agent_count_find(dot + 1);
 	if (out->which == TDM_AGENT_NR)
-		return FAIL(rd, "'%s': expected one of an agent's numbers: cycles, done, bytes, faults, retries or failed", text);
+		return FAIL(rd, "'%s': expected one of an agent's numbers: cycles, slowest, done, bytes, faults, retries or failed", text);
 	return 0;
 }
 

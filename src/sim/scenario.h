@@ -21,6 +21,7 @@
 #define TDM_SIM_PROCESSES 32u
 #define TDM_SIM_OBJECTS 8u
 #define TDM_SIM_MAPPINGS 32u
+#define TDM_SIM_GUESTS 4u
 #define TDM_SIM_AGENTS 32u
 #define TDM_SIM_AXES 4u
 #define TDM_SIM_AXIS_KEYS 4u
@@ -113,6 +114,18 @@ struct tdm_sim_mapping {
 	u32 content;                   /* enum tdm_sim_content: what they hold then */
 };
 
+enum tdm_sim_guest_aging { TDM_SIM_LOCKLESS, TDM_SIM_READ_LOCK, TDM_SIM_WRITE_LOCK }; /* enum tdm_stage2_aging */
+
+/* Its memory is that of a process, from the first mapping to the last. */
+struct tdm_sim_guest {
+	struct tdm_sim_section s;
+	struct tdm_sim_ref process;
+	u32 vcpus, cpu;                /* vCPU k runs on CPU cpu + k */
+	u32 aging;                     /* enum tdm_sim_guest_aging */
+	bool fill_write;               /* faults take the lock for writing */
+	bool elide_flush;
+};
+
 enum tdm_sim_kind {
 	TDM_SIM_CPU,       /* threads that load and store */
 	TDM_SIM_DMA,       /* a device that does */
@@ -127,21 +140,34 @@ enum tdm_sim_kind {
 	TDM_SIM_EVICT,     /* an object to system memory */
 	TDM_SIM_RESTORE,   /* and back to vram */
 	TDM_SIM_COLLAPSE,  /* tables of a mapping become leaves */
+	TDM_SIM_VCPU,      /* as TDM_SIM_CPU, by vCPUs of a guest */
 	TDM_SIM_KIND_NR,
 };
 enum tdm_sim_pattern { TDM_SIM_SEQUENTIAL, TDM_SIM_STRIDED, TDM_SIM_UNIFORM, TDM_SIM_ZIPF, TDM_SIM_CHASE, TDM_SIM_TRACE }; /* enum tdm_pattern_kind, and a file */
 enum tdm_sim_by { TDM_SIM_BY_RANGE, TDM_SIM_BY_FAULT };
 
-#define TDM_SIM_ALL ((u32)-1)  /* threads: one on each CPU */
+/* Does an agent of this kind access memory, by a pattern? Else it does something in rounds. On CPUs, or by a device? */
+static inline bool tdm_sim_loads(u32 kind)
+{
+	return kind == TDM_SIM_CPU || kind == TDM_SIM_VCPU;
+}
+
+static inline bool tdm_sim_accesses(u32 kind)
+{
+	return tdm_sim_loads(kind) || kind == TDM_SIM_DMA;
+}
+
+#define TDM_SIM_ALL ((u32)-1)  /* threads: one on each CPU, or vCPU of the guest */
 #define TDM_SIM_REST ((u32)-2) /* one on each CPU that no other agent names */
 
 struct tdm_sim_agent {
 	struct tdm_sim_section s;
 	u32 kind;                      /* enum tdm_sim_kind */
 	bool enabled;                  /* else it is as if it were not there; whoever comes after it does not wait */
-	struct tdm_sim_ref process, mapping, device, object, after;
+	struct tdm_sim_ref process, mapping, device, object, guest, after;
 	bool rest;                     /* of CPU: on all that no other agent names */
-	u32 cpu, threads;              /* CPUs [cpu, cpu + threads), once TDM_SIM_ALL and _REST have been worked out (of REST: any that are free, from 0 on) */
+	u32 cpu, threads;              /* CPUs [cpu, cpu + threads), once TDM_SIM_ALL and _REST have been worked out (of REST: any that are free, from 0 on; of a guest's: cpu, too) */
+	u32 vcpu;                      /* of the guest: the first */
 	u32 pattern;                   /* enum tdm_sim_pattern */
 	u64 unit, stride;              /* bytes */
 	u32 theta, writes;             /* thousandths; of 1000 accesses */
@@ -179,11 +205,12 @@ struct tdm_scenario {
 	struct tdm_sim_section costs;
 	u64 cost_set[(TDM_COST_NR + 63) / 64];
 	struct tdm_duration cost[TDM_COST_NR];
-	u32 ndevices, nprocesses, nobjects, nmappings, nagents;
+	u32 ndevices, nprocesses, nobjects, nmappings, nguests, nagents;
 	struct tdm_sim_device device[TDM_SIM_DEVICES];
 	struct tdm_sim_process process[TDM_SIM_PROCESSES];
 	struct tdm_sim_object object[TDM_SIM_OBJECTS];
 	struct tdm_sim_mapping mapping[TDM_SIM_MAPPINGS];
+	struct tdm_sim_guest guest[TDM_SIM_GUESTS];
 	struct tdm_sim_agent agent[TDM_SIM_AGENTS];
 	struct tdm_sim_run run;
 	u32 naxes;
@@ -216,7 +243,7 @@ struct tdm_sim_origin {
 };
 
 enum tdm_sim_section_kind {
-	TDM_SIM_S_MACHINE, TDM_SIM_S_IOMMU, TDM_SIM_S_COSTS, TDM_SIM_S_DEVICE, TDM_SIM_S_PROCESS, TDM_SIM_S_OBJECT, TDM_SIM_S_MAPPING, TDM_SIM_S_AGENT, TDM_SIM_S_RUN,
+	TDM_SIM_S_MACHINE, TDM_SIM_S_IOMMU, TDM_SIM_S_COSTS, TDM_SIM_S_DEVICE, TDM_SIM_S_PROCESS, TDM_SIM_S_OBJECT, TDM_SIM_S_MAPPING, TDM_SIM_S_GUEST, TDM_SIM_S_AGENT, TDM_SIM_S_RUN,
 	TDM_SIM_S_NR,
 };
 

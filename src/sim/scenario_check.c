@@ -153,12 +153,31 @@ static int check_mapping(struct tdm_scenario *s, struct tdm_sim_mapping *m, char
 	return 0;
 }
 
+/* ---- guests ------------------------------------------------------------------------------------------------------------------------ */
+
+static int check_guest(const struct tdm_scenario *s, const struct tdm_sim_guest *g, char *err)
+{
+	u32 cpus = s->machine.cpus, n = 0;
+
+	if (g->process.index < 0)
+		return BAD(s, TDM_SIM_S_GUEST, &g->s, "process", err, "[guest %s] needs 'process = NAME', whose memory is the guest's", g->s.name);
+	for (u32 i = 0; i < s->nmappings; i++)
+		n += s->mapping[i].process.index == g->process.index;
+	if (!n)
+		return BAD(s, TDM_SIM_S_GUEST, &g->s, "process", err, "process: [process %s] has no [mapping NAME], so the guest no memory", g->process.name);
+	if (g->cpu >= cpus || g->vcpus > cpus - g->cpu)
+		return BAD(s, TDM_SIM_S_GUEST, &g->s, "vcpus", err, "vcpus: [guest %s] needs CPUs %u to %u, and there are %u", g->s.name, g->cpu, g->cpu + g->vcpus - 1, cpus);
+	return 0;
+}
+
 /* ---- agents ------------------------------------------------------------------------------------------------------------------------- */
 
 #define K(kind) (1u << TDM_SIM_##kind)
 #define ROUNDS (K(RECLAIM) | K(AGE) | K(FORK) | K(UNMAP) | K(PROTECT) | K(DISCARD) | K(LAZYFREE) | K(FILL) | K(EVICT) | K(RESTORE) | K(COLLAPSE))
 #define RANGES (K(UNMAP) | K(PROTECT) | K(DISCARD) | K(LAZYFREE))
 #define ONCE (K(FILL) | K(EVICT) | K(RESTORE) | K(COLLAPSE))
+#define LOADS (K(CPU) | K(VCPU))
+#define ACCESSES (LOADS | K(DMA))
 
 /* Which kinds of agents have which keys, and which cannot do without. Keys that are not here all have. */
 static const struct {
@@ -166,19 +185,21 @@ static const struct {
 	u32 may, must;
 } agent_has[] = {
 	{ "process", K(FORK), K(FORK) },
-	{ "mapping", K(CPU) | K(DMA) | RANGES | K(FILL) | K(COLLAPSE), K(CPU) | K(DMA) | RANGES | K(FILL) | K(COLLAPSE) },
+	{ "mapping", ACCESSES | RANGES | K(FILL) | K(COLLAPSE), ACCESSES | RANGES | K(FILL) | K(COLLAPSE) },
 	{ "device", K(DMA), K(DMA) },
 	{ "object", K(EVICT) | K(RESTORE), K(EVICT) | K(RESTORE) },
-	{ "cpu", (1u << TDM_SIM_KIND_NR) - 1 - K(DMA), 0 },
-	{ "threads", K(CPU), 0 },
-	{ "pattern", K(CPU) | K(DMA), K(CPU) | K(DMA) },
-	{ "unit", K(CPU) | K(DMA), 0 },
-	{ "stride", K(CPU) | K(DMA), 0 },
-	{ "theta", K(CPU) | K(DMA), 0 },
-	{ "writes", K(CPU) | K(DMA), 0 },
-	{ "trace", K(CPU), 0 },
-	{ "fetches", K(CPU), 0 },
-	{ "accesses", K(CPU) | K(DMA), 0 },
+	{ "guest", K(VCPU), K(VCPU) },
+	{ "cpu", (1u << TDM_SIM_KIND_NR) - 1 - K(DMA) - K(VCPU), 0 },
+	{ "vcpu", K(VCPU), 0 },
+	{ "threads", LOADS, 0 },
+	{ "pattern", ACCESSES, ACCESSES },
+	{ "unit", ACCESSES, 0 },
+	{ "stride", ACCESSES, 0 },
+	{ "theta", ACCESSES, 0 },
+	{ "writes", ACCESSES, 0 },
+	{ "trace", LOADS, 0 },
+	{ "fetches", LOADS, 0 },
+	{ "accesses", ACCESSES, 0 },
 	{ "rounds", ROUNDS, 0 },
 	{ "pages", K(RECLAIM) | RANGES, 0 },
 	{ "target", K(RECLAIM), 0 },
@@ -194,7 +215,7 @@ static const struct {
 static int check_agent_keys(const struct tdm_scenario *s, const struct tdm_sim_agent *a, char *err)
 {
 	if (a->kind == TDM_SIM_KIND_NR)
-		return BAD_AGENT(s, a, "kind", err, "[agent %s] needs 'kind = cpu', dma, reclaim, age, fork, unmap, protect, discard, lazyfree, fill, evict, restore or collapse",
+		return BAD_AGENT(s, a, "kind", err, "[agent %s] needs 'kind = cpu', dma, reclaim, age, fork, unmap, protect, discard, lazyfree, fill, evict, restore, collapse or vcpu",
 				 a->s.name);
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(agent_has); i++) {
 		u32 line = AGENT_SET(a, agent_has[i].key);
@@ -297,12 +318,34 @@ static int check_what(struct tdm_scenario *s, struct tdm_sim_agent *a, char *err
 	return 0;
 }
 
+/* Which vCPUs, and so which CPUs. */
+static int check_vcpus(const struct tdm_scenario *s, struct tdm_sim_agent *a, char *err)
+{
+	const struct tdm_sim_guest *g = &s->guest[a->guest.index];
+
+	if (s->mapping[a->mapping.index].process.index != g->process.index)
+		return BAD_AGENT(s, a, "mapping", err, "mapping: [mapping %s] is not of [process %s], whose memory [guest %s] has", a->mapping.name, g->process.name, g->s.name);
+	if (a->threads >= TDM_SIM_REST && AGENT_SET(a, "vcpu"))
+		return BAD_AGENT(s, a, "vcpu", err, "vcpu: threads = all are on all, rest on those that are left");
+	a->cpu = g->cpu + a->vcpu;
+	if (a->threads == TDM_SIM_REST)
+		return 0;
+	if (a->threads == TDM_SIM_ALL)
+		a->threads = g->vcpus;
+	if (a->vcpu >= g->vcpus || a->threads > g->vcpus - a->vcpu)
+		return BAD_AGENT(s, a, AGENT_SET(a, "threads") ? "threads" : "vcpu", err, "[agent %s] needs vCPUs %u to %u, and [guest %s] has %u", a->s.name, a->vcpu,
+				 a->vcpu + a->threads - 1, g->s.name, g->vcpus);
+	return 0;
+}
+
 static int check_agent(struct tdm_scenario *s, struct tdm_sim_agent *a, char *err)
 {
 	int r = check_agent_keys(s, a, err);
 
-	if (!r && (a->kind == TDM_SIM_CPU || a->kind == TDM_SIM_DMA))
+	if (!r && tdm_sim_accesses(a->kind))
 		r = check_pattern(s, a, err);
+	if (!r && a->kind == TDM_SIM_VCPU)
+		r = check_vcpus(s, a, err);
 	if (!r && a->kind == TDM_SIM_DMA && !s->mapping[a->mapping.index].writable && !s->device[a->device.index].map_read_only)
 		return BAD_AGENT(s, a, "device", err, "device: it asks for writing whatever it does, and %s may not be written; give it map_read_only = on", s->mapping[a->mapping.index].s.name);
 	if (!r)
@@ -313,7 +356,7 @@ static int check_agent(struct tdm_scenario *s, struct tdm_sim_agent *a, char *er
 /* Does it end by itself? A trace does, too. */
 static bool ends(const struct tdm_sim_agent *a)
 {
-	return a->accesses || a->rounds || a->target || ((a->kind == TDM_SIM_CPU) && a->pattern == TDM_SIM_TRACE);
+	return a->accesses || a->rounds || a->target || (tdm_sim_loads(a->kind) && a->pattern == TDM_SIM_TRACE);
 }
 
 /* ---- CPUs: who is where -------------------------------------------------------------------------------------------------------------- */
@@ -323,10 +366,24 @@ static bool on_cpus(const struct tdm_sim_agent *a)
 	return a->enabled && a->kind != TDM_SIM_DMA;
 }
 
+/* threads = rest, on [from, from + n), which is taken then. */
+static int place_rest(const struct tdm_scenario *s, struct tdm_sim_agent *a, u64 *taken, u32 from, u32 n, char *err)
+{
+	u32 free = n - (u32)tdm_bitmap_count(taken, from, from + n);
+
+	if (!free)
+		return BAD_AGENT(s, a, "threads", err, "threads = rest: no %s of %u is left", a->kind == TDM_SIM_VCPU ? "vCPU" : "CPU", n);
+	a->rest = true;
+	a->threads = free;
+	tdm_bitmap_set_range(taken, from, from + n);
+	return 0;
+}
+
 static int place_agents(struct tdm_scenario *s, char *err)
 {
-	u32 cpus = s->machine.cpus, free = cpus;
+	u32 cpus = s->machine.cpus;
 	u64 taken[4] = { 0 };
+	int r = 0;
 
 	for (u32 i = 0; i < s->nagents; i++) {
 		struct tdm_sim_agent *a = &s->agent[i];
@@ -346,19 +403,15 @@ static int place_agents(struct tdm_scenario *s, char *err)
 					 a->cpu + a->threads - 1, cpus);
 		tdm_bitmap_set_range(taken, a->cpu, a->cpu + a->threads);
 	}
-	free -= (u32)tdm_bitmap_count(taken, 0, cpus);
-	for (u32 i = 0; i < s->nagents; i++) {
-		struct tdm_sim_agent *a = &s->agent[i];
+	/* Of vCPUs first: CPUs have what is left then. */
+	for (u32 k = 0; k < 2 * s->nagents && !r; k++) {
+		struct tdm_sim_agent *a = &s->agent[k % s->nagents];
+		const struct tdm_sim_guest *g = a->kind == TDM_SIM_VCPU ? &s->guest[a->guest.index] : NULL;
 
-		if (!on_cpus(a) || a->threads != TDM_SIM_REST)
-			continue;
-		if (!free)
-			return BAD_AGENT(s, a, "threads", err, "threads = rest: no CPU of %u is left", cpus);
-		a->rest = true;
-		a->threads = free;
-		free = 0;
+		if (on_cpus(a) && a->threads == TDM_SIM_REST && (k < s->nagents) == (g != NULL))
+			r = place_rest(s, a, taken, g ? g->cpu : 0, g ? g->vcpus : cpus, err);
 	}
-	return 0;
+	return r;
 }
 
 /* ---- all of it ------------------------------------------------------------------------------------------------------------------------- */
@@ -414,6 +467,8 @@ int tdmi_scenario_check(struct tdm_scenario *s, char *err)
 		r = check_object(s, &s->object[i], err);
 	for (u32 i = 0; !r && i < s->nmappings; i++)
 		r = check_mapping(s, &s->mapping[i], err);
+	for (u32 i = 0; !r && i < s->nguests; i++)
+		r = check_guest(s, &s->guest[i], err);
 	for (u32 i = 0; !r && i < s->nagents; i++)
 		r = check_agent(s, &s->agent[i], err);
 	if (!r)

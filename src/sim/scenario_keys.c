@@ -12,9 +12,12 @@ static const char *const fault_words[] = { "none", "stall", "pri", NULL };
 static const char *const placement_words[] = { "vram", "system", NULL };
 static const char *const mapping_words[] = { "anonymous", "shared", "coherent", "object", NULL };
 static const char *const content_words[] = { "zero", "text", "noise", NULL };
-static const char *const kind_words[] = { "cpu", "dma", "reclaim", "age", "fork", "unmap", "protect", "discard", "lazyfree", "fill", "evict", "restore", "collapse", NULL };
+static const char *const kind_words[] = { "cpu", "dma", "reclaim", "age", "fork", "unmap", "protect", "discard", "lazyfree", "fill", "evict", "restore", "collapse",
+					   "vcpu", NULL };
 static const char *const pattern_words[] = { "sequential", "strided", "uniform", "zipf", "chase", "trace", NULL };
 static const char *const by_words[] = { "range", "fault", NULL };
+static const char *const guest_aging_words[] = { "lockless", "read", "write", NULL };
+static const char *const fill_words[] = { "read", "write", NULL };
 
 #define GIB ((u64)1 << 30)
 #define TIB ((u64)1 << 40)
@@ -111,6 +114,17 @@ static const struct tdm_sim_key mapping_keys[] = {
 	{ 0 },
 };
 
+#define G(key, kind, field, ...) { .name = key, .type = kind, .at = offsetof(struct tdm_sim_guest, field), __VA_ARGS__ }
+static const struct tdm_sim_key guest_keys[] = {
+	G("process", T_REF, process, TDM_SIM_S_PROCESS),
+	G("vcpus", T_U32, vcpus, 1, 256),
+	G("cpu", T_U32, cpu, 0, 255),
+	G("aging", T_WORD, aging, .words = guest_aging_words),
+	G("fill", T_BIT, fill_write, .words = fill_words),
+	G("elide_flush", T_BOOL, elide_flush),
+	{ 0 },
+};
+
 #define A(key, kind, field, ...) { .name = key, .type = kind, .at = offsetof(struct tdm_sim_agent, field), __VA_ARGS__ }
 static const struct tdm_sim_key agent_keys[] = {
 	A("kind", T_WORD, kind, .words = kind_words),
@@ -120,7 +134,9 @@ static const struct tdm_sim_key agent_keys[] = {
 	A("mapping", T_REF, mapping, TDM_SIM_S_MAPPING),
 	A("device", T_REF, device, TDM_SIM_S_DEVICE),
 	A("object", T_REF, object, TDM_SIM_S_OBJECT),
+	A("guest", T_REF, guest, TDM_SIM_S_GUEST),
 	A("cpu", T_U32, cpu, 0, 255),
+	A("vcpu", T_U32, vcpu, 0, 255),
 	A("threads", T_THREADS, threads, 1, 256),
 	A("pattern", T_WORD, pattern, .words = pattern_words),
 	A("unit", T_SIZE, unit, 8, GIB),
@@ -165,6 +181,7 @@ static const struct {
 	[TDM_SIM_S_PROCESS] = MANY("process", process_keys, process, nprocesses, TDM_SIM_PROCESSES),
 	[TDM_SIM_S_OBJECT] = MANY("object", object_keys, object, nobjects, TDM_SIM_OBJECTS),
 	[TDM_SIM_S_MAPPING] = MANY("mapping", mapping_keys, mapping, nmappings, TDM_SIM_MAPPINGS),
+	[TDM_SIM_S_GUEST] = MANY("guest", guest_keys, guest, nguests, TDM_SIM_GUESTS),
 	[TDM_SIM_S_AGENT] = MANY("agent", agent_keys, agent, nagents, TDM_SIM_AGENTS),
 	[TDM_SIM_S_RUN] = ONE("run", run_keys, run),
 };
@@ -246,6 +263,8 @@ static void new_section(struct tdm_scenario *s, enum tdm_sim_section_kind k, str
 		((struct tdm_sim_mapping *)to)->writable = true;
 	else if (k == TDM_SIM_S_OBJECT)
 		((struct tdm_sim_object *)to)->fault_huge = true;
+	else if (k == TDM_SIM_S_GUEST)
+		((struct tdm_sim_guest *)to)->vcpus = 1;
 }
 
 struct tdm_sim_section *tdmi_section_begin(struct tdm_scenario *s, enum tdm_sim_section_kind k, const char *name, u32 line, int *r)

@@ -148,6 +148,28 @@ TEST(aging)
 	}
 }
 
+TEST(guest_aging)
+{
+	static const u32 vcpus[] = { 5, 17, 65, 17, 17 };
+
+	load("guest-aging");
+	CHECK_EQ(tdmi_scenario_points(&s), 15);
+	for (u32 i = 0; i < 15; i++) {
+		point(i);
+		CHECK_EQ(one.guest[0].aging, i % 3);
+		CHECK_EQ(one.guest[0].vcpus, vcpus[i / 3]);
+		CHECK_EQ(one.guest[0].process.index, 0);
+		/* One has the set in use, the others fault. */
+		CHECK_EQ(agent("hot")->cpu, 1);
+		CHECK_EQ(agent("hot")->threads, 1);
+		CHECK_EQ(agent("workers")->threads, vcpus[i / 3] - 1);
+		CHECK_EQ(agent("workers")->guest.index, 0);
+		CHECK_EQ(agent("kswapd")->cpu, 0);
+		CHECK_EQ(one.machine.tier, i < 9 ? TDM_SIM_TIER_NONE : TDM_SIM_TIER_LZ4);
+		CHECK_EQ(one.machine.aging, i < 12 ? TDM_SIM_AGING_CLEAR : TDM_SIM_AGING_FLUSH);
+	}
+}
+
 /* ---- keys ------------------------------------------------------------------------------------------------------------------------ */
 
 #define Q "# Why?\n"
@@ -196,6 +218,8 @@ TEST(values)
 	      "[agent r]\nkind = reclaim\npages = 7\ntarget = 1M\nafter = b\nenabled = off\n"
 	      "[agent f]\nkind = fork\nprocess = p\nexec = off\nrounds = 3\n[agent u]\nkind = protect\nmapping = m\npages = 2\nrounds = 5\n[agent i]\nkind = fill\nmapping = m\nby = fault\n"
 	      "[agent e]\nkind = evict\nobject = o\n"
+	      "[guest g]\nprocess = p\nvcpus = 3\ncpu = 5\naging = write\nfill = write\nelide_flush = on\n"
+	      "[agent v]\nkind = vcpu\nguest = g\nmapping = n\nvcpu = 1\nthreads = 2\npattern = uniform\n[agent w]\nkind = vcpu\nguest = g\nmapping = n\nthreads = rest\npattern = uniform\n"
 	      "[run]\nseed = 9223372036854775807\naccesses = 5M\ntime = 1s\nfrom = b\n" PRINT);
 	point(0);
 	CHECK(one.machine.cpus == 8 && one.machine.asids == 0 && one.machine.flush == TDM_SIM_FLUSH_BROADCAST && one.machine.ceiling == 1000 && one.machine.broadcast_pages == 512);
@@ -218,8 +242,12 @@ TEST(values)
 	CHECK(agent("r")->pages == 7 && agent("r")->target == 1 << 20 && !agent("r")->enabled && one.agent[agent("r")->after.index].kind == TDM_SIM_DMA);
 	CHECK(!agent("f")->exec && agent("u")->pages == 2 && agent("i")->by == TDM_SIM_BY_FAULT);
 	CHECK(one.run.seed == ((u64)1 << 63) - 1 && one.run.accesses == 5000000 && one.run.time.n == 1000000000000 && one.run.from.index == 2);
-	/* CPUs 0 (f, u, i, e) and 2 to 4 are taken: 1, 5, 6 and 7 are left. */
-	CHECK_EQ(agent("z")->threads, 4);
+	CHECK(one.guest[0].process.index == 0 && one.guest[0].vcpus == 3 && one.guest[0].cpu == 5 && one.guest[0].aging == TDM_SIM_WRITE_LOCK);
+	CHECK(one.guest[0].fill_write && one.guest[0].elide_flush);
+	CHECK(agent("v")->guest.index == 0 && agent("v")->vcpu == 1 && agent("v")->cpu == 6 && agent("v")->threads == 2);
+	/* CPUs 0 (f, u, i, e), 2 to 4 (a) and 6 and 7 (v) are taken: of the guest's 5 is left, of all then 1. */
+	CHECK_EQ(agent("w")->threads, 1);
+	CHECK_EQ(agent("z")->threads, 1);
 }
 
 TEST(costs_of_a_scenario)
@@ -272,6 +300,8 @@ TEST(everything_is_documented)
 #define OBJ DEV "[object o]\ndevice = d\nsize = 4M\n"
 #define MAP "[process p]\n[mapping m]\nprocess = p\nkind = anonymous\nsize = 1M\n"
 #define AG "[agent a]\n"
+#define GUEST MAP "[guest g]\nprocess = p\n"
+#define VCPU AG "kind = vcpu\nguest = g\nmapping = m\npattern = uniform\n"
 #define CPU MAP AG "kind = cpu\nmapping = m\n"
 #define UNI CPU "pattern = uniform\naccesses = 1\n"
 
@@ -399,6 +429,24 @@ static const struct {
 	{ Q MAP "misalign = 1G\n" PRINT, "f:7: misalign: less than 1G" },
 	{ Q DEV "[process p]\n[mapping m]\nkind = coherent\ndevice = d\nprocess = p\nsize = 4M\n" PRINT, "f:10: size: larger than the coherent memory of [device d]" },
 	{ Q MAP "content = noise\n" PRINT, "f:7: content: only what is populated holds something" },
+	/* guests */
+	{ Q "[guest g]\n" PRINT, "f:2: [guest g] needs 'process = NAME', whose memory is the guest's" },
+	{ Q "[guest g]\nprocess = q\n" PRINT, "f:3: there is no [process q]" },
+	{ Q "[process p]\n[guest g]\nprocess = p\n" PRINT, "f:4: process: [process p] has no [mapping NAME]" },
+	{ Q GUEST "vcpus = 2\n" PRINT, "f:9: vcpus: [guest g] needs CPUs 0 to 1, and there are 1" },
+	{ Q GUEST "cpu = 1\n" PRINT, "f:7: vcpus: [guest g] needs CPUs 1 to 1, and there are 1" },
+	{ Q GUEST "aging = fast\n" PRINT, "f:9: aging: expected lockless, read or write, not 'fast'" },
+	{ Q GUEST AG "kind = vcpu\nmapping = m\npattern = uniform\n" PRINT, "f:9: [agent a] needs 'guest = ...'" },
+	{ Q GUEST AG "kind = vcpu\nguest = h\nmapping = m\npattern = uniform\n" PRINT, "f:11: there is no [guest h]" },
+	{ Q GUEST VCPU "cpu = 0\n" PRINT, "f:14: cpu: an agent of this kind has no such thing" },
+	{ Q GUEST AG "kind = cpu\nguest = g\nmapping = m\npattern = uniform\n" PRINT, "f:11: guest: an agent of this kind has no such thing" },
+	{ Q GUEST VCPU "vcpu = 1\n" PRINT, "f:14: [agent a] needs vCPUs 1 to 1, and [guest g] has 1" },
+	{ Q GUEST VCPU "threads = 2\n" PRINT, "f:14: [agent a] needs vCPUs 0 to 1, and [guest g] has 1" },
+	{ Q GUEST VCPU "vcpu = 0\nthreads = all\n" PRINT, "f:14: vcpu: threads = all are on all, rest on those that are left" },
+	{ Q GUEST VCPU "[agent b]\nkind = vcpu\nguest = g\nmapping = m\npattern = uniform\nthreads = rest\n" PRINT, "f:19: threads = rest: no vCPU of 1 is left" },
+	{ Q GUEST VCPU "[agent b]\nkind = cpu\nmapping = m\npattern = uniform\nthreads = rest\n" PRINT, "f:18: threads = rest: no CPU of 1 is left" },
+	{ Q GUEST VCPU "[process q]\n[mapping n]\nprocess = q\nkind = anonymous\nsize = 1M\n[agent b]\nkind = vcpu\nguest = g\nmapping = n\npattern = uniform\n" PRINT,
+	  "f:22: mapping: [mapping n] is not of [process p], whose memory [guest g] has" },
 	/* agents */
 	{ Q MAP AG PRINT, "f:7: [agent a] needs 'kind = cpu', dma" },
 	{ Q CPU "accesses = 1\n" PRINT, "f:7: [agent a] needs 'pattern = ...'" },
