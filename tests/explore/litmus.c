@@ -7,6 +7,7 @@
  */
 #include "base/alloc.h"
 #include "base/check.h"
+#include "base/list.h"
 #include "plat/explore/explore.h"
 
 struct state {
@@ -16,6 +17,7 @@ struct state {
 	struct plat_mutex a, b;
 	struct tdm_alloc alloc;
 	u32 *object;
+	struct tdm_list ring;
 };
 
 static struct state *st;
@@ -289,3 +291,49 @@ PAIR(wake, waits, wakes)
 TDMX_SCENARIO(litmus_wakeup, .what = "a wake after what it is for", .setup = wake_setup);
 PAIR(livelock, spins, adds)
 TDMX_SCENARIO(litmus_livelock, .what = "a loop for what nobody will store", .setup = livelock_setup, .expected = true);
+
+/* What lies on a stack, and others have been told of. */
+static void tells_of_its_stack(void *arg)
+{
+	u32 here = 0;
+
+	(void)arg;
+	plat_mutex_lock(&st->a);
+	st->object = &here;
+	plat_mutex_unlock(&st->a);
+	here++;
+	plat_mutex_lock(&st->a);
+	st->object = NULL;
+	plat_mutex_unlock(&st->a);
+}
+
+static void writes_to_the_stack(void *arg)
+{
+	(void)arg;
+	plat_mutex_lock(&st->a);
+	if (st->object)
+		++*st->object;
+	plat_mutex_unlock(&st->a);
+}
+
+/* Along a list that is a ring. */
+static void goes_round(void *arg)
+{
+	(void)arg;
+	for (struct tdm_list *l = st->ring.next; l; l = l->next)
+		st->plain++;
+}
+
+static void endless_setup(void)
+{
+	begin(goes_round, adds);
+	tdm_list_init(&st->ring);
+}
+
+static void stack_setup(void)
+{
+	begin(tells_of_its_stack, writes_to_the_stack);
+	st->object = NULL;
+}
+TDMX_SCENARIO(litmus_race_stack, .what = "a race for what lies on a stack is found", .setup = stack_setup, .expected = true);
+TDMX_SCENARIO(litmus_endless, .what = "a loop in which nothing is atomic is found, too", .setup = endless_setup, .expected = true);

@@ -2,8 +2,8 @@
 /*
  * race.c - plain accesses: two of them, by different threads, of which one writes, must be ordered; and what has been freed must not be touched.
  *
- * Of each 8 bytes some of the last accesses are kept: who, when by his own clock, which bytes, whether it was atomic. Two atomic ones do not race. Accesses to
- * fibers' own stacks are not judged.
+ * Of each 8 bytes some of the last accesses are kept: who, when by his own clock, which bytes, whether it was atomic. Two atomic ones do not race. Stacks are judged
+ * like all memory: others may have been told of what lies there.
  */
 #include <string.h>
 #include <sys/mman.h>
@@ -11,6 +11,7 @@
 #include "plat/explore/impl.h"
 
 #define CELLS 8u
+#define ALONE_MAX 4000000u /* accesses without anything atomic between them */
 
 struct cell {
 	const void *pc;
@@ -102,6 +103,17 @@ static void judge(struct shadow *s, u8 mask, bool write, bool atomic, const void
 	s->has_atomics |= atomic;
 }
 
+/* A loop in which there is nothing that somebody else could end. */
+static void judge_loop(const void *pc)
+{
+	static u32 n, since;
+
+	n = X.steps == since ? n + 1 : 0;
+	since = X.steps;
+	if (n > ALONE_MAX)
+		search_fail_at(pc, NULL, "%s does not come to an end", X.t[X.cur].name);
+}
+
 void race_access(const volatile void *p, size_t size, bool write, bool atomic, const void *pc)
 {
 	uintptr_t at = (uintptr_t)p, end = at + size, first = at;
@@ -113,13 +125,7 @@ void race_access(const volatile void *p, size_t size, bool write, bool atomic, c
 		arena_dirty(p, size);
 	if (!in_thread())
 		return;
-	if (fiber_owns(at)) {
-		if (write && !atomic && shadow_of(at)->has_atomics)
-			memory_forget(at, size);
-		if (atomic)
-			shadow_of(at)->has_atomics = 1;
-		return;
-	}
+	judge_loop(pc);
 	if (arena_poisoned(at, size)) {
 		search_fail_at(pc, NULL, "use after free: a %s by %s", write ? "write" : "read", X.t[X.cur].name);
 		return;
