@@ -244,7 +244,18 @@ void tdmi_pt_try_free(struct tdm_pgt *pgt, u64 va)
 	tdmi_pt_try_free_at(pgt, va, 0);
 }
 
-u64 tdmi_pt_next(struct tdm_pgt *pgt, u64 va, u64 end)
+/* Whoever makes something there from now on takes the lock after us. A table that is dead says nothing of what is there. */
+static bool none_from_now(struct tdm_pt *pt, u32 i)
+{
+	bool none;
+
+	plat_mutex_lock(&pt->lock);
+	none = !pt->dead && tdm_pte_none(tdm_pt_get(pt, i));
+	plat_mutex_unlock(&pt->lock);
+	return none;
+}
+
+static u64 next(struct tdm_pgt *pgt, u64 va, u64 end, bool certain)
 {
 	va = TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE);
 	while (va < end) {
@@ -254,8 +265,20 @@ u64 tdmi_pt_next(struct tdm_pgt *pgt, u64 va, u64 end)
 
 		if (pt->level == 0 || !tdm_pte_none(e))
 			return va;
+		if (certain && !none_from_now(pt, i))
+			continue;
 		/* Nothing under this entry: on to the next one. */
 		va = TDM_ALIGN_DOWN(va, (u64)1 << tdm_pt_shift(pt->level)) + ((u64)1 << tdm_pt_shift(pt->level));
 	}
 	return end;
+}
+
+u64 tdmi_pt_next(struct tdm_pgt *pgt, u64 va, u64 end)
+{
+	return next(pgt, va, end, false);
+}
+
+u64 tdmi_pt_next_certain(struct tdm_pgt *pgt, u64 va, u64 end)
+{
+	return next(pgt, va, end, true);
 }

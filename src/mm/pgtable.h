@@ -116,5 +116,8 @@ void tdmi_pt_try_free(struct tdm_pgt *pgt, u64 va);
 void tdmi_pt_try_free_at(struct tdm_pgt *pgt, u64 va, u32 level);
 /* The first va >= `va` and below `end` whose PTE table exists or whose upper entry is a leaf, rounded to 2 MiB; `end` when there is none. */
 u64 tdmi_pt_next(struct tdm_pgt *pgt, u64 va, u64 end);
+/* The same for who has changed what faults look up before they install an entry: where it finds nothing it has held the lock of the table in which there is nothing, so who puts something
+ * there later sees the change. A look without that lock is not enough: a store and a later load of something else may change places. No table is locked. */
+u64 tdmi_pt_next_certain(struct tdm_pgt *pgt, u64 va, u64 end);
 
 #endif

@@ -14,7 +14,7 @@
  *
  * Faults against changes. A fault looks the VMA up again once it has locked the table, and installs nothing that the VMA does not allow. Whoever takes a range
  * away, or rights from it, changes the VMAs first and locks the tables afterwards. So either the fault came first, and its entry is found and zapped; or it sees the VMA as
- * it has become. A fault lets go of the table while it waits for a tier or allocates; then it looks at the entry again: if that has changed it starts over.
+ * it has become. That holds where there is no table yet, too: whoever finds none has locked the one above (tdmi_pt_next_certain()). A fault lets go of the table while it waits for a tier or allocates; then it looks at the entry again: if that has changed it starts over.
  *
  * Hardware against the engine. A walker sets A and D by compare-and-swap on the entry it has read, lock or no lock. So an entry that is present is changed by exchange, or by
  * compare-and-swap, only (tdm_pt_xchg(), tdm_pt_change()): bits that are set meanwhile are not lost. Once it is not present it is the lock holder's. What a TLB

@@ -31,15 +31,13 @@ static void each_leaf(struct tdm_gather *g, u64 start, u64 end, leaf_fn *fn)
 	struct tdm_pgt *pgt = &g->s->pgt;
 	u64 va = start;
 
-	while ((va = TDM_MAX(va, tdmi_pt_next(pgt, va, end))) < end) {
+	while ((va = TDM_MAX(va, tdmi_pt_next_certain(pgt, va, end))) < end) {
 		struct tdm_pt *pt;
 		u64 stop;
 
-		/* Without alloc it cannot fail. */
-		if (tdmi_pt_lock(pgt, va, false, &pt) || !pt) {
-			va = TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE;
+		/* Without alloc it cannot fail. If the table has gone, look again. */
+		if (tdmi_pt_lock(pgt, va, false, &pt) || !pt)
 			continue;
-		}
 		tdm_world_work(g->s->w, TDM_WORK_TABLE_LOCK, 1);
 		stop = TDM_MIN(end, pt->base + TDM_PT_ENTRIES * entry_bytes(pt));
 		for (; va < stop; va = TDM_ALIGN_DOWN(va, entry_bytes(pt)) + entry_bytes(pt)) {

@@ -10,16 +10,14 @@ void tdmi_each_entry(struct tdm_gather *g, struct tdm_rcu_reader *reader, u64 st
 	u64 va = start;
 
 	tdmi_rcu_read_lock(reader);
-	while ((va = TDM_MAX(va, tdmi_pt_next(pgt, va, end))) < end) {
+	while ((va = TDM_MAX(va, tdmi_pt_next_certain(pgt, va, end))) < end) {
 		u64 stop = TDM_MIN(end, TDM_ALIGN_DOWN(va, TDM_HUGE_SIZE) + TDM_HUGE_SIZE);
 		bool full = false;
 		struct tdm_pt *pt;
 
-		/* Without alloc it cannot fail. */
-		if (tdmi_pt_lock(pgt, va, false, &pt) || !pt) {
-			va = stop;
+		/* Without alloc it cannot fail. If the table has gone, look again. */
+		if (tdmi_pt_lock(pgt, va, false, &pt) || !pt)
 			continue;
-		}
 		tdm_world_work(g->s->w, TDM_WORK_TABLE_LOCK, 1);
 		if (pt->level) /* a driver's leaf: mm/special.h */
 			va = stop;
