@@ -236,8 +236,8 @@ static bool allowed(struct tdm_space *s, u64 va, bool write, struct tdm_vma *vma
 int tdmi_special_fault(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 va, bool write)
 {
 	enum tdm_fault_result r = TDM_FAULT_DONE;
+	struct tdm_map *m, *now;
 	struct tdm_vma vma;
-	struct tdm_map *m;
 	bool ok;
 
 	va &= TDM_PAGE_MASK;
@@ -247,6 +247,9 @@ int tdmi_special_fault(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 v
 	if (m && !touched(s, va, write)) {
 		tdm_world_count(s->w, TDM_SC_SPECIAL_FAULTS, 1);
 		r = ask(s, m, &vma, va, write);
+		/* Refused, as it is being unmapped? */
+		if (r == TDM_FAULT_SIGBUS && (!allowed(s, va, write, &vma, &now) || now != m))
+			r = TDM_FAULT_DONE;
 	}
 	tdmi_rcu_read_unlock(reader);
 	if (!ok)

@@ -21,7 +21,6 @@ static void set_busy(struct xw_cpu *c, bool busy)
 static void flush(void *arg, struct tdm_space *s, u64 start, u64 end, u32 shift)
 {
 	(void)arg;
-	(void)shift;
 	for (u32 i = 0; i <= TDMX_THREADS; i++) {
 		struct xw_cpu *c = &xw->cpu[i];
 
@@ -30,7 +29,7 @@ static void flush(void *arg, struct tdm_space *s, u64 start, u64 end, u32 shift)
 			tdmx_wait_while(&c->busy);
 		}
 		for (u32 k = 0; k < XW_TLB; k++)
-			if (c->tlb[k].s == s && c->tlb[k].va >= TDM_ALIGN_DOWN(start, TDM_PAGE_SIZE) && c->tlb[k].va < end)
+			if (c->tlb[k].s == s && c->tlb[k].va >= TDM_ALIGN_DOWN(start, TDM_PAGE_SIZE) && c->tlb[k].va < end && c->tlb[k].shift >= shift)
 				tdmx_poke(&c->tlb[k], &(struct xw_tlb_entry){ 0 }, sizeof(c->tlb[k]));
 		/* Whoever is flushed and who flushes are ordered by the interrupt. */
 		tdmx_order(i);
@@ -49,9 +48,10 @@ static struct xw_tlb_entry *cached(struct xw_cpu *c, const struct tdm_space *s, 
 	return NULL;
 }
 
-static void keep(struct xw_cpu *c, const struct tdm_space *s, u64 page, struct tdm_pte pte)
+/* TLBs may keep a large leaf in pieces; who tells of the leaf tells of all of them. */
+static void keep(struct xw_cpu *c, const struct tdm_space *s, u64 page, const struct tdm_walk *w)
 {
-	struct xw_tlb_entry e = { .s = s, .va = page, .pte = pte };
+	struct xw_tlb_entry e = { .s = s, .va = page, .shift = w->shift, .pte = { w->pte.v + (page & (((u64)1 << w->shift) - 1)) } };
 	u32 at = c->next % XW_TLB, next = c->next + 1;
 
 	for (u32 i = 0; i < XW_TLB; i++)
@@ -82,13 +82,13 @@ static bool instruction(struct tdm_space *s, u64 va, bool write, u64 *v)
 		enum tdm_walk_result r;
 
 		tdmi_rcu_read_lock(xw_reader());
-		r = tdmi_walk(&s->pgt, va, write, caps, TDM_PAGE_SIZE, &walk);
+		r = tdmi_walk(&s->pgt, va, write, caps, ~(u64)0, &walk);
 		tdmi_rcu_read_unlock(xw_reader());
 		if (r != TDM_WALK_OK) {
 			set_busy(c, false);
 			return false;
 		}
-		keep(c, s, page, walk.pte);
+		keep(c, s, page, &walk);
 		e = cached(c, s, page, write);
 		TDM_BUG_ON(!e);
 		tdmx_point("between the walk and the access");
@@ -196,9 +196,9 @@ static void check_tlb(const struct xw_tlb_entry *e)
 {
 	struct tdm_space *s = (struct tdm_space *)(uintptr_t)e->s;
 	struct tdm_pte pte;
-	u32 i;
+	u32 i, level = tdmi_pt_walk(&s->pgt, e->va, &i, &pte)->level;
 
-	(void)tdmi_pt_walk(&s->pgt, e->va, &i, &pte);
+	pte.v += e->va & (((u64)1 << tdm_pt_shift(level)) - 1);
 	TDMX_CHECK(tdm_pte_present(pte) && tdm_pte_pfn(pte).v == tdm_pte_pfn(e->pte).v, "a TLB has %#llx, the table %#llx", (unsigned long long)e->pte.v, (unsigned long long)pte.v);
 	TDMX_CHECK(!(e->pte.v & ~pte.v & TDM_PTE_WRITE), "a TLB allows writes, the table does not");
 }

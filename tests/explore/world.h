@@ -18,7 +18,8 @@
 struct xw_tlb_entry {
 	const struct tdm_space *s;  /* NULL: none */
 	u64 va;                     /* of the page */
-	struct tdm_pte pte;
+	u32 shift;                  /* of the leaf that it was part of */
+	struct tdm_pte pte;         /* the page's own */
 };
 
 struct xw_cpu {
