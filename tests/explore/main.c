@@ -134,7 +134,7 @@ int main(int argc, char **argv)
 	struct tdmx_config c = { .strategy = TDMX_DFS, .preemptions = 2, .stale = 1, .seed = 1 };
 	int o, failed = 0;
 
-	qsort(__start_tdmx_scenarios, (size_t)(__stop_tdmx_scenarios - __start_tdmx_scenarios), sizeof(*__start_tdmx_scenarios), by_name);
+	qsort(__start_tdmx_scenarios, (size_t)(__stop_tdmx_scenarios - __start_tdmx_scenarios), sizeof(void *), by_name);
 	while ((o = getopt_long(argc, argv, "", options, NULL)) != -1)
 		switch (o) {
 		case OPT_LIST:

@@ -581,9 +581,10 @@ static char *list_of_choices(void)
 		if (!choice[i].v)
 			continue;
 		if (len + 32 > size) {
-			size *= 2;
-			s = realloc(s, size);
-			TDM_BUG_ON(!s);
+			char *more = realloc(s, size *= 2);
+
+			TDM_BUG_ON(!more);
+			s = more;
 		}
 		len += (size_t)snprintf(s + len, size - len, "%s%u=%u", len ? "," : "", i, choice[i].v);
 	}

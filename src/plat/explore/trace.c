@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "base/check.h"
 #include "plat/explore/impl.h"
 
 #define EVENTS 30000u
@@ -179,8 +180,7 @@ void trace_print(void)
 	char (*places)[160] = calloc(nevents + 1, sizeof(*places));
 	u32 n = 0;
 
-	if (!pcs || !places)
-		return;
+	TDM_BUG_ON(!pcs || !places);
 	for (u32 i = 0; i < nevents; i++)
 		if (event[i].pc)
 			pcs[n++] = event[i].pc;
