@@ -5,7 +5,9 @@
  *
  * Two processes have a guest each, at the same guest addresses; CPUs run vCPUs of both, threads of both, and nothing.
  */
+#include "mm/insert_range.h"
 #include "mm/migrate_page.h"
+#include "mm/special.h"
 #include "mm/vmscan.h"
 #include "pool/tier.h"
 #include "runner/t.h"
@@ -328,7 +330,7 @@ TEST(two_guests_have_the_same_addresses_and_not_the_same_pages)
 TEST(what_the_process_has_not_the_guest_has_not)
 {
 	struct tdm_stage2_config config = { 0 };
-	struct tdm_guest other;
+	static struct tdm_guest other;
 	u64 x;
 
 	setup(1, 512, TDM_FLUSH_IPI, &config);
@@ -342,6 +344,59 @@ TEST(what_the_process_has_not_the_guest_has_not)
 	tdmi_cpus_idle(&cpus, 0);
 	CHECK(!tdm_guest_runs(&proc[0].gu, 0));
 	teardown();
+}
+
+/* ---- a driver's memory ---------------------------------------------------------------------------------------------------------------- */
+
+static u64 driver_pfn; /* where its buffer lies now */
+
+static enum tdm_fault_result driver_fault(struct tdm_map *m, u64 va, u64 size, bool write)
+{
+	struct tdm_insert how = { .flags = TDM_INSERT_YOUNG | (write ? TDM_INSERT_WRITE | TDM_INSERT_DIRTY : 0), .at = va };
+	struct tdm_inserted out;
+
+	(void)size;
+	return tdmi_insert_range(m, m->start, (struct tdm_pfn){ driver_pfn }, 2 * TDM_HUGE_PAGES, &how, &out) ? TDM_FAULT_SIGBUS : TDM_FAULT_DONE;
+}
+
+/* The process has it by leaves of 2 MiB, of which the second stage, and a TLB, have pieces; all pieces go with the leaf. */
+TEST(pieces_of_a_leaf_of_2_mib_go_with_it)
+{
+	static const struct tdm_map_ops ops = { .name = "driver", .fault = driver_fault };
+	static const u32 page[] = { 0, 1, TDM_HUGE_PAGES - 1, TDM_HUGE_PAGES, 2 * TDM_HUGE_PAGES - 1 };
+	struct tdm_stage2_config config = { .costs = s2_costs };
+	u64 va = (u64)1 << 33, first;
+	static struct tdm_guest gu;
+	struct tdm_map *map;
+	u32 range;
+
+	for (u32 means = 0; means < TDM_FLUSH_NR; means++) {
+		setup(2, 512, (enum tdm_flush_means)means, &config);
+		world.huge = PAGE | TDM_HUGE_SIZE;
+		CHECK_EQ(tdmi_phys_add(&world.phys, TDM_MEM_SPECIAL, 4 * TDM_HUGE_PAGES, &range), 0);
+		first = driver_pfn = TDM_ALIGN_UP(world.phys.range[range].first, TDM_HUGE_PAGES);
+		CHECK_EQ(tdmi_mmap_driver(proc[0].s, reader, va, 2 * TDM_HUGE_SIZE, RW | TDM_V_SPECIAL | TDM_V_SHARED, &ops, NULL, 0, &map), 0);
+		CHECK_EQ(tdmi_guest_init(&gu, &cpus, proc[0].s, va, 2 * TDM_HUGE_SIZE, &config), 0);
+		CHECK_EQ(tdmi_guest_enter(&gu, 1), 0);
+		for (u32 i = 0; i < TDM_ARRAY_SIZE(page); i++)
+			CHECK_EQ(tdm_cpus_store(&cpus, 1, page[i] * PAGE + 8, 100 + i), 0);
+		CHECK(tdm_world_counted(&world, TDM_SC_LEAF_2M) >= 2);
+		CHECK_EQ(tdm_stage2_counted(&gu.st, TDM_S2_FILLS), TDM_ARRAY_SIZE(page));
+		/* The driver moves its buffer, and leaves the bytes behind. */
+		cpus.current = 0;
+		tdmi_special_unmap(map, reader, va, va + 2 * TDM_HUGE_SIZE, false);
+		CHECK_EQ(tdm_stage2_counted(&gu.st, TDM_S2_CLEARED), TDM_ARRAY_SIZE(page));
+		driver_pfn = first + TDM_HUGE_PAGES;
+		for (u32 i = 0; i < TDM_ARRAY_SIZE(page); i++) {
+			u64 x = 1;
+
+			CHECK_EQ(tdm_cpus_load(&cpus, 1, page[i] * PAGE + 8, &x), 0);
+			/* Its first half is where the second one was. */
+			CHECK_EQ(x, i == 0 ? 103 : i == 2 ? 104 : 0);
+		}
+		tdmi_guest_destroy(&gu);
+		teardown();
+	}
 }
 
 /* ---- what it costs --------------------------------------------------------------------------------------------------------------------- */
