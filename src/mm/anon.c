@@ -32,15 +32,21 @@ static bool allowed(const struct tdm_vma *v, enum tdm_access access)
 	return v->flags & (access == TDM_ACCESS_WRITE ? TDM_V_WRITE : TDM_V_READ);
 }
 
-/* Lock the table of va, and see whether all is still as it was. false: it is not, and nothing is locked. */
-static bool lock_same(const struct tdm_fault *f, struct tdm_pt **pt, u32 *i)
+/* The table is locked: does the VMA still allow what it did? Who takes a right away changes it first, and has the table afterwards. */
+static bool same_vma(const struct tdm_fault *f)
 {
 	struct tdm_vma v;
 
+	return tdmi_vma_find(&f->s->vmas, f->va, &v) && v.flags == f->vma.flags;
+}
+
+/* Lock the table of va, and see whether all is still as it was. false: it is not, and nothing is locked. */
+static bool lock_same(const struct tdm_fault *f, struct tdm_pt **pt, u32 *i)
+{
 	if (tdmi_pt_lock(&f->s->pgt, f->va, true, pt))
 		return false;
 	*i = tdm_pt_index(*pt, f->va);
-	if (!(*pt)->level && tdm_pt_get(*pt, *i).v == f->pte.v && tdmi_vma_find(&f->s->vmas, f->va, &v) && v.flags == f->vma.flags)
+	if (!(*pt)->level && tdm_pt_get(*pt, *i).v == f->pte.v && same_vma(f))
 		return true;
 	tdm_pt_unlock(*pt);
 	return false;
@@ -322,7 +328,9 @@ static int once(struct tdm_fault *f)
 	i = tdm_pt_index(pt, f->va);
 	f->pte = tdm_pt_get(pt, i);
 	tdm_world_work(f->s->w, TDM_WORK_TABLE_LOCK, 1);
-	if (tdm_pte_present(f->pte))
+	if (!same_vma(f))
+		r = -EAGAIN;
+	else if (tdm_pte_present(f->pte))
 		r = look(f, pt, i);
 	else if (tdm_pte_is(f->pte, TDM_PTE_T_PROTNONE))
 		r = unblock(f, pt, i);
