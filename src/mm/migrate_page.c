@@ -15,6 +15,7 @@ struct moving {
 	struct tdm_world *w;
 	struct tdm_pfn from, to;
 	struct tdm_page *old, *new;
+	u64 exclusive;   /* TDM_PG_EXCLUSIVE, if it was when its entry was blocked */
 	bool again;
 	struct tdm_tlb_batch batch;
 };
@@ -34,15 +35,19 @@ static int block(void *arg, struct tdm_space *s, struct tdm_pt *pt, u32 i, u64 v
 {
 	struct moving *m = arg;
 	struct tdm_pte pte = pt ? tdm_pt_get(pt, i) : (struct tdm_pte){ 0 };
+	u64 exclusive;
 
 	if (!pt)
 		return 0;
-	if (!tdm_page_share(m->old))
-		return -EBUSY;
 	if (!tdm_pte_present(pte)) {
 		/* Without rights there are no translations, and the entry says where the page is as a migration entry would; but it must not be taken for one. */
 		return tdm_pte_is(pte, TDM_PTE_T_PROTNONE) ? -EBUSY : 0;
 	}
+	/* A fork may have shared it since it was isolated. From here on one finds a migration entry, so what is given back at the end is right. */
+	exclusive = tdm_page_word(m->old) & TDM_PG_EXCLUSIVE;
+	if (!tdm_page_share(m->old))
+		return -EBUSY;
+	m->exclusive |= exclusive;
 	pte = tdm_pt_xchg(pt, i, (struct tdm_pte){ 0 });
 	if (pte.v & TDM_PTE_DIRTY)
 		tdm_page_set(m->old, TDM_PG_DIRTY);
@@ -89,9 +94,9 @@ static void unblock_all(struct moving *m)
 
 static int move(struct moving *m, u32 range)
 {
-	u64 flags = tdm_page_word(m->old) & TDM_PG_EXCLUSIVE;
 	int r;
 
+	m->exclusive = 0;
 	m->new = NULL;
 	m->batch = (struct tdm_tlb_batch){ .w = m->w };
 	/* Not one that lies in the swap cache as well: what names its slot would have to be told. */
@@ -107,9 +112,9 @@ static int move(struct moving *m, u32 range)
 	if (!r) {
 		memcpy(tdm_pfn_bytes(&m->w->phys, m->to), tdm_pfn_bytes(&m->w->phys, m->from), TDM_PAGE_SIZE);
 		tdm_world_work(m->w, TDM_WORK_PAGE_COPY, 1);
-		tdm_page_set(m->new, (tdm_page_word(m->old) & (TDM_PG_DIRTY | TDM_PG_LAZYFREE)) | flags);
+		tdm_page_set(m->new, (tdm_page_word(m->old) & (TDM_PG_DIRTY | TDM_PG_LAZYFREE)) | m->exclusive);
 	} else {
-		tdm_page_set(m->old, flags);
+		tdm_page_set(m->old, m->exclusive);
 	}
 	unblock_all(m);
 	return r;

@@ -8,6 +8,7 @@
 #include "tests/explore/world.h"
 
 #define RAM_PAGES 512u
+#define AGAIN 1000u
 
 struct xw *xw;
 
@@ -113,9 +114,14 @@ static bool instruction(struct tdm_space *s, u64 va, bool write, u64 *v)
 
 static int access_word(struct tdm_space *s, u64 va, bool write, u64 *v)
 {
-	while (!instruction(s, va, write, v)) {
-		int r = tdmi_space_fault(s, xw_reader(), va, write ? TDM_ACCESS_WRITE : TDM_ACCESS_READ);
+	for (u32 tries = 0; !instruction(s, va, write, v); tries++) {
+		int r;
 
+		/* A migration entry: until somebody else has taken it away there is no use in looking again. */
+		if (tries > 1)
+			plat_relax();
+		TDMX_CHECK(tries < AGAIN, "%#llx faults again and again", (unsigned long long)va);
+		r = tdmi_space_fault(s, xw_reader(), va, write ? TDM_ACCESS_WRITE : TDM_ACCESS_READ);
 		if (r)
 			return r;
 	}

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: MIT
+/*
+ * migrate.c - a page moves to a device's memory (mm/migrate_page.c), while others use it.
+ *
+ * Who migrates isolates the page and blocks its entries; flushes; and copies only when nobody else has a reference. A CPU that touches it meanwhile finds a migration entry, and looks again
+ * until it is gone. A pin that came before keeps the page where it is; after the first entry is blocked none can come, since the page is not exclusive. A write fault that has the page in hand,
+ * to copy it, has a reference. Nobody's store goes to the page that was left.
+ */
+#include "base/check.h"
+#include "mm/migrate_page.h"
+#include "mm/pin.h"
+#include "mm/rmap.h"
+#include "tests/explore/world.h"
+
+struct migrate {
+	struct tdm_space *child;
+	u32 coherent;            /* range */
+	int r;                   /* what became of it */
+	struct tdm_pfn page;
+	u32 n;                   /* pins that are held */
+	struct tdm_notifier lead;
+	bool not_yet[4];
+};
+
+static struct migrate *mig(void)
+{
+	return xw->user;
+}
+
+static void quiet(struct tdm_mem_range *r)
+{
+	tdmx_quiet(&r->frames.lock, sizeof(r->frames.lock));
+	tdmx_quiet(&r->frames.used, sizeof(r->frames.used));
+}
+
+/* Page 0 has 5. The table stays when it goes. */
+static void begin(void)
+{
+	struct tdm_mem_range *dev;
+	struct migrate *m;
+
+	xw_init(4, false);
+	m = xw->user = tdmx_alloc(sizeof(struct migrate));
+	TDM_BUG_ON(tdmi_phys_add(&xw->w.phys, TDM_MEM_COHERENT, TDM_HUGE_PAGES, &m->coherent));
+	dev = &xw->w.phys.range[m->coherent];
+	tdmx_bytes(dev->bytes, dev->n << TDM_PAGE_SHIFT);
+	tdmx_name(dev->page, dev->n * sizeof(struct tdm_page), "device page");
+	quiet(&xw->w.phys.range[xw->w.ram]);
+	quiet(dev);
+	xw_fill(xw->s, 2, 6);
+	xw_fill(xw->s, 0, 5);
+}
+
+static void begin_shared(void)
+{
+	begin();
+	TDM_BUG_ON(tdmi_space_fork(xw->s, xw_reader(), &mig()->child));
+	xw_quiet_space(mig()->child);
+}
+
+static void migrates(void *arg)
+{
+	(void)arg;
+	mig()->r = tdmi_migrate_page(xw->s, xw_reader(), xw_va(0), mig()->coherent);
+}
+
+static u64 used(u32 range)
+{
+	return tdmi_phys_used(&xw->w.phys, range);
+}
+
+/* Each page of the device has the references of its mappings and pins; in all there are so many pages. */
+static void account(u64 pages)
+{
+	struct tdm_mem_range *dev = &xw->w.phys.range[mig()->coherent];
+
+	xw_check();
+	for (u32 i = 0; i < dev->n; i++) {
+		u64 word = tdm_page_word(&dev->page[i]);
+		u32 maps = word & TDM_PG_REFS ? tdmi_rmap_count(&xw->w, (struct tdm_pfn){ dev->first + i }) : 0;
+
+		TDMX_CHECK((word & TDM_PG_REFS) == maps + tdm_page_pins(&dev->page[i]), "device page %u: %llu references, %u mappings", i,
+			   (unsigned long long)(word & TDM_PG_REFS), maps);
+	}
+	TDMX_CHECK(used(xw->w.ram) + used(mig()->coherent) == pages, "%llu pages are in use", (unsigned long long)(used(xw->w.ram) + used(mig()->coherent)));
+}
+
+static struct tdm_pte entry(struct tdm_space *s)
+{
+	struct tdm_pte pte;
+	u32 i;
+
+	(void)tdmi_pt_walk(&s->pgt, xw_va(0), &i, &pte);
+	return pte;
+}
+
+/* Its entry says so, or it does. */
+static bool is_dirty(void)
+{
+	struct tdm_pte pte = entry(xw->s);
+
+	return (pte.v & TDM_PTE_DIRTY) || (tdm_page_word(tdm_pfn_page(&xw->w.phys, tdm_pte_pfn(pte))) & TDM_PG_DIRTY);
+}
+
+static bool is_there(struct tdm_space *s)
+{
+	struct tdm_mem_range *dev = &xw->w.phys.range[mig()->coherent];
+	struct tdm_pte pte = entry(s);
+
+	return tdm_pte_present(pte) && tdm_pte_pfn(pte).v - dev->first < dev->n;
+}
+
+/* ---- a CPU writes */
+
+static void stores_twice(void *arg)
+{
+	(void)arg;
+	xw_store(xw->s, xw_va(0), 1);
+	xw_store(xw->s, xw_va(0) + 8, 2);
+	TDMX_CHECK(xw_load(xw->s, xw_va(0)) == 1, "it does not see its own store");
+}
+
+/* Nothing says yet that it has been written. */
+static void migrate_write_setup(void)
+{
+	begin();
+	TDM_BUG_ON(tdmi_madvise_free(xw->s, xw_reader(), xw_va(0), TDM_PAGE_SIZE));
+	tdmx_spawn("writer", stores_twice, NULL);
+	tdmx_spawn("migrator", migrates, NULL);
+}
+
+static void migrate_write_check(void)
+{
+	TDMX_CHECK(!mig()->r || mig()->r == -EBUSY, "it fails: %d", mig()->r);
+	TDMX_CHECK(is_there(xw->s) == !mig()->r, "it said %d, and the page is elsewhere", mig()->r);
+	TDMX_CHECK(is_dirty(), "the page was written, and nothing says so");
+	TDMX_CHECK(xw_final(xw->s, xw_va(0)) == 1 && xw_final(xw->s, xw_va(0) + 8) == 2, "a store was lost");
+	account(3);
+}
+
+TDMX_SCENARIO(migrate_write, .what = "a page moves while a CPU writes to it, by its TLB or a walk: no store is lost, and the page is known to be dirty",
+	      .setup = migrate_write_setup, .check = migrate_write_check);
+
+/* The same for one that cannot set A and D: each is a fault. */
+static void migrate_fault_setup(void)
+{
+	migrate_write_setup();
+	xw->no_hw_a = true;
+}
+
+TDMX_SCENARIO(migrate_fault, .what = "a page moves while a CPU faults on it, to have A and D set, or as it finds a migration entry: no store is lost",
+	      .setup = migrate_fault_setup, .check = migrate_write_check);
+
+/* ---- a write fault has the page in hand */
+
+static void child_writes(void *arg)
+{
+	(void)arg;
+	xw_store(mig()->child, xw_va(0), 2);
+}
+
+static void migrate_cow_setup(void)
+{
+	begin_shared();
+	tdmx_spawn("child", child_writes, NULL);
+	tdmx_spawn("migrator", migrates, NULL);
+}
+
+static void migrate_cow_check(void)
+{
+	TDMX_CHECK(!mig()->r || mig()->r == -EBUSY, "it fails: %d", mig()->r);
+	TDMX_CHECK(is_there(xw->s) == !mig()->r, "it said %d, and the page is elsewhere", mig()->r);
+	account(4);
+	TDMX_CHECK(xw_final(xw->s, xw_va(0)) == 5 && xw_final(mig()->child, xw_va(0)) == 2, "a store was lost, or is another's");
+	xw_store(xw->s, xw_va(0) + 8, 3);
+	TDMX_CHECK(!xw_final(mig()->child, xw_va(0) + 8), "the child sees what the parent has written");
+	tdmi_space_destroy(mig()->child, xw_reader());
+	account(3);
+}
+
+TDMX_SCENARIO(migrate_cow, .what = "a shared page moves while one side writes to it for the first time: each side has its own bytes", .setup = migrate_cow_setup,
+	      .check = migrate_cow_check);
+
+/* ---- it is unmapped */
+
+static void unmaps(void *arg)
+{
+	(void)arg;
+	TDM_BUG_ON(tdmi_munmap(xw->s, xw_reader(), xw_va(0), TDM_PAGE_SIZE));
+	xw_store(xw->s, xw_va(1), 9);
+}
+
+static void migrate_munmap_check(void)
+{
+	TDMX_CHECK(!mig()->r || mig()->r == -EBUSY || mig()->r == -ENOENT, "it fails: %d", mig()->r);
+	TDMX_CHECK(xw_final(xw->s, xw_va(1)) == 9, "a page has two owners");
+	account(3);
+}
+
+static void migrate_munmap_setup(void)
+{
+	begin();
+	tdmx_spawn("unmapper", unmaps, NULL);
+	tdmx_spawn("migrator", migrates, NULL);
+}
+
+TDMX_SCENARIO(migrate_munmap, .what = "a page moves while it is unmapped: both of its places are free afterwards", .setup = migrate_munmap_setup, .check = migrate_munmap_check);
+
+/* ---- it is pinned */
+
+static void pins(void *arg)
+{
+	(void)arg;
+	mig()->n = tdmi_pin_fast(xw->s, xw_reader(), xw_va(0), 1, TDM_PIN_WRITE, &mig()->page);
+}
+
+static void migrate_pin_setup(void)
+{
+	begin();
+	tdmx_spawn("device", pins, NULL);
+	tdmx_spawn("migrator", migrates, NULL);
+}
+
+static void migrate_pin_check(void)
+{
+	struct migrate *m = mig();
+	u64 v = 8;
+
+	TDMX_CHECK(is_there(xw->s) == !m->r, "it said %d, and the page is elsewhere", m->r);
+	if (m->n) {
+		account(3);
+		tdmx_poke(tdm_pfn_bytes(&xw->w.phys, m->page) + 8, &v, sizeof(v));
+		TDMX_CHECK(xw_final(xw->s, xw_va(0) + 8) == 8, "what is pinned has moved");
+		tdmi_unpin_pages(&xw->w, &m->page, 1, true);
+	}
+	TDMX_CHECK(xw_final(xw->s, xw_va(0)) == 5, "bytes were lost");
+	m->n = tdmi_pin_fast(xw->s, xw_reader(), xw_va(0), 1, TDM_PIN_WRITE, &m->page);
+	TDMX_CHECK(m->n == 1, "it cannot be pinned any more");
+	tdmi_unpin_pages(&xw->w, &m->page, 1, true);
+	account(3);
+}
+
+TDMX_SCENARIO(migrate_pin, .what = "a page is to move while it is pinned: one of the two", .setup = migrate_pin_setup, .check = migrate_pin_check);
+
+/* ---- fork */
+
+static void forks(void *arg)
+{
+	(void)arg;
+	TDM_BUG_ON(tdmi_space_fork(xw->s, xw_reader(), &mig()->child));
+}
+
+static void migrate_fork_setup(void)
+{
+	begin();
+	tdmx_spawn("parent", forks, NULL);
+	tdmx_spawn("migrator", migrates, NULL);
+}
+
+static void migrate_fork_check(void)
+{
+	xw_store(mig()->child, xw_va(0), 2);
+	migrate_cow_check();
+}
+
+TDMX_SCENARIO(migrate_fork, .what = "a page moves while the process forks: both sides have it, and each writes to its own", .setup = migrate_fork_setup, .check = migrate_fork_check);
+
+/*
+ * A page that loses all rights cannot be moved; who finds that out gives back what he has taken. A fork does not wait for such an entry as for one that is being migrated. That takes
+ * more steps than are searched: so a subscriber leads the migrator there. It is called before each entry is blocked, and after.
+ */
+enum step { ISOLATED, PROTECTED, BLOCKED, FORKED, STEPS };
+
+static void reach(enum step s)
+{
+	bool not_yet = false;
+
+	tdmx_poke(&mig()->not_yet[s], &not_yet, sizeof(not_yet));
+}
+
+static int leads_start(struct tdm_notifier *n, const struct tdm_inv_range *range)
+{
+	(void)n;
+	if (range->event == TDM_INV_MIGRATE) {
+		reach(ISOLATED);
+		tdmx_wait_while(&mig()->not_yet[PROTECTED]);
+	}
+	return 0;
+}
+
+static void leads_end(struct tdm_notifier *n, const struct tdm_inv_range *range)
+{
+	(void)n;
+	if (range->event == TDM_INV_MIGRATE) {
+		reach(BLOCKED);
+		tdmx_wait_while(&mig()->not_yet[FORKED]);
+	}
+}
+
+static const struct tdm_notifier_ops leads = { .invalidate_start = leads_start, .invalidate_end = leads_end };
+
+static void protects_and_forks(void *arg)
+{
+	tdmx_wait_while(&mig()->not_yet[ISOLATED]);
+	TDM_BUG_ON(tdmi_mprotect(xw->s, xw_reader(), xw_va(0), TDM_PAGE_SIZE, 0));
+	reach(PROTECTED);
+	tdmx_wait_while(&mig()->not_yet[BLOCKED]);
+	forks(arg);
+	reach(FORKED);
+}
+
+static void migrate_fork_none_setup(void)
+{
+	begin();
+	for (u32 i = 0; i < STEPS; i++)
+		mig()->not_yet[i] = true;
+	mig()->lead = (struct tdm_notifier){ .name = "lead", .ops = &leads };
+	TDM_BUG_ON(tdmi_notifier_register(&xw->s->notifiers, &mig()->lead));
+	tdmx_bytes(mig()->not_yet, sizeof(mig()->not_yet));
+	tdmx_spawn("parent", protects_and_forks, NULL);
+	tdmx_spawn("migrator", migrates, NULL);
+}
+
+static void migrate_fork_none_check(void)
+{
+	tdmi_notifier_unregister(&xw->s->notifiers, &mig()->lead);
+	TDM_BUG_ON(tdmi_mprotect(xw->s, xw_reader(), xw_va(0), TDM_PAGE_SIZE, TDM_V_READ | TDM_V_WRITE));
+	TDM_BUG_ON(tdmi_mprotect(mig()->child, xw_reader(), xw_va(0), TDM_PAGE_SIZE, TDM_V_READ | TDM_V_WRITE));
+	(void)xw_final(xw->s, xw_va(0)); /* the entry is present again */
+	TDMX_CHECK(mig()->r == -EBUSY, "it said %d", mig()->r);
+	migrate_fork_check();
+}
+
+TDMX_SCENARIO(migrate_fork_none, .what = "a page that is to move loses all rights, and is shared by a fork: it stays, and each side writes to its own",
+	      .setup = migrate_fork_none_setup, .check = migrate_fork_none_check);
