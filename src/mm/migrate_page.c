@@ -39,15 +39,19 @@ static int block(void *arg, struct tdm_space *s, struct tdm_pt *pt, u32 i, u64 v
 
 	if (!pt)
 		return 0;
-	if (!tdm_pte_present(pte)) {
-		/* Without rights there are no translations, and the entry says where the page is as a migration entry would; but it must not be taken for one. */
-		return tdm_pte_is(pte, TDM_PTE_T_PROTNONE) ? -EBUSY : 0;
-	}
+	if (!tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_PROTNONE))
+		return 0;
 	/* A fork may have shared it since it was isolated. From here on one finds a migration entry, so what is given back at the end is right. */
 	exclusive = tdm_page_word(m->old) & TDM_PG_EXCLUSIVE;
 	if (!tdm_page_share(m->old))
 		return -EBUSY;
 	m->exclusive |= exclusive;
+	if (tdm_pte_is(pte, TDM_PTE_T_PROTNONE)) {
+		/* Nobody has a translation, or mprotect() is about to flush it. */
+		tdmi_tlb_settle(s, va);
+		tdm_pt_set(pt, i, tdm_pte_mk_typed(TDM_PTE_T_MIGRATION, tdm_pte_payload(pte) | TDM_BLOCKED_PROTNONE));
+		return 0;
+	}
 	pte = tdm_pt_xchg(pt, i, (struct tdm_pte){ 0 });
 	if (pte.v & TDM_PTE_DIRTY)
 		tdm_page_set(m->old, TDM_PG_DIRTY);
@@ -61,7 +65,7 @@ static int block(void *arg, struct tdm_space *s, struct tdm_pt *pt, u32 i, u64 v
 static int unblock(void *arg, struct tdm_space *s, struct tdm_pt *pt, u32 i, u64 va)
 {
 	struct moving *m = arg;
-	struct tdm_pte pte = pt ? tdm_pt_get(pt, i) : (struct tdm_pte){ 0 };
+	struct tdm_pte pte = pt ? tdm_pt_get(pt, i) : (struct tdm_pte){ 0 }, said;
 
 	m->again |= !pt;
 	if (!tdm_pte_is(pte, TDM_PTE_T_MIGRATION))
@@ -73,7 +77,8 @@ static int unblock(void *arg, struct tdm_space *s, struct tdm_pt *pt, u32 i, u64
 		tdmi_rmap_del(m->w, m->from, s, va);
 		tdm_page_get(m->new);
 	}
-	tdm_pt_set(pt, i, tdm_pte_unblocked(pte, m->new ? m->to : m->from));
+	said = tdm_pte_unblocked(pte, m->new ? m->to : m->from);
+	tdm_pt_set(pt, i, tdm_pte_payload(pte) & TDM_BLOCKED_PROTNONE ? tdm_pte_mk_blocked(TDM_PTE_T_PROTNONE, said) : said);
 	if (m->new)
 		tdmi_page_put(m->w, m->from);
 	return 0;
@@ -120,13 +125,34 @@ static int move(struct moving *m, u32 range)
 	return r;
 }
 
+static bool names(struct tdm_space *s, u64 va, struct tdm_pfn *pfn)
+{
+	struct tdm_pte pte;
+	u32 i;
+
+	return !tdmi_pt_walk(&s->pgt, va, &i, &pte)->level && tdm_pte_names(pte, pfn);
+}
+
+/* As tdmi_space_get_page(), also of an entry without rights: that keeps no page on a device. */
+static bool hold(struct tdm_space *s, u64 va, struct tdm_pfn *pfn)
+{
+	struct tdm_pfn now;
+
+	if (!names(s, va, pfn) || !tdm_page_get_unless_zero(tdm_pfn_page(&s->w->phys, *pfn)))
+		return false;
+	if (names(s, va, &now) && now.v == pfn->v)
+		return true;
+	tdmi_page_put(s->w, *pfn);
+	return false;
+}
+
 int tdmi_migrate_page(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 va, u32 range)
 {
 	struct moving m = { .w = s->w };
 	int r = -ENOENT;
 
 	tdmi_rcu_read_lock(reader);
-	if (tdmi_space_get_page(s, va, &m.from))
+	if (hold(s, va, &m.from))
 		m.old = tdm_pfn_page(&s->w->phys, m.from);
 	if (m.old && tdm_pfn_range(&s->w->phys, m.from) == &s->w->phys.range[range]) {
 		r = 0;
@@ -155,13 +181,11 @@ u64 tdmi_migrate_range(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 s
 	u64 n = 0;
 
 	for (u64 va = start; va < end; va += TDM_PAGE_SIZE) {
-		struct tdm_pte pte;
-		u32 i;
+		struct tdm_pfn pfn;
 		bool elsewhere;
 
 		tdmi_rcu_read_lock(reader);
-		(void)tdmi_pt_walk(&s->pgt, va, &i, &pte);
-		elsewhere = tdm_pte_present(pte) && !(pte.v & TDM_PTE_SPECIAL) && tdm_pfn_range(&s->w->phys, tdm_pte_pfn(pte)) != &s->w->phys.range[range];
+		elsewhere = names(s, va, &pfn) && tdm_pfn_range(&s->w->phys, pfn) != &s->w->phys.range[range];
 		tdmi_rcu_read_unlock(reader);
 		n += elsewhere && !tdmi_migrate_page(s, reader, va, range);
 	}

@@ -47,7 +47,10 @@
 #define TDM_V_MAP(flags) ((u32)((flags) >> TDM_V_MAP_SHIFT) & 0xff)
 /* Entries of spaces: present ones have a page, or are SPECIAL: a driver's, or, in anonymous memory, the page of zeros. SOFT_DIRTY is set by who makes an entry writable, so that
  * it is enough to take the right away to hear of the next write. An entry whose page nobody may use for
- * now (TDM_PTE_T_MIGRATION: it is being moved; _PROTNONE: there is no right to it) keeps what it said (W, D, A, SOFT_DIRTY) above the pfn. */
+ * now (TDM_PTE_T_MIGRATION: it is being moved; _PROTNONE: there is no right to it) keeps what it said (W, D, A, SOFT_DIRTY) above the pfn. Both at once is a migration entry with
+ * TDM_BLOCKED_PROTNONE: when the page has moved it is a _PROTNONE. */
+#define TDM_BLOCKED_PROTNONE ((u64)1 << 44) /* of the payload */
+
 static inline struct tdm_pte tdm_pte_mk_blocked(enum tdm_pte_type t, struct tdm_pte from)
 {
 	return tdm_pte_mk_typed(t, tdm_pte_pfn(from).v | (from.v >> 1 & 15) << 40);

@@ -102,7 +102,7 @@ void tdmi_batch_pending(struct tdm_space *s);
 void tdmi_tlb_flush(struct tdm_space *s, u64 start, u64 end, u32 shift);
 /* Secondary MMUs alone: an entry has more rights than they may remember, and they do not look again by themselves. */
 void tdmi_tlb_flush_secondary(struct tdm_space *s, u64 start, u64 end);
-/* Of this page, whatever is still owed: before its bytes are copied. */
+/* Of this page, whatever is still owed: before its bytes are copied, or it is freed. The table may be locked. */
 void tdmi_tlb_settle(struct tdm_space *s, u64 va);
 
 #endif

@@ -136,6 +136,9 @@ static bool block(struct tdm_gather *g, struct tdm_pt *pt, u32 i, u64 va, void *
 
 	(void)arg;
 	tdm_world_work(g->s->w, TDM_WORK_PTE, 1);
+	/* Whoever moves the page makes the entry what it was: without a right it must not be. */
+	if (tdm_pte_is(pte, TDM_PTE_T_MIGRATION))
+		tdm_pt_set(pt, i, tdm_pte_mk_typed(TDM_PTE_T_MIGRATION, tdm_pte_payload(pte) | TDM_BLOCKED_PROTNONE));
 	if (!tdm_pte_present(pte))
 		return false;
 	if (pte.v & TDM_PTE_SPECIAL) /* zeros: nothing to keep */

@@ -305,6 +305,8 @@ static int unmap_one(void *arg, struct tdm_space *s, struct tdm_pt *pt, u32 i, u
 	tdm_pt_set(pt, i, named ? tdm_pte_mk_swap(u->slot, 0, clock) : (struct tdm_pte){ 0 });
 	if (!blocked)
 		(void)tdmi_batch_add(u->b, s, va, pte.v & TDM_PTE_DIRTY);
+	else
+		tdmi_tlb_settle(s, va); /* mprotect() may be about to flush it: not after the page has been freed */
 	tdmi_rmap_del(s->w, u->pfn, s, va);
 	tdm_a64_sub_relaxed(&s->rss, 1);
 	if (named)

@@ -125,6 +125,151 @@ TEST(whoever_shares_the_table_is_told_of_entries)
 	end(s);
 }
 
+/* ---- what comes before a flush */
+
+static void (*before_flush)(void);
+static struct tdm_space *of;
+
+static void late_flush(void *arg, struct tdm_space *s, u64 start, u64 stop, u32 shift)
+{
+	void (*fn)(void) = before_flush;
+
+	before_flush = NULL;
+	if (fn)
+		fn();
+	world_flush(arg, s, start, stop, shift);
+}
+
+static const struct tdm_tlb_ops late_tlb = { .flush = late_flush };
+
+static bool remembered(u32 page)
+{
+	for (u32 c = 0; c < WORLD_CPUS; c++)
+		if (t.tlb[c][of->id][page].v)
+			return true;
+	return false;
+}
+
+static void evict_it(void)
+{
+	while (counted(TDM_SC_SWAPPED_OUT) == 0)
+		(void)tdmi_vmscan(&t.w, t.reader, 8, 8);
+	CHECK(!remembered(0));
+}
+
+static void move_it(void)
+{
+	CHECK_EQ(tdmi_migrate_page(of, t.reader, at(0), t.coherent), 0);
+	CHECK(!remembered(0));
+}
+
+/* The right has gone, and the flush has not come yet: then the page must not go, or be copied, without one. */
+static void protected_meanwhile(void (*fn)(void))
+{
+	int err;
+
+	of = begin("lz4", 1);
+	t.w.tlb = &late_tlb;
+	for (u32 c = 0; c < WORLD_CPUS; c++)
+		world_write(&t, c, of, at(0), 5);
+	before_flush = fn;
+	CHECK_EQ(tdmi_mprotect(of, t.reader, at(0), PAGE, 0), 0);
+	CHECK(!before_flush);
+	CHECK(!world_access(&t, 0, of, at(0), false, &err));
+	CHECK_EQ(err, -EFAULT);
+	CHECK_EQ(tdmi_mprotect(of, t.reader, at(0), PAGE, RW), 0);
+	CHECK_EQ(world_read(&t, 0, of, at(0)), 5);
+	end(of);
+}
+
+TEST(reclaim_waits_for_no_flush_that_mprotect_owes)
+{
+	protected_meanwhile(evict_it);
+}
+
+TEST(nor_does_migration)
+{
+	protected_meanwhile(move_it);
+}
+
+static u64 rights_to_be;
+
+static void protect_it(void)
+{
+	CHECK(tdm_pte_is(entry(of, at(0)), TDM_PTE_T_MIGRATION));
+	CHECK_EQ(tdmi_mprotect(of, t.reader, at(0), PAGE, 0), 0);
+	if (rights_to_be)
+		CHECK_EQ(tdmi_mprotect(of, t.reader, at(0), PAGE, rights_to_be), 0);
+}
+
+/* While a page is moved its rights go, and perhaps come back. */
+static void moved_meanwhile(u64 rights)
+{
+	int err;
+
+	of = begin("lz4", 1);
+	t.w.tlb = &late_tlb;
+	world_write(&t, 0, of, at(0), 5);
+	rights_to_be = rights;
+	before_flush = protect_it;
+	CHECK_EQ(tdmi_migrate_page(of, t.reader, at(0), t.coherent), 0);
+	CHECK(!before_flush);
+	if (rights) {
+		CHECK_EQ(world_read(&t, 1, of, at(0)), 5);
+		if (rights & TDM_V_WRITE)
+			world_write(&t, 1, of, at(0), 6);
+		else
+			CHECK(!world_access(&t, 1, of, at(0), true, &err));
+	} else {
+		for (u32 c = 0; c < WORLD_CPUS; c++)
+			CHECK(!world_access(&t, c, of, at(0), false, &err) && err == -EFAULT);
+		CHECK_EQ(tdmi_mprotect(of, t.reader, at(0), PAGE, RW), 0);
+		CHECK_EQ(world_read(&t, 1, of, at(0)), 5);
+	}
+	end(of);
+}
+
+TEST(rights_that_go_while_a_page_moves_are_gone)
+{
+	moved_meanwhile(0);
+	moved_meanwhile(TDM_V_READ);
+	moved_meanwhile(RW);
+}
+
+/* A mapping without rights keeps no page where it is. */
+TEST(what_may_not_be_read_moves_too)
+{
+	struct tdm_space *s = begin("lz4", 1), *child;
+	struct tdm_shm *shm;
+	struct tdm_pfn pfn;
+	u32 done;
+	int err;
+
+	world_write(&t, 0, s, at(0), 7);
+	CHECK_EQ(tdmi_mprotect(s, t.reader, at(0), PAGE, 0), 0);
+	CHECK_EQ(tdmi_migrate_page(s, t.reader, at(0), t.coherent), 0);
+	CHECK(!world_access(&t, 0, s, at(0), false, &err));
+	CHECK_EQ(tdmi_mprotect(s, t.reader, at(0), PAGE, RW), 0);
+	CHECK_EQ(world_read(&t, 0, s, at(0)), 7);
+	CHECK_EQ(tdm_pfn_range(&t.w.phys, tdm_pte_pfn(entry(s, at(0))))->kind, TDM_MEM_COHERENT);
+	/* One process has no right to shared memory, and the other pins it for long: it leaves the device. */
+	CHECK_EQ(tdmi_shm_create(&t.w, t.reader, 1, &shm), 0);
+	CHECK_EQ(tdmi_shm_mmap(s, t.reader, at(9), PAGE, RW, shm, 0), 0);
+	tdmi_shm_put(shm, t.reader);
+	CHECK_EQ(tdmi_space_fork(s, t.reader, &child), 0);
+	world_write(&t, 0, s, at(9), 8);
+	CHECK_EQ(world_read(&t, 1, child, at(9)), 8);
+	CHECK_EQ(tdmi_migrate_page(s, t.reader, at(9), t.coherent), 0);
+	CHECK_EQ(tdmi_mprotect(child, t.reader, at(9), PAGE, 0), 0);
+	CHECK_EQ(tdmi_pin_pages(s, t.reader, at(9), 1, TDM_PIN_WRITE | TDM_PIN_LONGTERM, &pfn, &done), 0);
+	CHECK_EQ(tdm_pfn_range(&t.w.phys, pfn)->kind, TDM_MEM_RAM);
+	tdmi_unpin_pages(&t.w, &pfn, 1, false);
+	CHECK_EQ(tdmi_mprotect(child, t.reader, at(9), PAGE, RW), 0);
+	CHECK_EQ(world_read(&t, 1, child, at(9)), 8);
+	tdmi_space_destroy(child, t.reader);
+	end(s);
+}
+
 TEST(bad_ranges_are_refused)
 {
 	struct tdm_space *s = begin(NULL, 4);

@@ -10,14 +10,26 @@
 #define PAGES 96u
 #define PINS 8u
 #define OPS 3000u
+#define OBJECTS 4u
+#define OBJECT_PAGES 40u
 
 /* What a page of the model holds. */
 struct cell {
 	bool mapped;
 	u8 rights;
-	u64 value;
+	u64 value;   /* of private memory */
 	bool lazy;   /* MADV_FREE: it may read as zeros from some time on */
-	u64 id;      /* of what is there: changes when it is mapped anew, or dropped */
+	u64 id;      /* of what is there: changes when it is mapped anew, or dropped. Of shared memory: the object's page's */
+	u32 object;  /* that it is shared through, plus 1; 0: private */
+	u32 page;    /* of the object */
+	u64 map;     /* which mapping of it, as mremap() moves no more than one; 0: private */
+};
+
+/* Shared memory: what all its mappings read. */
+struct object {
+	struct tdm_shm *shm; /* our reference, or NULL */
+	bool there;
+	u64 value[OBJECT_PAGES], id[OBJECT_PAGES];
 };
 
 struct model {
@@ -36,7 +48,8 @@ struct pin {
 static struct world t;
 static struct model model[SPACES];
 static struct pin pin[PINS];
-static u64 rng, ids;
+static struct object object[OBJECTS];
+static u64 rng, ids, maps;
 
 static u32 below(u32 n)
 {
@@ -51,6 +64,11 @@ static u64 at(u32 page)
 static u32 cpu(void)
 {
 	return below(WORLD_CPUS);
+}
+
+static u64 *value(struct cell *c)
+{
+	return c->object ? &object[c->object - 1].value[c->page] : &c->value;
 }
 
 /* ---- the program's accesses */
@@ -73,7 +91,7 @@ static void do_read(struct model *m, u32 page)
 	memcpy(&x, p, sizeof(x));
 	if (c->lazy && x == 0)
 		c->value = 0;
-	CHECK_EQ(x, c->value);
+	CHECK_EQ(x, *value(c));
 }
 
 static void do_write(struct model *m, u32 page)
@@ -92,7 +110,7 @@ static void do_write(struct model *m, u32 page)
 		return;
 	CHECK_EQ(err, 0);
 	memcpy(p, &x, sizeof(x));
-	c->value = x;
+	*value(c) = x;
 	c->lazy = false;
 }
 
@@ -111,6 +129,62 @@ static void do_mmap(struct model *m, u32 start, u32 n)
 	CHECK_EQ(tdmi_mmap(m->s, t.reader, at(start), n * PAGE, rights), 0);
 	for (u32 i = start; i < start + n; i++)
 		m->cell[i] = (struct cell){ .mapped = true, .rights = rights, .id = ++ids };
+}
+
+static bool object_is_mapped(u32 k)
+{
+	for (u32 i = 0; i < SPACES; i++)
+		for (u32 p = 0; p < PAGES; p++)
+			if (model[i].cell[p].object == k + 1)
+				return true;
+	return false;
+}
+
+static void let_go(u32 k)
+{
+	if (object[k].shm)
+		tdmi_shm_put(object[k].shm, t.reader);
+	object[k].shm = NULL;
+}
+
+/* An object that nobody has any more is gone, with its bytes: the next one of that number is another. One that is mapped, and that we have no reference to, can have no more mappings of ours. */
+static bool object_get(u32 k)
+{
+	struct object *o = &object[k];
+	int r;
+
+	if (o->there && !o->shm && !object_is_mapped(k))
+		o->there = false;
+	if (o->there)
+		return o->shm;
+	r = tdmi_shm_create(&t.w, t.reader, OBJECT_PAGES, &o->shm);
+	if (r) {
+		CHECK_EQ(r, -ENOMEM);
+		o->shm = NULL;
+		return false;
+	}
+	memset(o->value, 0, sizeof(o->value));
+	for (u32 p = 0; p < OBJECT_PAGES; p++)
+		o->id[p] = ++ids;
+	o->there = true;
+	return true;
+}
+
+static void do_mmap_shared(struct model *m, u32 start, u32 n)
+{
+	u8 rights = below(3) ? RW : TDM_V_READ;
+	u32 k = below(OBJECTS), off;
+
+	n = TDM_MIN(n, OBJECT_PAGES);
+	off = below(OBJECT_PAGES - n + 1);
+	if (!object_get(k))
+		return;
+	CHECK_EQ(tdmi_shm_mmap(m->s, t.reader, at(start), n * PAGE, rights, object[k].shm, off * PAGE), 0);
+	maps++;
+	for (u32 i = 0; i < n; i++)
+		m->cell[start + i] = (struct cell){ .mapped = true, .rights = rights, .id = object[k].id[off + i], .object = k + 1, .page = off + i, .map = maps };
+	if (below(4) == 0)
+		let_go(k);
 }
 
 static void do_munmap(struct model *m, u32 start, u32 n)
@@ -138,6 +212,9 @@ static void do_dontneed(struct model *m, u32 start, u32 n)
 {
 	CHECK_EQ(tdmi_madvise_dontneed(m->s, t.reader, at(start), n * PAGE), 0);
 	for (u32 i = start; i < start + n; i++) {
+		/* What is shared loses its entries, and the object keeps the bytes. */
+		if (m->cell[i].object)
+			continue;
 		m->cell[i].value = 0;
 		m->cell[i].lazy = false;
 		m->cell[i].id = ++ids;
@@ -148,7 +225,7 @@ static void do_free(struct model *m, u32 start, u32 n)
 {
 	CHECK_EQ(tdmi_madvise_free(m->s, t.reader, at(start), n * PAGE), 0);
 	for (u32 i = start; i < start + n; i++)
-		m->cell[i].lazy = m->cell[i].mapped;
+		m->cell[i].lazy = m->cell[i].mapped && !m->cell[i].object;
 }
 
 static void do_mremap(struct model *m, u32 start, u32 n)
@@ -160,7 +237,7 @@ static void do_mremap(struct model *m, u32 start, u32 n)
 	if (start < to + n && to < start + n)
 		return;
 	for (u32 i = start; i < start + n; i++)
-		one = one && m->cell[i].mapped && m->cell[i].rights == m->cell[start].rights;
+		one = one && m->cell[i].mapped && m->cell[i].rights == m->cell[start].rights && m->cell[i].map == m->cell[start].map;
 	r = tdmi_mremap(m->s, t.reader, at(start), at(to), n * PAGE);
 	CHECK_EQ(r, one ? 0 : -EFAULT);
 	if (!one)
@@ -170,6 +247,9 @@ static void do_mremap(struct model *m, u32 start, u32 n)
 			pin[k].page += to - start;
 	memcpy(&m->cell[to], &m->cell[start], n * sizeof(m->cell[0]));
 	memset(&m->cell[start], 0, n * sizeof(m->cell[0]));
+	maps++;
+	for (u32 i = to; i < to + n; i++)
+		m->cell[i].map = m->cell[i].object ? maps : 0;
 }
 
 static void do_fork(struct model *m)
@@ -192,7 +272,7 @@ static void do_fork(struct model *m)
 	for (u32 c = 0; c < WORLD_CPUS; c++)
 		memset(t.tlb[c][child->s->id], 0, sizeof(t.tlb[c][0]));
 	for (u32 i = 0; i < PAGES; i++)
-		child->cell[i].id = ++ids;
+		child->cell[i].id = child->cell[i].object ? child->cell[i].id : ++ids;
 }
 
 static void do_exit(struct model *m)
@@ -217,6 +297,22 @@ static void unpin(struct pin *p)
 	*p = (struct pin){ 0 };
 }
 
+/* Somebody has it pinned where no pin for long may be: it stays there until he lets go. */
+static bool pinned_on_device(struct model *m, u32 page)
+{
+	struct tdm_pfn pfn;
+	bool is;
+
+	tdmi_rcu_read_lock(t.reader);
+	is = tdmi_space_get_page(m->s, at(page), &pfn);
+	tdmi_rcu_read_unlock(t.reader);
+	if (!is)
+		return false;
+	is = tdm_pfn_range(&t.w.phys, pfn)->kind == TDM_MEM_COHERENT && tdm_page_pins(tdm_pfn_page(&t.w.phys, pfn));
+	tdmi_page_put(&t.w, pfn);
+	return is;
+}
+
 static void do_pin(struct model *m, u32 page)
 {
 	struct cell *c = &m->cell[page];
@@ -231,7 +327,7 @@ static void do_pin(struct model *m, u32 page)
 	if (!c->mapped || !(c->rights & (write ? TDM_V_WRITE : TDM_V_READ))) {
 		CHECK_EQ(r, -EFAULT);
 		CHECK_EQ(done, 0);
-	} else if (r) {
+	} else if (r && !(r == -EBUSY && (flags & TDM_PIN_LONGTERM) && pinned_on_device(m, page))) {
 		CHECK_EQ(r, -ENOMEM);
 	}
 	if (r) {
@@ -260,13 +356,13 @@ static void do_dma(void)
 		return;
 	if (c->lazy && x == 0)
 		c->value = 0;
-	CHECK_EQ(x, c->value);
+	CHECK_EQ(x, *value(c));
 	if (!p->write)
 		return;
 	x = t_rand(&rng) | 1;
 	memcpy(tdm_pfn_bytes(&t.w.phys, p->pfn) + 8, &x, sizeof(x));
 	tdm_page_set(tdm_pfn_page(&t.w.phys, p->pfn), TDM_PG_DIRTY);
-	c->value = x;
+	*value(c) = x;
 	c->lazy = false;
 }
 
@@ -289,8 +385,10 @@ static void one_op(void)
 	else if (what < 600)
 		for (u32 i = start; i < start + n; i++)
 			do_write(m, i);
-	else if (what < 640)
+	else if (what < 625)
 		do_mmap(m, start, n);
+	else if (what < 640)
+		do_mmap_shared(m, start, n);
 	else if (what < 660)
 		do_munmap(m, start, n);
 	else if (what < 700)
@@ -325,6 +423,7 @@ static void one_run(u64 seed)
 	ids = 0;
 	memset(model, 0, sizeof(model));
 	memset(pin, 0, sizeof(pin));
+	memset(object, 0, sizeof(object));
 	world_init(&t, 512, 512, below(8) ? "lz4" : NULL);
 	t.hw = below(4) ? TDM_WALK_HW_A | TDM_WALK_HW_D : below(2) ? TDM_WALK_HW_A : 0;
 	t.w.policy = (struct tdm_tlb_policy){ .batch = below(4), .batch_secondary = below(2) };
@@ -342,6 +441,8 @@ static void one_run(u64 seed)
 	for (u32 i = 0; i < SPACES; i++)
 		if (model[i].s)
 			tdmi_space_destroy(model[i].s, t.reader);
+	for (u32 k = 0; k < OBJECTS; k++)
+		let_go(k);
 	world_end(&t);
 }
 
