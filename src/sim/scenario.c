@@ -340,6 +340,7 @@ static int replace_sweep(struct tdm_sim_axis *x, const char *key, char *values, 
 {
 	if (x->nkeys > 1)
 		return tdmi_sim_fail(o->err, -EINVAL, "--set", 0, "%s is swept together with other keys; change the file", key);
+	x->line = o->line;
 	return parse_values(x, values, o);
 }
 
@@ -362,6 +363,17 @@ static int set_by_hand(struct tdm_scenario *s, const char *text, char *err)
 	}
 	free(copy);
 	return r;
+}
+
+/* The file makes no sense with what was set, which need not be what the message is about. */
+static void blame_set(char *err, const char *const *set, u32 nset)
+{
+	size_t n = strlen(err);
+
+	for (u32 i = 0; i < nset && n < TDM_SIM_ERR - 1; i++)
+		n += (size_t)snprintf(err + n, TDM_SIM_ERR - n, "%s--set %s", i ? ", " : "; with ", set[i]);
+	for (; *err; err++)
+		*err = (unsigned char)*err < ' ' || *err == 0x7f ? '?' : *err;
 }
 
 static int check_points(struct tdm_scenario *s, char *err)
@@ -398,7 +410,12 @@ static int read_text(struct tdm_scenario *s, struct tdm_text *t, const char *con
 		r = set_by_hand(s, set[i], err);
 	if (!r && !s->ncolumns)
 		r = tdmi_sim_fail(err, -EINVAL, t->name, s->columns_line, "nothing is printed; expected a section [print] with 'columns = NAME ...'");
-	return r ? r : check_points(s, err);
+	if (r)
+		return r;
+	r = check_points(s, err);
+	if (r && strncmp(err, "--set", 5))
+		blame_set(err, set, nset);
+	return r;
 }
 
 int tdmi_scenario_load(struct tdm_scenario *s, const char *path, const char *const *set, u32 nset, char *err)

@@ -535,7 +535,7 @@ TEST(damaged)
 static int with(const char *text, const char *set)
 {
 	*err = 0;
-	return tdmi_scenario_parse(&s, "f", text, &set, 1, err);
+	return tdmi_scenario_parse(&s, "f", text, &set, set ? 1 : 0, err);
 }
 
 TEST(set_by_hand)
@@ -577,6 +577,17 @@ TEST(set_by_hand)
 	CHECK_EQ(tdmi_scenario_points(&s), 6);
 	CHECK_EQ(with(SWEPT, "machine.flush=ipi"), -EINVAL);
 	CHECK(strstr(err, "--set: machine.flush is swept together with other keys"));
+	/* Not the line that had the sweep's own values. */
+	CHECK_EQ(with(SWEPT, "machine.cpus=3 0"), -EINVAL);
+	CHECK(!strncmp(err, "--set: cpus: expected a number from 1 to 256, not '0'", 50));
+	/* What is wrong with the file because of it says so. */
+	CHECK_EQ(with(BASE PRINT, "agent.a.enabled=off"), -EINVAL);
+	CHECK_STR(err, "f: nobody does anything: expected an [agent NAME] that is enabled; with --set agent.a.enabled=off");
+	CHECK_EQ(with(BASE PRINT, "agent.a.kind=fill"), -EINVAL);
+	if (strncmp(err, "f:", 2) || !strstr(err, "; with --set agent.a.kind=fill"))
+		t_fail(__FILE__, __LINE__, "%s", err);
+	CHECK_EQ(with("# Why?\n" PRINT, NULL), -EINVAL);
+	CHECK(!strstr(err, "--set"));
 }
 
 /* A '+' in a swept value is a blank. */
