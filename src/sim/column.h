@@ -39,7 +39,7 @@
 	X(LEAF_1G, "leaf_1g", "leaves of 1 GiB")                                                                                 \
 	X(COLLAPSED, "collapsed", "tables that became one leaf again")                                                           \
 	X(SPLIT, "split", "leaves that became tables")                                                                           \
-	X(TABLES, "tables", "page tables that were allocated, a page each")                                                      \
+	X(TABLES, "tables", "page tables that drivers' mappings took, a page each")                                              \
 	/* the CPUs */                                                                                                           \
 	X(CYCLES, "cycles", "time from when measuring begins to the end")                                                        \
 	X(ACCESSES, "accesses", "accesses of CPUs")                                                                              \

@@ -172,5 +172,7 @@ int tdmi_object_remap(struct tdm_view *v);
 int tdmi_object_move(struct tdm_object *o, bool vram, u32 cpu);
 /* Map all of a view at once. Bytes, or -errno. */
 s64 tdmi_object_fill(struct tdm_view *v);
+/* Unmap it, and map it again so that nothing of it is left to faults (tdmi_remap_range()). Likewise. */
+s64 tdmi_object_map_filled(struct tdm_view *v);
 
 #endif

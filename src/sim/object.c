@@ -14,6 +14,7 @@
 #include "base/bitops.h"
 #include "mm/insert_range.h"
 #include "mm/special.h"
+#include "mm/unmapped_area.h"
 #include "sim/machine.h"
 
 #define CHUNK TDM_HUGE_PAGES
@@ -178,6 +179,20 @@ static u32 object_order(struct tdm_map *map)
 
 static const struct tdm_map_ops object_ops = { .name = "object", .fault = object_fault, .order = object_order };
 
+/* Where the engine would have it, from 12 KiB behind its place on: so that something is left to be chosen. */
+static int choose(struct tdm_view *v, u64 *start)
+{
+	const struct tdm_object *o = v->object;
+	struct tdm_area a = { .len = v->spec->size, .off = v->spec->offset, .order = tdm_highest_bit(run_align(o)), .huge = o->m->w.huge,
+			      .lo = v->start + 3 * TDM_PAGE_SIZE, .hi = v->start + ((u64)1 << 36) };
+	int r;
+
+	tdmi_rcu_read_lock(v->m->reader);
+	r = tdmi_unmapped_area(&v->s->vmas, &a, start);
+	tdmi_rcu_read_unlock(v->m->reader);
+	return r;
+}
+
 static int map_view(struct tdm_view *v)
 {
 	uintptr_t flags = TDM_V_SPECIAL | TDM_V_READ | (v->spec->writable ? TDM_V_WRITE : 0);
@@ -190,13 +205,16 @@ int tdmi_object_mmap(struct tdm_object *o, struct tdm_view *v)
 	int r;
 
 	v->object = o;
-	r = map_view(v);
+	r = v->spec->place == TDM_SIM_CHOSEN ? choose(v, &v->start) : 0;
+	if (!r)
+		r = map_view(v);
 	if (!r)
 		o->view[o->nviews++] = v;
 	return r;
 }
 
-s64 tdmi_object_fill(struct tdm_view *v)
+/* Run by run. */
+static s64 fill(struct tdm_view *v, bool remap)
 {
 	struct tdm_object *o = v->object;
 	u64 end = (v->spec->offset + v->spec->size) >> TDM_PAGE_SHIFT, bytes = 0;
@@ -209,12 +227,21 @@ s64 tdmi_object_fill(struct tdm_view *v)
 		struct tdm_inserted out;
 
 		n = TDM_MIN(run_from(o, page), end - page);
-		tdmi_rcu_read_lock(o->m->reader);
-		r = tdmi_insert_range(v->map, at, pfn_at(o, page), n, &how, &out);
-		tdmi_rcu_read_unlock(o->m->reader);
+		if (remap) {
+			r = tdmi_remap_range(v->map, o->m->reader, at, pfn_at(o, page), n, how.flags, &out);
+		} else {
+			tdmi_rcu_read_lock(o->m->reader);
+			r = tdmi_insert_range(v->map, at, pfn_at(o, page), n, &how, &out);
+			tdmi_rcu_read_unlock(o->m->reader);
+		}
 		bytes += out.end - out.start;
 	}
 	return r ? r : (s64)bytes;
+}
+
+s64 tdmi_object_fill(struct tdm_view *v)
+{
+	return fill(v, false);
 }
 
 /* ---- moving */
@@ -272,6 +299,13 @@ int tdmi_object_remap(struct tdm_view *v)
 	note_content(v);
 	r = tdmi_munmap(v->s, v->m->reader, v->start, v->spec->size);
 	return r ? r : map_view(v);
+}
+
+s64 tdmi_object_map_filled(struct tdm_view *v)
+{
+	int r = tdmi_object_remap(v);
+
+	return r ? r : fill(v, true);
 }
 
 int tdmi_object_move(struct tdm_object *o, bool vram, u32 cpu)

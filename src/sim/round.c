@@ -153,9 +153,9 @@ static int fill(struct tdm_machine *m, struct tdm_unit *u, u64 *bytes)
 	struct tdm_view *v = u->a->view;
 	s64 r = 0;
 
-	if (u->a->spec->by == TDM_SIM_BY_RANGE) {
+	if (u->a->spec->by != TDM_SIM_BY_FAULT) {
 		tdm_machine_pay(m, u->cpu, tdm_machine_cost(m, TDM_COST_SYSCALL));
-		r = tdmi_object_fill(v);
+		r = u->a->spec->by == TDM_SIM_BY_RANGE ? tdmi_object_fill(v) : tdmi_object_map_filled(v);
 		*bytes = r < 0 ? 0 : (u64)r;
 		return (int)TDM_MIN(r, 0);
 	}

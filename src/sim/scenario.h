@@ -102,6 +102,7 @@ struct tdm_sim_object {
 };
 
 enum tdm_sim_mapping_kind { TDM_SIM_ANONYMOUS, TDM_SIM_SHARED, TDM_SIM_COHERENT, TDM_SIM_OBJECT };
+enum tdm_sim_place { TDM_SIM_FIXED, TDM_SIM_CHOSEN }; /* chosen: by the engine, from what the object's device reports */
 enum tdm_sim_content { TDM_SIM_ZERO, TDM_SIM_TEXTUAL, TDM_SIM_NOISE };
 
 struct tdm_sim_mapping {
@@ -109,6 +110,7 @@ struct tdm_sim_mapping {
 	struct tdm_sim_ref process, device, object; /* device: whose coherent memory; object: of which */
 	u32 kind;                      /* enum tdm_sim_mapping_kind */
 	u64 size, offset;              /* bytes; offset: of the object */
+	u32 place;                     /* enum tdm_sim_place */
 	u64 misalign;                  /* bytes: its address is that far behind a multiple of 1 GiB */
 	bool writable, populate;       /* populate: its pages are there before anything begins */
 	u32 content;                   /* enum tdm_sim_content: what they hold then */
@@ -144,7 +146,7 @@ enum tdm_sim_kind {
 	TDM_SIM_KIND_NR,
 };
 enum tdm_sim_pattern { TDM_SIM_SEQUENTIAL, TDM_SIM_STRIDED, TDM_SIM_UNIFORM, TDM_SIM_ZIPF, TDM_SIM_CHASE, TDM_SIM_TRACE }; /* enum tdm_pattern_kind, and a file */
-enum tdm_sim_by { TDM_SIM_BY_RANGE, TDM_SIM_BY_FAULT };
+enum tdm_sim_by { TDM_SIM_BY_RANGE, TDM_SIM_BY_FAULT, TDM_SIM_BY_REMAP };
 
 /* Does an agent of this kind access memory, by a pattern? Else it does something in rounds. On CPUs, or by a device? */
 static inline bool tdm_sim_loads(u32 kind)

@@ -99,18 +99,18 @@ static int check_object(struct tdm_scenario *s, struct tdm_sim_object *o, char *
 	return 0;
 }
 
-/* Which of the keys device, object, offset, content a kind of mapping has: a mask. */
-enum { HAS_DEVICE = 1, HAS_OBJECT = 2, HAS_OFFSET = 4, HAS_POPULATE = 8, HAS_CONTENT = 16 };
+/* Which of these keys a kind of mapping has: a mask. */
+enum { HAS_DEVICE = 1, HAS_OBJECT = 2, HAS_OFFSET = 4, HAS_POPULATE = 8, HAS_CONTENT = 16, HAS_PLACE = 32 };
 static const u32 mapping_has[] = {
 	[TDM_SIM_ANONYMOUS] = HAS_POPULATE | HAS_CONTENT,
 	[TDM_SIM_SHARED] = HAS_POPULATE | HAS_CONTENT,
 	[TDM_SIM_COHERENT] = HAS_DEVICE | HAS_POPULATE | HAS_CONTENT,
-	[TDM_SIM_OBJECT] = HAS_OBJECT | HAS_OFFSET,
+	[TDM_SIM_OBJECT] = HAS_OBJECT | HAS_OFFSET | HAS_PLACE,
 };
 
 static int check_mapping_keys(struct tdm_scenario *s, struct tdm_sim_mapping *m, char *err)
 {
-	static const char *const keys[] = { "device", "object", "offset", "populate", "content" };
+	static const char *const keys[] = { "device", "object", "offset", "populate", "content", "place" };
 
 	if (!tdmi_section_is_set(TDM_SIM_S_MAPPING, &m->s, "kind"))
 		return BAD(s, TDM_SIM_S_MAPPING, &m->s, "kind", err, "[mapping %s] needs 'kind = anonymous', shared, coherent or object", m->s.name);
@@ -142,6 +142,8 @@ static int check_mapping(struct tdm_scenario *s, struct tdm_sim_mapping *m, char
 	}
 	if (!m->size)
 		return BAD(s, TDM_SIM_S_MAPPING, &m->s, "size", err, "[mapping %s] needs 'size = SIZE'", m->s.name);
+	if (m->place == TDM_SIM_CHOSEN && tdmi_section_is_set(TDM_SIM_S_MAPPING, &m->s, "misalign"))
+		return BAD(s, TDM_SIM_S_MAPPING, &m->s, "misalign", err, "misalign: the engine chooses the address (place = chosen)");
 	if (m->misalign >= GIB)
 		return BAD(s, TDM_SIM_S_MAPPING, &m->s, "misalign", err, "misalign: less than 1G");
 	if (m->kind == TDM_SIM_COHERENT && m->size > s->device[m->device.index].coherent)

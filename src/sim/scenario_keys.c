@@ -15,7 +15,8 @@ static const char *const content_words[] = { "zero", "text", "noise", NULL };
 static const char *const kind_words[] = { "cpu", "dma", "reclaim", "age", "fork", "unmap", "protect", "discard", "lazyfree", "fill", "evict", "restore", "collapse",
 					   "vcpu", NULL };
 static const char *const pattern_words[] = { "sequential", "strided", "uniform", "zipf", "chase", "trace", NULL };
-static const char *const by_words[] = { "range", "fault", NULL };
+static const char *const by_words[] = { "range", "fault", "remap", NULL };
+static const char *const place_words[] = { "fixed", "chosen", NULL };
 static const char *const guest_aging_words[] = { "lockless", "read", "write", NULL };
 static const char *const fill_words[] = { "read", "write", NULL };
 
@@ -107,6 +108,7 @@ static const struct tdm_sim_key mapping_keys[] = {
 	P("object", T_REF, object, TDM_SIM_S_OBJECT),
 	P("size", T_SIZE, size, TDM_PAGE_SIZE, 64 * TIB),
 	P("offset", T_SIZE, offset, TDM_PAGE_SIZE, TIB),
+	P("place", T_WORD, place, .words = place_words),
 	P("misalign", T_SIZE, misalign, TDM_PAGE_SIZE, GIB),
 	P("writable", T_BOOL, writable),
 	P("populate", T_BOOL, populate),

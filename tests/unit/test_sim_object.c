@@ -309,6 +309,50 @@ TEST(mappings_that_fault_huge_survive_eviction)
 	finish();
 }
 
+/* The engine finds an address that large leaves can map; or, where the device has none, the lowest. */
+TEST(an_address_is_chosen)
+{
+	u64 n[3];
+
+	start(MACHINE "[device gpu]\nvram = 16M\n[object a]\ndevice = gpu\nsize = 8M\ncontiguous = 2M\n[object b]\ndevice = gpu\nsize = 4M\ncontiguous = 16K\n"
+		      "[mapping a]\nprocess = p\nkind = object\nobject = a\nplace = chosen\n"
+		      "[mapping tail]\nprocess = p\nkind = object\nobject = a\noffset = 3M\nplace = chosen\n"
+		      "[mapping b]\nprocess = p\nkind = object\nobject = b\nplace = chosen\n" END);
+	CHECK(m->view[0].start % M2 == 0 && m->view[1].start % M2 == M2 / 2);
+	CHECK(m->view[2].start % (4 * K4) == 0 && m->view[2].start % M2 != 0);
+	for (u32 v = 0; v < 3; v++)
+		CHECK_EQ(tdmi_object_fill(&m->view[v]), m->view[v].spec->size);
+	mapped(0, n);
+	CHECK(n[0] == 0 && n[1] == 4);
+	mapped(1, n);
+	CHECK(n[0] == TDM_HUGE_PAGES / 2 && n[1] == 2);
+	mapped(2, n);
+	CHECK(n[0] == 2 * TDM_HUGE_PAGES && n[1] == 0);
+	sound();
+	finish();
+}
+
+/* A static mapping: no faults, and no table that was there before is in the way. */
+TEST(filled_when_it_is_mapped)
+{
+	u64 n[3], before;
+
+	start(THREE);
+	CHECK_EQ(tdmi_object_move(&m->object[0], false, 0), 0);
+	for (u64 p = 0; p < 1024; p++)
+		put(0, p, p);
+	CHECK_EQ(tdmi_object_move(&m->object[0], true, 0), 0);
+	CHECK_EQ(tdmi_object_map_filled(&m->view[0]), 4 << 20);
+	mapped(0, n);
+	CHECK(n[0] == 0 && n[1] == 2);
+	sound();
+	before = faults();
+	for (u64 p = 0; p < 1024; p++)
+		CHECK_EQ(get(0, p), p);
+	CHECK_EQ(faults(), before);
+	finish();
+}
+
 /* Two processes, of which one has the second half, and may only read. */
 #define SHARED                                                                                                                   \
 	MACHINE "[device gpu]\nvram = 8M\n[object a]\ndevice = gpu\nsize = 4M\ncontiguous = 1M\nmax_prefault = 64K\n"            \

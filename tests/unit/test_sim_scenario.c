@@ -417,6 +417,8 @@ static const struct {
 	{ Q "[object o]\ndevice = d\nsize = 4K\n" PRINT, "f:3: there is no [device d]" },
 	{ Q DEV "[object o]\ndevice = d\n" PRINT, "f:5: [object o] needs 'size = SIZE'" },
 	{ Q DEV "[object o]\ndevice = d\nsize = 6M\n" PRINT, "f:7: size: larger than the vram of [device d]" },
+	{ Q MAP "place = chosen\n" PRINT, "f:7: place: a mapping of this kind has no such thing" },
+	{ Q OBJ "[process p]\n[mapping m]\nkind = object\nobject = o\nprocess = p\nplace = chosen\nmisalign = 4K\n" PRINT, "f:14: misalign: the engine chooses the address" },
 	{ Q DEV "[object o]\ndevice = d\nsize = 3M\ncontiguous = 8M\n" PRINT, "f:8: contiguous: in runs of that size it takes more than the vram of [device d]" },
 	{ Q OBJ "contiguous = 12K\n" PRINT, "f:8: contiguous: a power of two" },
 	{ Q "[process p]\n[mapping m]\nprocess = p\n" PRINT, "f:3: [mapping m] needs 'kind = anonymous', shared, coherent or object" },
