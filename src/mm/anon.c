@@ -2,15 +2,16 @@
 /*
  * anon.c - faults of spaces: what a walker could not do by itself.
  *
- * The fault path holds a table's lock only while it looks at an entry and changes it. Whatever takes time (a page from the allocator, zeroing, copying, a tier) happens
- * before, with a reference to what the entry named; then the entry must still be what it was, or all is let go of, and the walker looks again.
+ * The fault path holds a table's lock only while it looks at an entry and changes it. Whatever takes time (a page from the allocator, zeroing, copying, a
+ * tier) happens before, with a reference to what the entry named; then the entry must still be what it was, or all is let go of, and the walker looks again.
  *
- * A page that is exclusive is written in place. One that is not is copied, unless nobody else has it any more: its only reference is that of the entry in hand. (Somebody else could get one only
- * by a fork of this space, which takes this table's lock, or by a slot, from which it is taken first; a lockless walker that takes one for a moment sees the entry, read-only,
- * and a page that is not exclusive, and gives up.)
+ * A page that is exclusive is written in place. One that is not is copied, unless nobody else has it any more: its only reference is that of the entry in
+ * hand. (Somebody else could get one only by a fork of this space, which takes this table's lock, or by a slot, from which it is taken first; a lockless
+ * walker that takes one for a moment sees the entry, read-only, and a page that is not exclusive, and gives up.)
  *
- * To replace a page is the one change that no flush may wait for (mm/tlb.h): the old translation is flushed everywhere, under the lock, while the entry is none, before anybody can
- * read the new one. And before the bytes are copied whatever flush is owed to the page is made up for: else somebody writes to it by a TLB while it is being copied.
+ * To replace a page is the one change that no flush may wait for (mm/tlb.h): the old translation is flushed everywhere, under the lock, while the entry is
+ * none, before anybody can read the new one. And before the bytes are copied whatever flush is owed to the page is made up for: else somebody writes to it by
+ * a TLB while it is being copied.
  */
 #include <string.h>
 #include "mm/anon.h"
@@ -64,7 +65,8 @@ static struct tdm_page *new_page(struct tdm_fault *f, struct tdm_pfn *pfn)
 	return pg;
 }
 
-/* Map the page, which is new and exclusive, or comes from a slot, in place of f->pte, which no TLB has. 0; -EAGAIN: it has changed; -ENOMEM. The entry has the reference then. */
+/* Map the page, which is new and exclusive, or comes from a slot, in place of f->pte, which no TLB has. 0; -EAGAIN: it has changed; -ENOMEM. The entry has the
+ * reference then. */
 static int map_new(struct tdm_fault *f, struct tdm_pfn pfn, u64 flags)
 {
 	struct tdm_pt *pt;

@@ -21,7 +21,8 @@ void tdmi_faults_stop(struct tdm_space *s);
 void tdmi_faults_go_on(struct tdm_space *s);
 /* The entry as it is now; see same_page. RCU reader. */
 struct tdm_pte tdmi_fault_peek(struct tdm_fault *f);
-/* What is at va is shared, or zeros: a copy that is the space's alone, without the right to write it. 0: it is, or something came between; -ENOMEM. RCU reader, no lock. */
+/* What is at va is shared, or zeros: a copy that is the space's alone, without the right to write it. 0: it is, or something came between; -ENOMEM. RCU reader,
+ * no lock. */
 int tdmi_space_unshare(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 va);
 
 #endif

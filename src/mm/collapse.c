@@ -4,14 +4,15 @@
  *
  * Both tables are locked, the upper one first, so nobody else writes entries of either. Walkers take no lock:
  *
- *   1. each entry is exchanged for none. A walker that has read it and wants to set A or D fails at its compare-and-swap, and walks again. So what these bits say is complete.
+ *   1. each entry is exchanged for none. A walker that has read it and wants to set A or D fails at its compare-and-swap, and walks again. So what these bits
+ *      say is complete.
  *   2. TLBs forget what they have of the table. They would be right, but they have it in small pieces: who later takes the leaf away tells of a large one.
  *   3. the leaf takes the table's place. Until then whoever misses faults, waits for the lock, and finds the table dead.
  *
  * The table is freed after a grace period: a walker that has read the upper entry before finds nothing in it.
  *
- * Nothing replaces the translations meanwhile: a slot with a table never becomes a leaf but by who holds s->change, and drivers that zap find an entry or the leaf. s->change also keeps the
- * cuts of others (special.h).
+ * Nothing replaces the translations meanwhile: a slot with a table never becomes a leaf but by who holds s->change, and drivers that zap find an entry or the
+ * leaf. s->change also keeps the cuts of others (special.h).
  */
 #include "mm/collapse.h"
 #include "mm/insert_range.h"
@@ -68,7 +69,8 @@ static struct tdm_pte part_of(const struct tdm_pt *pt, u32 k, struct tdm_pte lea
 	return (struct tdm_pte){ leaf.v + (k * step_pages(pt) << TDM_PAGE_SHIFT) };
 }
 
-/* Could the locked PMD table, with what is below it? Nothing is filled before that is known. (Somebody may still come between: then what has been filled says what it should.) */
+/* Could the locked PMD table, with what is below it? Nothing is filled before that is known. (Somebody may still come between: then what has been filled says
+ * what it should.) */
 static bool all_below(struct tdm_space *s, struct tdm_pt *pt, struct tdm_pte leaf, struct tdm_collapsed *out)
 {
 	for (u32 k = 0; k < TDM_PT_ENTRIES; k++) {

@@ -2,16 +2,17 @@
 /*
  * fork.c - a space like another.
  *
- * s->change of the parent is held throughout, and nobody is served a fault in it: a thread that has been stopped by the loss of a right cannot go on to write elsewhere what the child would
- * then have, without what it wrote before. Table by table, with the parent's and the child's locked:
- *   a page that is the parent's alone   is shared from now on: not exclusive, read-only on both sides. If it is pinned it cannot be: it is the parent's on, and the child gets a copy
- *                                       at once, since what the device that has pinned it writes must be the parent's
+ * s->change of the parent is held throughout, and nobody is served a fault in it: a thread that has been stopped by the loss of a right cannot go on to write
+ * elsewhere what the child would then have, without what it wrote before. Table by table, with the parent's and the child's locked:
+ *   a page that is the parent's alone   is shared from now on: not exclusive, read-only on both sides. If it is pinned it cannot be: it is the parent's on,
+ *                                       and the child gets a copy at once, since what the device that has pinned it writes must be the parent's
  *   a page shared already               is shared by one more
  *   a swap entry                        names the same slot
  *   a page that is being migrated       is waited for; one that there is no right to is shared, too
  *
- * The parent's rights are gone from its entries before the other CPUs and secondary MMUs have been told, which happens once at the end. Until then somebody may write to a page that is
- * read-only, by a TLB: it is as if he had done so before the fork, as long as nobody copies the page; who would makes up for the flush first (tdmi_tlb_settle()).
+ * The parent's rights are gone from its entries before the other CPUs and secondary MMUs have been told, which happens once at the end. Until then somebody
+ * may write to a page that is read-only, by a TLB: it is as if he had done so before the fork, as long as nobody copies the page; who would makes up for the
+ * flush first (tdmi_tlb_settle()).
  */
 #include <string.h>
 #include "mm/anon.h"

@@ -2,17 +2,18 @@
 /*
  * insert_range.c - see insert_range.h.
  *
- * Against changes of the VMA. Entries are written with their table locked, and only after the VMA has been looked up under that lock: munmap() and mprotect() change the VMA first and lock the
- * tables afterwards, so either the lookup sees the VMA as it has become, or they find the entry (mm/space.h). The map is compared, too: the address may be
- * another driver's by now.
+ * Against changes of the VMA. Entries are written with their table locked, and only after the VMA has been looked up under that lock: munmap() and mprotect()
+ * change the VMA first and lock the tables afterwards, so either the lookup sees the VMA as it has become, or they find the entry (mm/space.h). The map is
+ * compared, too: the address may be another driver's by now.
  *
  * Against the driver's own zapping (tdmi_special_unmap()): the driver's lock, which it holds while it knows its pfns and calls this.
  *
- * Against other faults: the table's lock. Two faults of one driver for the same place write the same leaf; the second finds it. One may have made a table where the other wants
- * a leaf: then the other gets entries below. No table is replaced here, as others may be walking it; but where s->change is held and nobody can fault but by the same driver, who
- * waits for the table lock and finds it dead (tdmi_remap_range()).
+ * Against other faults: the table's lock. Two faults of one driver for the same place write the same leaf; the second finds it. One may have made a table
+ * where the other wants a leaf: then the other gets entries below. No table is replaced here, as others may be walking it; but where s->change is held and
+ * nobody can fault but by the same driver, who waits for the table lock and finds it dead (tdmi_remap_range()).
  *
- * The unit of work is sixteen entries, 64 KiB of them at the lowest level: so long is a table locked, while others fault next to it. The walk is made again for each, as the table may have gone.
+ * The unit of work is sixteen entries, 64 KiB of them at the lowest level: so long is a table locked, while others fault next to it. The walk is made again
+ * for each, as the table may have gone.
  */
 #include "mm/insert_range.h"
 #include "mm/collapse.h"
@@ -99,8 +100,8 @@ static void upgrade(struct run *r, struct tdm_pt *pt, u32 i, u64 bits)
 		tdmi_tlb_flush_secondary(r->s, va, va + leaf_bytes(pt->level));
 }
 
-/* The locked table's entry is a leaf larger than what may be written here. Does it say the same? Then it stays; but if only a part of it gets the right to write it is split, and the
- * part is looked at again. */
+/* The locked table's entry is a leaf larger than what may be written here. Does it say the same? Then it stays; but if only a part of it gets the right to
+ * write it is split, and the part is looked at again. */
 static int larger(struct run *r, struct tdm_pt *pt, u64 stop)
 {
 	u32 i = tdm_pt_index(pt, r->va);
@@ -243,7 +244,8 @@ static int go(struct run *r)
 	return e == CHANGED ? 0 : e;
 }
 
-/* With a limit the call begins with the leaf that has how->at in it, or at the block of that many pages. A guess, as no table is locked: if it is wrong the next fault sees what is there. */
+/* With a limit the call begins with the leaf that has how->at in it, or at the block of that many pages. A guess, as no table is locked: if it is wrong the
+ * next fault sees what is there. */
 static void begin_at(struct run *r, u64 va, u64 at)
 {
 	u64 block = leaf_bytes(0);

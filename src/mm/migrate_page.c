@@ -2,8 +2,8 @@
 /*
  * migrate_page.c - see migrate_page.h.
  *
- * Who migrates a page has isolated it, and is alone with that. Its entries are blocked first; none can be added to it then: a fork waits for them. A pin cannot come, since the page is not
- * exclusive meanwhile. mremap() may carry a blocked entry elsewhere.
+ * Who migrates a page has isolated it, and is alone with that. Its entries are blocked first; none can be added to it then: a fork waits for them. A pin
+ * cannot come, since the page is not exclusive meanwhile. mremap() may carry a blocked entry elsewhere.
  */
 #include "mm/migrate_page.h"
 #include <string.h>

@@ -2,16 +2,18 @@
 /*
  * pae.h - page tables whose entries are wider than what is read at once: two words of 32 bits.
  *
- * It is the layout of PAE, and stands for every entry that takes two loads: a device's of 128 bits, a GPU's that is written through a bus of 32. No address space uses it; the
- * explorer and the tests do.
+ * It is the layout of PAE, and stands for every entry that takes two loads: a device's of 128 bits, a GPU's that is written through a bus of 32. No address
+ * space uses it; the explorer and the tests do.
  *
- * Writers hold the table's lock, and write so that who looks at the low word alone, which has the present bit, never takes an entry for present before its high word is there:
+ * Writers hold the table's lock, and write so that who looks at the low word alone, which has the present bit, never takes an entry for present before its
+ * high word is there:
  *
  *   present   high = h; barrier; low = l
  *   clear     low = 0; barrier; high = 0
  *   another   clear, then present
  *
- * A reader without the lock reads low, high, and low again, with barriers between, and starts over if low has changed. That is not enough, as low may have changed and changed back:
+ * A reader without the lock reads low, high, and low again, with barriers between, and starts over if low has changed. That is not enough, as low may have
+ * changed and changed back:
  *
  *   reader                     who zaps                  who faults
  *   low -> L
@@ -20,12 +22,13 @@
  *                                                        high = H; low = L: the same entry again
  *   low -> L: "unchanged", and (L, 0) was never in the table
  *
- * That the zapping thread waits for the reader's CPU to take an interrupt before it frees the page does not help: the one that faults waits for nobody, having had nothing in its TLB. With two
- * different entries that have the same low word the reader gets the low of one and the high of the other. What it then does to the page of that pfn (take a reference) is
- * done to somebody else's page, or to none; that it would look at the entry once more afterwards comes too late.
+ * That the zapping thread waits for the reader's CPU to take an interrupt before it frees the page does not help: the one that faults waits for nobody, having
+ * had nothing in its TLB. With two different entries that have the same low word the reader gets the low of one and the high of the other. What it then does
+ * to the page of that pfn (take a reference) is done to somebody else's page, or to none; that it would look at the entry once more afterwards comes too late.
  *
- * So a table has a sequence number, odd while an entry is being written: what was read between two equal even numbers was in the table at one moment. tdm_pae_get() returns nothing
- * else, at every level, and what it returns may be used as an entry that was read at once may: it was true, and may have changed since.
+ * So a table has a sequence number, odd while an entry is being written: what was read between two equal even numbers was in the table at one moment.
+ * tdm_pae_get() returns nothing else, at every level, and what it returns may be used as an entry that was read at once may: it was true, and may have changed
+ * since.
  */
 #ifndef TDM_MM_PAE_H
 #define TDM_MM_PAE_H

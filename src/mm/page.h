@@ -17,8 +17,8 @@
  *
  *   references   one for each mapping, for the swap cache, for each pin and for whoever looks at it (isolated, being copied). At 0 it is free, and nobody gets a
  *                reference to a free page (tdm_page_get_unless_zero()): a lockless walker that has read an entry takes one, and then reads the entry again.
- *   EXCLUSIVE    an anonymous page that one address space alone maps, by one entry: it may be written in place, and only such a page may be pinned. Taken away by one
- *                compare-and-swap that fails if there is a pin, as a pin fails without it: so fork and pins need no order between them.
+ *   EXCLUSIVE    an anonymous page that one address space alone maps, by one entry: it may be written in place, and only such a page may be pinned. Taken away
+ *                by one compare-and-swap that fails if there is a pin, as a pin fails without it: so fork and pins need no order between them.
  *   DIRTY        its bytes are not those of its swap slot. LAZYFREE: they need not be kept, unless it gets dirty (MADV_FREE).
  *   ISOLATED     somebody has it off the list: reclaim, migration
  */
@@ -73,8 +73,8 @@ struct tdm_phys {
 void tdmi_phys_init(struct tdm_phys *p);
 /* Nobody uses any page. */
 void tdmi_phys_destroy(struct tdm_phys *p);
-/* n pages more, a multiple of 512; their pfns follow those of the last range, from a multiple of 2^18 on (so that leaves of 1 GiB can map them). Before anything is allocated.
- * -ENOMEM; -ENOSPC: there are TDM_MEM_RANGES. */
+/* n pages more, a multiple of 512; their pfns follow those of the last range, from a multiple of 2^18 on (so that leaves of 1 GiB can map them). Before
+ * anything is allocated. -ENOMEM; -ENOSPC: there are TDM_MEM_RANGES. */
 int tdmi_phys_add(struct tdm_phys *p, enum tdm_mem_kind kind, u64 n, u32 *range);
 
 /* The range that a pfn is in. One that is in none is a bug. */

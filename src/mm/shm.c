@@ -2,8 +2,9 @@
 /*
  * shm.c - see shm.h.
  *
- * A fault finds the page by the object's entry, and maps it while it holds a reference to it. Meanwhile it may be taken out of the object's table: to be evicted, or moved. Both look at the
- * references before they let go of the page for good, and put it back; so what is mapped is the object's page, at the latest when the object is asked again.
+ * A fault finds the page by the object's entry, and maps it while it holds a reference to it. Meanwhile it may be taken out of the object's table: to be
+ * evicted, or moved. Both look at the references before they let go of the page for good, and put it back; so what is mapped is the object's page, at the
+ * latest when the object is asked again.
  */
 #include "mm/shm.h"
 #include <string.h>
@@ -112,8 +113,8 @@ int tdmi_shm_mmap(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start,
 
 /* ---- faults */
 
-/* The object's page, with a reference; brought if it is not there. An object has no page of zeros, and shares none: its faults replace nothing, and so begin no round, for which one would have
- * to leave the section. */
+/* The object's page, with a reference; brought if it is not there. An object has no page of zeros, and shares none: its faults replace nothing, and so begin
+ * no round, for which one would have to leave the section. */
 static int get_page(struct tdm_space *object, struct tdm_rcu_reader *reader, u64 va, struct tdm_pfn *pfn)
 {
 	for (u32 tries = 0; tries < 16; tries++) {

@@ -2,9 +2,10 @@
 /*
  * shm.h - anonymous memory that several address spaces share.
  *
- * The memory is an object, and an object is an address space that nothing runs in: its page table says which page is where, or in which swap slot. A mapping of it in a real space takes
- * pages from there, each with a mapping of its own. So a page is found by all who map it, the object included; when it goes, the object's entry comes to name a slot and the others become
- * none; and whoever touches it next asks the object. Nobody ever copies such a page: the object has it alone, and all others have it through the object.
+ * The memory is an object, and an object is an address space that nothing runs in: its page table says which page is where, or in which swap slot. A mapping
+ * of it in a real space takes pages from there, each with a mapping of its own. So a page is found by all who map it, the object included; when it goes, the
+ * object's entry comes to name a slot and the others become none; and whoever touches it next asks the object. Nobody ever copies such a page: the object has
+ * it alone, and all others have it through the object.
  */
 #ifndef TDM_MM_SHM_H
 #define TDM_MM_SHM_H

@@ -209,7 +209,8 @@ static int close_piece(const struct tdm_interval *i, void *ctx)
 	return 0;
 }
 
-/* Entries and mappings of [start, end), which had these VMAs. In a round, which was begun outside of the section: beginning one may wait for who waits for readers. RCU reader. */
+/* Entries and mappings of [start, end), which had these VMAs. In a round, which was begun outside of the section: beginning one may wait for who waits for
+ * readers. RCU reader. */
 static void clear_out(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u64 end, const struct tdm_itree_node *had)
 {
 	struct tdm_gather g;

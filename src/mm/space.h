@@ -2,9 +2,9 @@
 /*
  * space.h - address spaces whose page table hardware walks, and the world that they share.
  *
- * A live process's entries are the kernel's; what the engine knows of it is in struct tdm_mm (mm/mm.h). Of a simulated machine the engine is the whole memory management: CPUs and
- * IOMMUs (src/port) walk the tables of struct tdm_space, set the accessed and dirty bits in them, and fault. Page tables, VMAs, typed entries, notifiers, RCU,
- * the allocators and the tiers are the same code for both.
+ * A live process's entries are the kernel's; what the engine knows of it is in struct tdm_mm (mm/mm.h). Of a simulated machine the engine is the whole memory
+ * management: CPUs and IOMMUs (src/port) walk the tables of struct tdm_space, set the accessed and dirty bits in them, and fault. Page tables, VMAs, typed
+ * entries, notifiers, RCU, the allocators and the tiers are the same code for both.
  *
  * Locks, in the order in which they are taken:
  *   s->change     changes of the VMAs of a space (mmap, munmap, mprotect, mremap, madvise, fork of it); whoever faults does not take it
@@ -13,12 +13,13 @@
  *   lru, swap slots, frames, alloc: leaves
  *
  * Faults against changes. A fault looks the VMA up again once it has locked the table, and installs nothing that the VMA does not allow. Whoever takes a range
- * away, or rights from it, changes the VMAs first and locks the tables afterwards. So either the fault came first, and its entry is found and zapped; or it sees the VMA as
- * it has become. That holds where there is no table yet, too: whoever finds none has locked the one above (tdmi_pt_next_certain()). A fault lets go of the table while it waits for a tier or allocates; then it looks at the entry again: if that has changed it starts over.
+ * away, or rights from it, changes the VMAs first and locks the tables afterwards. So either the fault came first, and its entry is found and zapped; or it
+ * sees the VMA as it has become. That holds where there is no table yet, too: whoever finds none has locked the one above (tdmi_pt_next_certain()). A fault
+ * lets go of the table while it waits for a tier or allocates; then it looks at the entry again: if that has changed it starts over.
  *
- * Hardware against the engine. A walker sets A and D by compare-and-swap on the entry it has read, lock or no lock. So an entry that is present is changed by exchange, or by
- * compare-and-swap, only (tdm_pt_xchg(), tdm_pt_change()): bits that are set meanwhile are not lost. Once it is not present it is the lock holder's. What a TLB
- * still says is mm/tlb.h's matter.
+ * Hardware against the engine. A walker sets A and D by compare-and-swap on the entry it has read, lock or no lock. So an entry that is present is changed by
+ * exchange, or by compare-and-swap, only (tdm_pt_xchg(), tdm_pt_change()): bits that are set meanwhile are not lost. Once it is not present it is the lock
+ * holder's. What a TLB still says is mm/tlb.h's matter.
  *
  * Pages against lockless walkers: mm/page.h. Spaces: named by id in a table of the world, freed after a grace period.
  */
@@ -45,10 +46,10 @@
 #define TDM_V_SPECIAL ((uintptr_t)1 << 4)  /* a driver's: leaves without pages */
 #define TDM_V_MAP_SHIFT 8u
 #define TDM_V_MAP(flags) ((u32)((flags) >> TDM_V_MAP_SHIFT) & 0xff)
-/* Entries of spaces: present ones have a page, or are SPECIAL: a driver's, or, in anonymous memory, the page of zeros. SOFT_DIRTY is set by who makes an entry writable, so that
- * it is enough to take the right away to hear of the next write. An entry whose page nobody may use for
- * now (TDM_PTE_T_MIGRATION: it is being moved; _PROTNONE: there is no right to it) keeps what it said (W, D, A, SOFT_DIRTY) above the pfn. Both at once is a migration entry with
- * TDM_BLOCKED_PROTNONE: when the page has moved it is a _PROTNONE. */
+/* Entries of spaces: present ones have a page, or are SPECIAL: a driver's, or, in anonymous memory, the page of zeros. SOFT_DIRTY is set by who makes an entry
+ * writable, so that it is enough to take the right away to hear of the next write. An entry whose page nobody may use for
+ * now (TDM_PTE_T_MIGRATION: it is being moved; _PROTNONE: there is no right to it) keeps what it said (W, D, A, SOFT_DIRTY) above the pfn. Both at once is a
+ * migration entry with TDM_BLOCKED_PROTNONE: when the page has moved it is a _PROTNONE. */
 #define TDM_BLOCKED_PROTNONE ((u64)1 << 44) /* of the payload */
 
 static inline struct tdm_pte tdm_pte_mk_blocked(enum tdm_pte_type t, struct tdm_pte from)
@@ -88,8 +89,8 @@ struct tdm_map;
 
 struct tdm_map_ops {
 	const char *name;
-	/* An access missed at va in the mapping. size is advisory: the leaf that the walk could take (4 KiB, 2 MiB, 1 GiB); the driver inserts what it has by tdmi_insert_range().
-	 * No lock is held; RCU reader. */
+	/* An access missed at va in the mapping. size is advisory: the leaf that the walk could take (4 KiB, 2 MiB, 1 GiB); the driver inserts what it has by
+	 * tdmi_insert_range(). No lock is held; RCU reader. */
 	enum tdm_fault_result (*fault)(struct tdm_map *m, u64 va, u64 size, bool write);
 	/* The last piece of the mapping is gone. */
 	void (*close)(struct tdm_map *m);
@@ -185,8 +186,8 @@ static inline void tdm_world_work(const struct tdm_world *w, enum tdm_work what,
 		w->tlb->work(w->tlb_arg, what, n);
 }
 
-/* ---- space.c. All of these take s->change, and none may be called by who holds a lock; `reader` is the calling thread's of w->rcu, and outside of a section. Ranges are of
- * whole pages in [TDM_VA_START, TDM_VA_END), or -EINVAL. */
+/* ---- space.c. All of these take s->change, and none may be called by who holds a lock; `reader` is the calling thread's of w->rcu, and outside of a section.
+ * Ranges are of whole pages in [TDM_VA_START, TDM_VA_END), or -EINVAL. */
 
 /* -ENOMEM; -ENOSPC: TDM_SPACES_MAX. */
 int tdmi_space_create(struct tdm_world *w, struct tdm_space **out);
@@ -216,9 +217,9 @@ int tdmi_space_fork(struct tdm_space *s, struct tdm_rcu_reader *reader, struct t
 
 /* ---- anon.c */
 enum tdm_access { TDM_ACCESS_READ, TDM_ACCESS_WRITE };
-/* A walker has missed at va, or found less than it needs (an entry that is not writable, or whose A or D bit it cannot set itself). 0: look again. -EFAULT: there is no mapping that
- * allows it. -EIO, -EBADMSG: a tier could not give it back. -ENOMEM: there is no page, and reclaim found none: let others go on, and try later. -ENXIO: a driver's SIGBUS.
- * Outside of a section; no lock. */
+/* A walker has missed at va, or found less than it needs (an entry that is not writable, or whose A or D bit it cannot set itself). 0: look again. -EFAULT:
+ * there is no mapping that allows it. -EIO, -EBADMSG: a tier could not give it back. -ENOMEM: there is no page, and reclaim found none: let others go on, and
+ * try later. -ENXIO: a driver's SIGBUS. Outside of a section; no lock. */
 int tdmi_space_fault(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 va, enum tdm_access access);
 
 /* Does va have a page? With a reference: *pfn. Lockless; RCU reader. */

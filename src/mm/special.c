@@ -2,11 +2,12 @@
 /*
  * special.c - see special.h.
  *
- * No leaf reaches across a cut: tables were made down to the level at which va is between two entries, and where there is a table no leaf comes (insert_range.h) but by collapse or
- * remap, which take s->change. Without a cut a leaf that reaches across an end of what is zapped goes as a whole, and more is told to the TLBs than was asked for.
+ * No leaf reaches across a cut: tables were made down to the level at which va is between two entries, and where there is a table no leaf comes
+ * (insert_range.h) but by collapse or remap, which take s->change. Without a cut a leaf that reaches across an end of what is zapped goes as a whole, and more
+ * is told to the TLBs than was asked for.
  *
- * Only special leaves of memory without pages are taken out here, whatever the caller believes of the range: a driver that zaps its mapping holds no lock against munmap(), and there may be
- * anonymous memory by now.
+ * Only special leaves of memory without pages are taken out here, whatever the caller believes of the range: a driver that zaps its mapping holds no lock
+ * against munmap(), and there may be anonymous memory by now.
  */
 #include "mm/special.h"
 #include "mm/insert_range.h"
@@ -260,8 +261,8 @@ int tdmi_special_fault(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 v
 /* ---- fork */
 
 /*
- * Entries of one table, or one leaf, from va on. The child's table is locked, the parent's is read without its lock: who zaps the parent's leaf and then the child's either does the former
- * before it is read here, or waits for the latter until it is written.
+ * Entries of one table, or one leaf, from va on. The child's table is locked, the parent's is read without its lock: who zaps the parent's leaf and then the
+ * child's either does the former before it is read here, or waits for the latter until it is written.
  */
 static int copy_some(struct tdm_space *child, struct tdm_space *parent, u64 *va, u64 end)
 {

@@ -253,7 +253,8 @@ int tdmi_slot_for(struct tdm_world *w, struct tdm_pfn pfn, u64 *slot)
 	return has ? 0 : slot_add(w, pfn, slot);
 }
 
-/* The page's bytes are stored: take it out of the cache, unless somebody has come to it. The reference of the cache is in *cached then, and in *old a handle that is not wanted. The lock is held. */
+/* The page's bytes are stored: take it out of the cache, unless somebody has come to it. The reference of the cache is in *cached then, and in *old a handle
+ * that is not wanted. The lock is held. */
 static int out(struct tdm_world *w, u64 i, struct tdm_page *pg, u64 handle, u32 refs, u64 *old, u64 *cached)
 {
 	struct slot *s = at(w->swapcache, i);

@@ -91,8 +91,8 @@ struct tdm_tlb_batch {
 	} of[TDM_BATCH_SPACES];
 };
 
-/* The entry for va has been taken out, whose page nobody frees before the batch has been flushed. dirty: as the entry said. The table is locked. true: it is for the batch to
- * flush; false: it has been flushed. */
+/* The entry for va has been taken out, whose page nobody frees before the batch has been flushed. dirty: as the entry said. The table is locked. true: it is
+ * for the batch to flush; false: it has been flushed. */
 bool tdmi_batch_add(struct tdm_tlb_batch *b, struct tdm_space *s, u64 va, bool dirty);
 void tdmi_batch_flush(struct tdm_tlb_batch *b);
 /* Before returning to whoever changed a range of s: what a batch still owes it. No table is locked. */

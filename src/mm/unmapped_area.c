@@ -27,8 +27,8 @@ static u64 largest_leaf(const struct tdm_area *a, u64 limit)
 }
 
 /*
- * The device says its page size D. Larger leaves than D cannot be counted on, so more alignment than D only costs addresses; nor is more than the largest leaf of the CPUs of use. Between the
- * CPUs' sizes D itself is taken: any alignment is legal there, and this one keeps a page of the device within one table.
+ * The device says its page size D. Larger leaves than D cannot be counted on, so more alignment than D only costs addresses; nor is more than the largest leaf
+ * of the CPUs of use. Between the CPUs' sizes D itself is taken: any alignment is legal there, and this one keeps a page of the device within one table.
  * It says nothing: by the size of the mapping, the largest leaf that it has room for; and what is smaller than a table's reach does not straddle two.
  */
 u64 tdmi_area_align(const struct tdm_area *a, bool *absolute)

@@ -2,8 +2,9 @@
 /*
  * unmapped_area.h - where a driver's mapping is put so that large leaves can map it.
  *
- * Three things bound the leaves: what the CPUs have, how much of the device's memory is contiguous, and how the address lies to the offset. The driver reports the second alone, as the
- * order in which its pages come (tdm_map_ops.order), and guarantees that offset % size == pfn % size; the engine sees to it that va % size == offset % size.
+ * Three things bound the leaves: what the CPUs have, how much of the device's memory is contiguous, and how the address lies to the offset. The driver reports
+ * the second alone, as the order in which its pages come (tdm_map_ops.order), and guarantees that offset % size == pfn % size; the engine sees to it that va %
+ * size == offset % size.
  */
 #ifndef TDM_MM_UNMAPPED_AREA_H
 #define TDM_MM_UNMAPPED_AREA_H
@@ -19,7 +20,8 @@ struct tdm_area {
 
 /* The alignment, a power of two, that va should have relative to off (to 0 if *absolute) for the largest leaves that CPUs and device can use for this mapping. */
 u64 tdmi_area_align(const struct tdm_area *a, bool *absolute);
-/* The lowest hole for it, so aligned if there is one; else for smaller leaves, else anywhere. -ENOMEM: there is no hole of that length; -EINVAL. s->change is held, or RCU reader. */
+/* The lowest hole for it, so aligned if there is one; else for smaller leaves, else anywhere. -ENOMEM: there is no hole of that length; -EINVAL. s->change is
+ * held, or RCU reader. */
 int tdmi_unmapped_area(struct tdm_vmas *vmas, const struct tdm_area *a, u64 *va);
 
 #endif

@@ -2,10 +2,11 @@
 /*
  * vmscan.c - see vmscan.h.
  *
- * A page goes in this order: off its list; into the swap cache, so that whoever touches it from now on gets it back; its entries replaced by swap entries, each under its table's lock;
- * the flush; its bytes into a tier, if nobody has come to it; free. Pages go in rounds of BATCH, so that one flush is for all of them.
+ * A page goes in this order: off its list; into the swap cache, so that whoever touches it from now on gets it back; its entries replaced by swap entries,
+ * each under its table's lock; the flush; its bytes into a tier, if nobody has come to it; free. Pages go in rounds of BATCH, so that one flush is for all of them.
  *
- * Lazily freed pages (MADV_FREE) need no slot. Their entries are taken out, and flushed; only then is it known that nobody has written meanwhile. Who has is given the page back.
+ * Lazily freed pages (MADV_FREE) need no slot. Their entries are taken out, and flushed; only then is it known that nobody has written meanwhile. Who has is
+ * given the page back.
  */
 #include "mm/vmscan.h"
 #include <string.h>

@@ -2,9 +2,9 @@
 /*
  * vmscan.h - which pages of spaces go, and how.
  *
- * Pages of ram that are mapped are on a list by generation, oldest first: a page that is found used when reclaim comes to it is young again. Used is what any entry's accessed bit
- * says, and any secondary MMU. The bit is cleared without a flush, or with one (tdm_scan_policy): without, a page that is used by way of a TLB alone looks unused; with, each look costs a
- * flush. What is unused is unmapped everywhere, flushed by a batch (mm/tlb.h), packed, and freed.
+ * Pages of ram that are mapped are on a list by generation, oldest first: a page that is found used when reclaim comes to it is young again. Used is what any
+ * entry's accessed bit says, and any secondary MMU. The bit is cleared without a flush, or with one (tdm_scan_policy): without, a page that is used by way of
+ * a TLB alone looks unused; with, each look costs a flush. What is unused is unmapped everywhere, flushed by a batch (mm/tlb.h), packed, and freed.
  *
  * A list belongs to the LRU lock. Whoever takes a page off takes a reference with it, and marks it isolated.
  */
@@ -50,8 +50,9 @@ void tdmi_vmscan_stats(struct tdm_world *w, struct tdm_vmscan_stats *out);
 struct tdm_swap_ws *tdmi_vmscan_ws_get(struct tdm_world *w);
 void tdmi_vmscan_ws_put(struct tdm_world *w, struct tdm_swap_ws *ws);
 
-/* Take all entries that name a page away, so that they name the slot instead; ~0: they become none, which is refused if one has written. 0; -EBUSY: the page is pinned, being moved, or (~0) has been
- * written; or an entry came meanwhile: some may have gone all the same. The flushes are the batch's. RCU reader, in a section that lasts until the batch has been flushed. */
+/* Take all entries that name a page away, so that they name the slot instead; ~0: they become none, which is refused if one has written. 0; -EBUSY: the page
+ * is pinned, being moved, or (~0) has been written; or an entry came meanwhile: some may have gone all the same. The flushes are the batch's. RCU reader, in a
+ * section that lasts until the batch has been flushed. */
 int tdmi_try_to_unmap(struct tdm_world *w, struct tdm_pfn pfn, u64 slot, struct tdm_tlb_batch *b);
 
 #endif

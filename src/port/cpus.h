@@ -2,8 +2,8 @@
 /*
  * cpus.h - the CPUs of a simulated machine: TLBs over the tables of address spaces (mm/space.h), and what it takes to flush them.
  *
- * Each CPU has a TLB, a walker, a clock in cycles, and at most one space loaded. One thread runs them all, in the order in which the machine calls; so nothing here is locked.
- * The engine runs on behalf of `current`: its flushes are that CPU's to carry out, its work is that CPU's time.
+ * Each CPU has a TLB, a walker, a clock in cycles, and at most one space loaded. One thread runs them all, in the order in which the machine calls; so nothing
+ * here is locked. The engine runs on behalf of `current`: its flushes are that CPU's to carry out, its work is that CPU's time.
  *
  * Who must be told of a change. A space counts its flushes; each CPU knows up to which of them it has heard.
  *
@@ -11,8 +11,9 @@
  *   lazy     the space is still loaded, but nothing of it runs (tdmi_cpus_idle()). Not told; it has missed a flush, and finds out when it runs the space again.
  *   left     ran it earlier, and has kept the entries under their ASID. Likewise.
  *
- * A CPU that has missed flushes forgets all of the space before the first access. With broadcast nobody misses any: hardware reaches every CPU that may have an entry of
- * the space (`holds`), whatever it runs, so for lazy ones and for those that have left nothing is left to do. For that, a space must have the same ASID everywhere.
+ * A CPU that has missed flushes forgets all of the space before the first access. With broadcast nobody misses any: hardware reaches every CPU that may have
+ * an entry of the space (`holds`), whatever it runs, so for lazy ones and for those that have left nothing is left to do. For that, a space must have the same
+ * ASID everywhere.
  *
  * A flush takes one of three ways:
  *
@@ -21,14 +22,16 @@
  *               A target's time is lengthened by what that takes; what it was just doing does not keep it from answering.
  *   broadcast   operations, each for a run of pages or for an ASID, and one wait for all CPUs of the machine. Nobody is interrupted.
  *
- * The means that a machine has is used where local is not enough. TDM_FLUSH_LOCAL as a machine's means is an ideal: whoever has to be told knows at once, at no cost.
+ * The means that a machine has is used where local is not enough. TDM_FLUSH_LOCAL as a machine's means is an ideal: whoever has to be told knows at once, at
+ * no cost.
  *
- * ASIDs are given in order, and never taken back one by one: when they are used up a new generation of them begins, with a flush of everything. A CPU has its own; with
- * broadcast they are the machine's, and a new generation leaves those that are loaded where they are. Without ASIDs a switch to another space flushes.
+ * ASIDs are given in order, and never taken back one by one: when they are used up a new generation of them begins, with a flush of everything. A CPU has its
+ * own; with broadcast they are the machine's, and a new generation leaves those that are loaded where they are. Without ASIDs a switch to another space flushes.
  *
- * A CPU can run a vCPU of a guest (sim/vcpus.h) in the place of a thread of the guest's process: addresses are the guest's then, walks are of its second-stage table, and the TLB has
- * what they find under the guest's VMID, a tag beyond all ASIDs that is never given again. Flushes of a guest find those who must be told as those of a space do, and cost as much; a new
- * generation of ASIDs takes its entries along. The process's space stays loaded meanwhile, as the thread is one of its: its flushes interrupt a vCPU, too.
+ * A CPU can run a vCPU of a guest (sim/vcpus.h) in the place of a thread of the guest's process: addresses are the guest's then, walks are of its second-stage
+ * table, and the TLB has what they find under the guest's VMID, a tag beyond all ASIDs that is never given again. Flushes of a guest find those who must be
+ * told as those of a space do, and cost as much; a new generation of ASIDs takes its entries along. The process's space stays loaded meanwhile, as the thread
+ * is one of its: its flushes interrupt a vCPU, too.
  */
 #ifndef TDM_PORT_CPUS_H
 #define TDM_PORT_CPUS_H
@@ -208,8 +211,8 @@ void tdmi_cpus_detach(struct tdm_cpus *c);
 
 /* CPU cpu runs a thread of s from now on: another one of the same space (which costs a switch, and flushes nothing), or of another. -ENOMEM: nothing has changed. */
 int tdmi_cpus_switch(struct tdm_cpus *c, u32 cpu, struct tdm_space *s);
-/* It runs nothing of its space for now (a kernel thread, the idle loop): no time, and no IPI; the next switch to that space finds the TLB as it was, unless a flush was missed.
- * Accesses need a switch first. */
+/* It runs nothing of its space for now (a kernel thread, the idle loop): no time, and no IPI; the next switch to that space finds the TLB as it was, unless a
+ * flush was missed. Accesses need a switch first. */
 void tdmi_cpus_idle(struct tdm_cpus *c, u32 cpu);
 /* s is about to be destroyed: no CPU runs it (lazily: it is let go). Before tdmi_space_destroy(). */
 void tdmi_cpus_forget(struct tdm_cpus *c, struct tdm_space *s);
@@ -223,14 +226,15 @@ int tdmi_cpus_guest_enter(struct tdm_cpus *c, u32 cpu, struct tdm_cpus_guest *g)
 /* No CPU uses what it has of [start, end) of the guest from here on. The time of c->current, and of whom it has to tell. */
 void tdmi_cpus_guest_flush(struct tdm_cpus *c, struct tdm_cpus_guest *g, u64 start, u64 end);
 
-/* len bytes between buf and the space, or the guest, that cpu runs, page by page. What the engine said of the first page that cannot be had: -EFAULT and others (tdmi_space_fault()); or -ETIMEDOUT: it
- * serves the fault again and again, and there is still nothing. What came before has been moved. */
+/* len bytes between buf and the space, or the guest, that cpu runs, page by page. What the engine said of the first page that cannot be had: -EFAULT and
+ * others (tdmi_space_fault()); or -ETIMEDOUT: it serves the fault again and again, and there is still nothing. What came before has been moved. */
 int tdmi_cpus_read(struct tdm_cpus *c, u32 cpu, u64 va, void *buf, size_t len);
 int tdmi_cpus_write(struct tdm_cpus *c, u32 cpu, u64 va, const void *buf, size_t len);
 /* An access to the one byte at va, without the byte: for traces that do not say what was written. */
 int tdmi_cpus_touch(struct tdm_cpus *c, u32 cpu, u64 va, bool write);
 
-/* The byte at va will be wanted in a few accesses: have this machine fetch it, if the simulated one has it. Nothing of the simulation changes, and it costs it no time. With one_thread. */
+/* The byte at va will be wanted in a few accesses: have this machine fetch it, if the simulated one has it. Nothing of the simulation changes, and it costs it
+ * no time. With one_thread. */
 void tdmi_cpus_ahead(struct tdm_cpus *c, u32 cpu, u64 va);
 
 /* The clock of cpu is at least at `clock`: it had nothing to do until then. */

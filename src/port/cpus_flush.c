@@ -96,7 +96,8 @@ static void flush_ideal(struct tdm_cpus *c, const struct flush *f)
 			hear(c, cpu, f);
 }
 
-/* The initiator sends to one after the other and then does its own part: by then the first ones may have answered. The last one was sent to last, and all take equally long. */
+/* The initiator sends to one after the other and then does its own part: by then the first ones may have answered. The last one was sent to last, and all take
+ * equally long. */
 static void flush_ipi(struct tdm_cpus *c, const struct flush *f, bool here)
 {
 	const struct tdm_cpu_costs *cost = &c->config.cost;
@@ -235,7 +236,8 @@ static void flush_everything(struct tdm_cpus *c, u32 cpu)
 	tdm_core_pay(&c->core[cpu], TDM_CYC_FLUSH, c->config.cost.tlb_local_all);
 }
 
-/* The machine's ASIDs are used up. Spaces that are loaded, lazily too, keep theirs; of the others no TLB may have an entry when their ASIDs are given to somebody else. */
+/* The machine's ASIDs are used up. Spaces that are loaded, lazily too, keep theirs; of the others no TLB may have an entry when their ASIDs are given to
+ * somebody else. */
 static void next_generation(struct tdm_cpus *c)
 {
 	c->asids.generation++;

@@ -10,8 +10,9 @@
  * What becomes of an access whose walk ends in a fault (enum tdm_fault_model):
  *   none    it is aborted. Whoever wants to use such a device pins the memory first.
  *   stall   the IOMMU holds it, under a tag, and tells the software, which answers RETRY or ABORT. On RETRY the hardware walks again, by itself.
- *   PRI     the device is told that there is no translation. It posts page requests, several with one group index, of which the last is flagged. The group gets one response:
- *           SUCCESS, INVALID (do not try again) or FAILURE (nor ask for anything any more). After SUCCESS the device makes a new translation request.
+ *   PRI     the device is told that there is no translation. It posts page requests, several with one group index, of which the last is flagged. The group
+ *           gets one response: SUCCESS, INVALID (do not try again) or FAILURE (nor ask for anything any more). After SUCCESS the device makes a new
+ *           translation request.
  *
  * Nothing keeps the page between a response and the next walk: it may have gone again, and so for ever. What guarantees progress is a policy of the software
  * (pin_after): once a page was asked for too often by one transaction it is pinned until the transaction is over. A pin keeps the page, not its accessed bit:
@@ -29,8 +30,8 @@
  * step, or inside the end of a transaction (unpin). They touch the IOTLB, the ATCs, the invalidation queue and translations that transactions hold, and nothing
  * else. Hence:
  *   - no pointer to, or into, any of these is kept across a call of ops;
- *   - while an op runs nothing of this file is called but the notifier's functions and tdmi_iommu_snoop(): not bind, unbind, attach, submit, nor a step. The release of a space
- *     by its notifiers is teardown, and does not come from there either. That is checked.
+ *   - while an op runs nothing of this file is called but the notifier's functions and tdmi_iommu_snoop(): not bind, unbind, attach, submit, nor a step. The
+ *     release of a space by its notifiers is teardown, and does not come from there either. That is checked.
  *   - tables may be locked in the notifier's functions: they sleep for nothing, and take no lock.
  */
 #ifndef TDM_PORT_IOMMU_H
@@ -127,7 +128,8 @@ struct tdm_iommu_ops {
 
 struct tdm_iommu_config {
 	u32 walk;             /* TDM_WALK_HW_A | TDM_WALK_HW_D: hardware access flags; 0: each A=0, and each write to D=0, is a fault */
-	bool snoop;           /* broadcast invalidations of the CPUs reach the IOTLB (tdmi_iommu_snoop()), so that only ATCs need commands for what was broadcast before they are told */
+	/* Broadcast invalidations of the CPUs reach the IOTLB (tdmi_iommu_snoop()), so that only ATCs need commands for what was broadcast before they are told. */
+	bool snoop;
 	u64 page_sizes;       /* mask of leaves that the IOTLB caches */
 	struct tdm_tlb_config iotlb;
 	u32 queue;            /* commands that the invalidation queue holds, a power of two */
@@ -248,11 +250,13 @@ struct tdm_iommu_dev_config {
 	bool ats;
 	struct tdm_tlb_config atc;  /* with ats */
 	u64 page_sizes;             /* that the ATC caches: a mask with 4 KiB; with ats */
-	bool asks_write;            /* whatever it wants to do, it asks for a translation that can be written: fewer requests, and pages that a fork has made read-only are copied */
+	/* Whatever it wants to do, it asks for a translation that can be written: fewer requests, and pages that a fork has made read-only are copied. */
+	bool asks_write;
 	u32 unit;                   /* bytes that an access moves: 64 to 256, a power of two */
 	u32 burst;                  /* bytes that a step moves at most: a multiple of unit, up to 4096 */
 	u32 depth;                  /* transactions that it works on at a time, 1 to TDM_DMA_DEPTH_MAX */
-	/* Page requests in a group at most, 1 to TDM_PRG_MAX: it asks for what the transaction needs next, too. A group that is larger than the queue never gets through. */
+	/* Page requests in a group at most, 1 to TDM_PRG_MAX: it asks for what the transaction needs next, too. A group that is larger than the queue never gets
+	 * through. */
 	u32 group;
 	u32 credit;                 /* page requests that may be without a response; >= 1, with PRI */
 	u32 give_up;                /* retries of one page after which it aborts; 0: never */
@@ -273,8 +277,8 @@ struct tdm_dma {
 	u8 *buf;
 	void (*done)(struct tdm_dma *d); /* or NULL. It may submit, also d again. From the device's step, or teardown */
 	void *arg;
-	/* What has become of it; the device's. 0: all of it; -EFAULT: a page that there is not, or not this way; -ECANCELED: teardown; -ETIMEDOUT: it gave up; -ESRCH: the PASID
-	 * is not the device's, or dead; -EIO: the device may not ask any more, or has been cut off. */
+	/* What has become of it; the device's. 0: all of it; -EFAULT: a page that there is not, or not this way; -ECANCELED: teardown; -ETIMEDOUT: it gave up;
+	 * -ESRCH: the PASID is not the device's, or dead; -EIO: the device may not ask any more, or has been cut off. */
 	int result;
 	u32 bytes;          /* moved, from the start on */
 	u64 retries;        /* of all its pages */

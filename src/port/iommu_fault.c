@@ -159,8 +159,8 @@ static struct tdm_stall *oldest_stall(const struct tdm_iommu *it)
 
 /* ---- software: from the queues ---------------------------------------------------------------------------------------------------------- */
 
-/* What is parked of a device's group, or, with group ~0, of its PASID; dev NULL: of anybody's; pasid ~0: everything. Moved to the work, if that is given, as far as it
- * fits. How many there were. */
+/* What is parked of a device's group, or, with group ~0, of its PASID; dev NULL: of anybody's; pasid ~0: everything. Moved to the work, if that is given, as
+ * far as it fits. How many there were. */
 static u32 unpark(struct tdm_iommu *it, const struct tdm_iommu_dev *dev, u32 pasid, u32 group, struct tdm_iommu_work *to)
 {
 	u32 kept = 0, n = 0;

@@ -3,26 +3,31 @@
  * stage2.c - see stage2.h.
  *
  * Who changes an entry, and how. Always by one atomic operation on it, as several may at a time:
- *   fill        under the lock, for reading or writing, once read_retry has said that no round has begun since the space's entry was read. With the lock for reading two may fill one
- *               entry at a time: both have read what is still true, so they agree on the page, and the entry gets the rights of both.
- *   round       exchange for none, under the lock for writing, after the sequence number has been set. A fill comes before, and its entry is found; or after, and is dropped.
- *   a vCPU      sets A, and D, by compare-and-swap on what it has judged (port/walk.h), within a section, in which it uses the page. The round waits for the sections that may have seen an
- *               entry which it has taken out; and for those that another round waits for, whose entries it did not find any more.
- *   aging       takes A away, by an and. This cannot make an entry, nor bring one back: of one that is none it leaves none, and of the rest it touches nothing but A.
+ *   fill        under the lock, for reading or writing, once read_retry has said that no round has begun since the space's entry was read. With the lock for
+ *               reading two may fill one entry at a time: both have read what is still true, so they agree on the page, and the entry gets the rights of both.
+ *   round       exchange for none, under the lock for writing, after the sequence number has been set. A fill comes before, and its entry is found; or after,
+ *               and is dropped.
+ *   a vCPU      sets A, and D, by compare-and-swap on what it has judged (port/walk.h), within a section, in which it uses the page. The round waits for the
+ *               sections that may have seen an entry which it has taken out; and for those that another round waits for, whose entries it did not find any more.
+ *   aging       takes A away, by an and. This cannot make an entry, nor bring one back: of one that is none it leaves none, and of the rest it touches nothing
+ *               but A.
  *
- * What lockless aging may get wrong. Between its reading of a table and the and the entry may have become another page's: then that page's A is taken, and said of the page that was
- * asked for. One page looks used that was not, and another unused that was: the one stays in memory for a generation longer; the other is asked again, and found used if it is used
- * again, before it goes, or else comes back by a fault. No byte depends on A. The other two modes cannot have this between the two, and pay for it with everybody's waiting.
+ * What lockless aging may get wrong. Between its reading of a table and the and the entry may have become another page's: then that page's A is taken, and
+ * said of the page that was asked for. One page looks used that was not, and another unused that was: the one stays in memory for a generation longer; the
+ * other is asked again, and found used if it is used again, before it goes, or else comes back by a fault. No byte depends on A. The other two modes cannot
+ * have this between the two, and pay for it with everybody's waiting.
  *
- * TLBs of vCPUs. What is taken out of the table is forgotten by them before the round goes on, so before the page can be anybody else's; who walks afterwards finds what the table says
- * now. Entries never lose rights otherwise. Of one that has gained some a TLB may have the old state: then it asks, and walks. A that was taken away without a flush is the one thing
- * that a TLB keeps: see mm/vmscan.h for what that means. All of it is one thread's, so a walk and its insertion into a TLB have no round between.
+ * TLBs of vCPUs. What is taken out of the table is forgotten by them before the round goes on, so before the page can be anybody else's; who walks afterwards
+ * finds what the table says now. Entries never lose rights otherwise. Of one that has gained some a TLB may have the old state: then it asks, and walks. A
+ * that was taken away without a flush is the one thing that a TLB keeps: see mm/vmscan.h for what that means. All of it is one thread's, so a walk and its
+ * insertion into a TLB have no round between.
  *
- * Tables are never freed as long as anybody could be asked, so nobody needs a section for reading them. They are made before the lock is taken: hooks take it with tables of the space
- * locked, so tables' locks cannot be taken within. For the same reason the count of used entries in a table, which its own lock guards, is not kept.
+ * Tables are never freed as long as anybody could be asked, so nobody needs a section for reading them. They are made before the lock is taken: hooks take it
+ * with tables of the space locked, so tables' locks cannot be taken within. For the same reason the count of used entries in a table, which its own lock
+ * guards, is not kept.
  *
- * The lock is a leaf: who holds it takes nothing, and waits for nobody but readers, who do not wait. So rounds that are not to sleep may take it, as hooks may. Sections are as short: a
- * vCPU copies bytes of pages that are there. Nothing is waited for, so that a round may wait for them from anywhere.
+ * The lock is a leaf: who holds it takes nothing, and waits for nobody but readers, who do not wait. So rounds that are not to sleep may take it, as hooks
+ * may. Sections are as short: a vCPU copies bytes of pages that are there. Nothing is waited for, so that a round may wait for them from anywhere.
  */
 #include "port/stage2.h"
 #include <string.h>
@@ -346,7 +351,8 @@ static const struct tdm_notifier_ops young_ops = {
 
 /* ---- filling */
 
-/* What the table would say of g, by the space's entry; none: that allows too little. A page is only mapped for writing if it is known to be written: nobody would say so later. */
+/* What the table would say of g, by the space's entry; none: that allows too little. A page is only mapped for writing if it is known to be written: nobody
+ * would say so later. */
 static struct tdm_pte look_up(struct tdm_vcpu *v, u64 g, bool write)
 {
 	struct tdm_space *s = v->st->s;

@@ -2,18 +2,19 @@
 /*
  * stage2.h - the second-stage page table of a guest whose memory is a range of an address space: a mirror in the shape of KVM's.
  *
- * Guest address g is address start + g of the space. An access that misses in the table takes what the space's entry says (after a fault of the space, if need be) and puts it there; an
- * entry goes when an interval notifier says that the space's does (mm/notifier.h). The table has access bits of its own, which the space's notifiers are asked for. A leaf is 4 KiB.
+ * Guest address g is address start + g of the space. An access that misses in the table takes what the space's entry says (after a fault of the space, if need
+ * be) and puts it there; an entry goes when an interval notifier says that the space's does (mm/notifier.h). The table has access bits of its own, which the
+ * space's notifiers are asked for. A leaf is 4 KiB.
  *
- * What is modelled of time is who waits for the lock of the table: filling takes it, and so does aging, in one of three ways. Nothing else is: a guest's accesses that hit cost nothing
- * here.
+ * What is modelled of time is who waits for the lock of the table: filling takes it, and so does aging, in one of three ways. Nothing else is: a guest's
+ * accesses that hit cost nothing here.
  *
- * By itself the table is used by tdmi_vcpu_access(), with no TLB between: whoever uses a page again is always noticed; flushes are counted, and cost what they are said to cost. On a machine
- * (struct tdm_stage2_machine; sim/vcpus.h) vCPUs have TLBs, and miss here: tdmi_vcpu_miss(). Then a use that a TLB serves is not noticed, and whoever takes entries out, or looks for
- * uses and flushes, has the TLBs forget.
+ * By itself the table is used by tdmi_vcpu_access(), with no TLB between: whoever uses a page again is always noticed; flushes are counted, and cost what they
+ * are said to cost. On a machine (struct tdm_stage2_machine; sim/vcpus.h) vCPUs have TLBs, and miss here: tdmi_vcpu_miss(). Then a use that a TLB serves is
+ * not noticed, and whoever takes entries out, or looks for uses and flushes, has the TLBs forget.
  *
- * Times are in cycles, of several clocks: each vCPU's, and that of the engine (mm_clock), by which hooks and rounds take their time; or those of the machine. Who waits for the lock is worked
- * out from when it was held by these clocks (port/lock_time.h), whoever is simulated first.
+ * Times are in cycles, of several clocks: each vCPU's, and that of the engine (mm_clock), by which hooks and rounds take their time; or those of the machine.
+ * Who waits for the lock is worked out from when it was held by these clocks (port/lock_time.h), whoever is simulated first.
  */
 #ifndef TDM_PORT_STAGE2_H
 #define TDM_PORT_STAGE2_H
@@ -50,8 +51,9 @@ struct tdm_stage2_config {
 	enum tdm_stage2_aging aging;
 	bool fill_read;    /* misses fill the table with the lock held for reading; else for writing */
 	bool elide_flush;  /* clear_flush_young does not flush */
-	/* Lockless only, or NULL: a page was found used, so the 64 pages around it (aligned; as far as the guest reaches) have been looked at as well. Those that were used, bit k: the
-	 * page at va + k * 4096 of the space, are marked unused by that, and who is told has to remember it. A table of the space is locked: no sleep. */
+	/* Lockless only, or NULL: a page was found used, so the 64 pages around it (aligned; as far as the guest reaches) have been looked at as well. Those that
+	 * were used, bit k: the page at va + k * 4096 of the space, are marked unused by that, and who is told has to remember it. A table of the space is locked: no
+	 * sleep. */
 	void (*around)(void *arg, u64 va, u64 used);
 	void *arg;
 	const struct tdm_stage2_machine *machine; /* or NULL: the clocks in here, and no TLBs */
@@ -111,18 +113,19 @@ struct tdm_vcpu {
 	u64 waited;                     /* of these for the lock */
 };
 
-/* [start, start + size) of s is the guest's memory from address 0 on, mapped or not. Sleeps; no lock, outside of sections. -EINVAL: not whole pages, beyond the space, or more can be
- * looked around at than lockless; -ENOMEM; -ESRCH: the space has been released. */
+/* [start, start + size) of s is the guest's memory from address 0 on, mapped or not. Sleeps; no lock, outside of sections. -EINVAL: not whole pages, beyond
+ * the space, or more can be looked around at than lockless; -ENOMEM; -ESRCH: the space has been released. */
 int tdmi_stage2_init(struct tdm_stage2 *st, struct tdm_space *s, u64 start, u64 size, const struct tdm_stage2_config *config);
 /* Before the space is destroyed. No vCPU is in an access, readers of st->rcu have been unregistered. Sleeps; no lock, outside of sections. */
 void tdmi_stage2_destroy(struct tdm_stage2 *st);
 
-/* The guest reads or writes len bytes at guest address g. A word of 8 bytes that is aligned is one access; else bytes may be seen in any order. 0; -EFAULT: beyond the guest's memory, or the
- * space allows it not; -ESRCH: the space has been released; -EBUSY: the page went again and again before it could be used; what tdmi_space_fault() says. Pages before the one that
- * failed have been read or written. No lock, outside of sections. */
+/* The guest reads or writes len bytes at guest address g. A word of 8 bytes that is aligned is one access; else bytes may be seen in any order. 0; -EFAULT:
+ * beyond the guest's memory, or the space allows it not; -ESRCH: the space has been released; -EBUSY: the page went again and again before it could be used;
+ * what tdmi_space_fault() says. Pages before the one that failed have been read or written. No lock, outside of sections. */
 int tdmi_vcpu_access(struct tdm_vcpu *v, u64 g, void *buf, size_t len, bool write);
 
-/* A walk of st->pgt has found no leaf for guest address g, or one that cannot be written, though the access is a write. 0: walk again; else as tdmi_vcpu_access(). Likewise. */
+/* A walk of st->pgt has found no leaf for guest address g, or one that cannot be written, though the access is a write. 0: walk again; else as
+ * tdmi_vcpu_access(). Likewise. */
 int tdmi_vcpu_miss(struct tdm_vcpu *v, u64 g, bool write);
 
 /* The entry for a guest address, as it is at this moment; none if there is no table. */

@@ -2,8 +2,8 @@
 /*
  * tlb.c - a TLB; see tlb.h.
  *
- * A set is chosen by the lowest bits of the page number alone, so that what a run does can be told from its addresses. An array that holds several sizes is looked up once for
- * each size that it has any of.
+ * A set is chosen by the lowest bits of the page number alone, so that what a run does can be told from its addresses. An array that holds several sizes is
+ * looked up once for each size that it has any of.
  */
 #include <string.h>
 #include "base/bitops.h"

@@ -2,8 +2,8 @@
 /*
  * tlb.h - a TLB: what a CPU, an IOMMU or a device remembers of page tables.
  *
- * Two levels, each set-associative, for leaves of 4 KiB, 2 MiB and 1 GiB in one array or in one of their own (as the machine has it), tagged by ASID (or PASID). Replacement
- * is not-recently-used, and deterministic. One thread.
+ * Two levels, each set-associative, for leaves of 4 KiB, 2 MiB and 1 GiB in one array or in one of their own (as the machine has it), tagged by ASID (or
+ * PASID). Replacement is not-recently-used, and deterministic. One thread.
  */
 #ifndef TDM_PORT_TLB_H
 #define TDM_PORT_TLB_H
@@ -37,8 +37,8 @@ struct tdm_tlb_entry {
 };
 
 /*
- * Where the entries of one size are, in one level. What is searched is apart from what is found: of each set the keys of its ways, and, as one word more, which of them have
- * been hit since the last time that all were.
+ * Where the entries of one size are, in one level. What is searched is apart from what is found: of each set the keys of its ways, and, as one word more,
+ * which of them have been hit since the last time that all were.
  */
 struct tdm_tlb_array {
 	u64 *key;                /* mask + 1 sets of ways + 1 words; NULL: nowhere */
@@ -130,7 +130,8 @@ int tdmi_tlb_init(struct tdm_tlb *t, const struct tdm_tlb_config *config, struct
 void tdmi_tlb_destroy(struct tdm_tlb *t, struct tdm_alloc *alloc);
 /* The entry for va, or NULL; good until the next call. *level: where it hit (0, 1); a hit of level 1 is copied to level 0. Hits and misses are counted. */
 struct tdm_tlb_entry *tdmi_tlb_lookup(struct tdm_tlb *t, u32 asid, u64 va, u32 *level);
-/* asid < TDM_TLB_ASIDS, va below 2^48. Remember a leaf in both levels, in place of what was known of it. shift is one of 12, 21, 30; bytes: of the leaf's first page, or NULL. */
+/* asid < TDM_TLB_ASIDS, va below 2^48. Remember a leaf in both levels, in place of what was known of it. shift is one of 12, 21, 30; bytes: of the leaf's first
+ * page, or NULL. */
 void tdmi_tlb_insert(struct tdm_tlb *t, u32 asid, u64 va, u32 shift, struct tdm_pte pte, u8 *bytes);
 /* Forget what overlaps [start, end), of whatever size; of one ASID. How many entries. */
 u32 tdmi_tlb_flush_range(struct tdm_tlb *t, u32 asid, u64 start, u64 end);

@@ -28,8 +28,8 @@ struct tdm_walk {
 	bool set_a, set_d;
 };
 
-/* The caller is an RCU reader of the table's domain. page_sizes: mask of the leaf sizes (bit = log2; 4 KiB always) that may be cached; of a leaf that is larger the part of
- * the largest such size is returned. A and D are set in the leaf itself, and only if the result is TDM_WALK_OK. */
+/* The caller is an RCU reader of the table's domain. page_sizes: mask of the leaf sizes (bit = log2; 4 KiB always) that may be cached; of a leaf that is
+ * larger the part of the largest such size is returned. A and D are set in the leaf itself, and only if the result is TDM_WALK_OK. */
 enum tdm_walk_result tdmi_walk(struct tdm_pgt *pgt, u64 va, bool write, u32 caps, u64 page_sizes, struct tdm_walk *out);
 
 #endif

@@ -161,7 +161,8 @@ static int step_cpu(struct tdm_machine *m, struct tdm_unit *u, u64 until)
 {
 	const struct tdm_sim_agent *spec = u->a->spec;
 	struct tdm_core *k = &m->cpus.core[u->cpu];
-	u64 every = tdmi_duration_cycles(spec->every, m->costs.hz), most = spec->accesses ? spec->accesses - u->done : ~(u64)0, n = 0, misses = k->tlb.misses, faults = k->stats.faults;
+	u64 every = tdmi_duration_cycles(spec->every, m->costs.hz), most = spec->accesses ? spec->accesses - u->done : ~(u64)0;
+	u64 n = 0, misses = k->tlb.misses, faults = k->stats.faults;
 	int r = 0;
 
 	if (u->op == u->nops) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* dma.c - agents that are devices: transfers to and from a mapping, as many at a time as the device takes; or, for a device without page faults, of memory that is pinned before. */
+/* dma.c - agents that are devices: transfers to and from a mapping, as many at a time as the device takes; or, for a device without page faults, of memory that
+ * is pinned before. */
 #include <stdlib.h>
 #include "mm/pin.h"
 #include "sim/agent.h"
@@ -41,7 +42,8 @@ static int pin_all(struct tdm_machine *m, struct tdm_sim_run_agent *a, struct td
 	m->cpus.current = u->cpu;
 	while (a->npinned < n) {
 		u32 done;
-		int r = tdmi_pin_pages(a->s, m->reader, a->view->start + (a->npinned << TDM_PAGE_SHIFT), (u32)TDM_MIN(n - a->npinned, (u64)512), flags, a->pin + a->npinned, &done);
+		u64 va = a->view->start + (a->npinned << TDM_PAGE_SHIFT);
+		int r = tdmi_pin_pages(a->s, m->reader, va, (u32)TDM_MIN(n - a->npinned, (u64)512), flags, a->pin + a->npinned, &done);
 
 		a->npinned += done;
 		tdm_machine_pay(m, u->cpu, done * tdm_machine_cost(m, TDM_COST_PIN));

@@ -190,8 +190,8 @@ static int make_iommu(struct tdm_machine *m)
 		const struct tdm_sim_device *d = &m->sc->device[i];
 		static const enum tdm_fault_model model[] = { TDM_FAULTS_ABORT, TDM_FAULTS_STALL, TDM_FAULTS_PRI };
 		struct tdm_iommu_dev_config dc = {
-			.name = d->s.name, .fault = model[d->fault], .ats = d->ats, .asks_write = !d->map_read_only, .atc = d->atc, .page_sizes = d->leaves, .unit = d->unit, .burst = d->burst,
-			.depth = d->depth, .group = d->group, .credit = d->credit, .give_up = d->give_up, .stop_marker = d->stop_marker,
+			.name = d->s.name, .fault = model[d->fault], .ats = d->ats, .asks_write = !d->map_read_only, .atc = d->atc, .page_sizes = d->leaves,
+			.unit = d->unit, .burst = d->burst, .depth = d->depth, .group = d->group, .credit = d->credit, .give_up = d->give_up, .stop_marker = d->stop_marker,
 		};
 
 		r = tdmi_iommu_dev_add(&m->iommu, &dc, &m->dev[i].dev);
@@ -337,7 +337,8 @@ static int make_mappings(struct tdm_machine *m)
 
 /* ---- guests */
 
-_Static_assert((int)TDM_SIM_LOCKLESS == TDM_AGING_LOCKLESS && (int)TDM_SIM_READ_LOCK == TDM_AGING_READ && (int)TDM_SIM_WRITE_LOCK == TDM_AGING_WRITE, "in its order");
+_Static_assert((int)TDM_SIM_LOCKLESS == TDM_AGING_LOCKLESS && (int)TDM_SIM_READ_LOCK == TDM_AGING_READ &&
+		       (int)TDM_SIM_WRITE_LOCK == TDM_AGING_WRITE, "in its order");
 
 /* Its memory reaches from its process's first mapping to the last: what lies between is not mapped, and costs nothing. */
 static int make_guest(struct tdm_machine *m, const struct tdm_sim_guest *g)

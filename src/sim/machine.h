@@ -2,9 +2,10 @@
 /*
  * machine.h - one point of a scenario while it runs: the world and its CPUs, the iommu and devices, processes, mappings, objects, and who does what.
  *
- * Time. Each CPU and each device has a clock in cycles. What can go on are units: a thread of an agent on its CPU, a device, the software that serves the iommu. The unit whose time comes
- * first goes on, by a small step; of several, the first one. So everything happens in an order that the scenario and its seed determine, and what one unit does lies between two
- * steps of any other. A unit that loads and stores may run ahead of the others by a slice (agent.c), so that steps need not be single accesses.
+ * Time. Each CPU and each device has a clock in cycles. What can go on are units: a thread of an agent on its CPU, a device, the software that serves the
+ * iommu. The unit whose time comes first goes on, by a small step; of several, the first one. So everything happens in an order that the scenario and its seed
+ * determine, and what one unit does lies between two steps of any other. A unit that loads and stores may run ahead of the others by a slice (agent.c), so
+ * that steps need not be single accesses.
  */
 #ifndef TDM_SIM_MACHINE_H
 #define TDM_SIM_MACHINE_H
@@ -140,7 +141,8 @@ static inline void tdm_machine_pay(struct tdm_machine *m, u32 cpu, u64 cycles)
 	tdm_core_pay(&m->cpus.core[cpu], TDM_CYC_WORK, cycles);
 }
 
-/* Everything that the scenario says is there, and agents are about to begin. sc, costs, err and start (NEVER) are set, all else is zero. -errno, err; either way it is to be destroyed. */
+/* Everything that the scenario says is there, and agents are about to begin. sc, costs, err and start (NEVER) are set, all else is zero. -errno, err; either
+ * way it is to be destroyed. */
 int tdmi_machine_make(struct tdm_machine *m);
 void tdmi_machine_destroy(struct tdm_machine *m);
 /* The latest clock of any CPU or device. */
@@ -167,8 +169,8 @@ void tdmi_object_destroy(struct tdm_object *o);
 int tdmi_object_mmap(struct tdm_object *o, struct tdm_view *v);
 /* Unmap it, and map it again. If that fails it is not mapped, and the machine is of no use any more. */
 int tdmi_object_remap(struct tdm_view *v);
-/* Its memory goes there, and its mappings are zapped. To vram: the objects that were used longest ago leave, as few as it takes. -ENOMEM: there is no room, whoever leaves, and then nobody has; or
- * this machine is out of memory, and then some may have. cpu: whose time it is. */
+/* Its memory goes there, and its mappings are zapped. To vram: the objects that were used longest ago leave, as few as it takes. -ENOMEM: there is no room,
+ * whoever leaves, and then nobody has; or this machine is out of memory, and then some may have. cpu: whose time it is. */
 int tdmi_object_move(struct tdm_object *o, bool vram, u32 cpu);
 /* Map all of a view at once. Bytes, or -errno. */
 s64 tdmi_object_fill(struct tdm_view *v);

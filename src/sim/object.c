@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * object.c - buffer objects, in the shape of a graphics driver's: memory of a device (vram) that is evicted to the system's when another object needs the room, and comes back.
+ * object.c - buffer objects, in the shape of a graphics driver's: memory of a device (vram) that is evicted to the system's when another object needs the
+ * room, and comes back.
  *
- * An object in vram lies in runs of the size that its device's allocator gives (spec->contiguous); in the system its pages come one by one, as they do from a page allocator, and so are
- * not contiguous. Both are memory without pages to the engine: the driver counts it, and its mappings are special leaves. Whoever moves an object zaps its mappings first, and the next
- * access faults: then the driver inserts the largest run around it that it has.
+ * An object in vram lies in runs of the size that its device's allocator gives (spec->contiguous); in the system its pages come one by one, as they do from a
+ * page allocator, and so are not contiguous. Both are memory without pages to the engine: the driver counts it, and its mappings are special leaves. Whoever
+ * moves an object zaps its mappings first, and the next access faults: then the driver inserts the largest run around it that it has.
  *
- * Which bytes have to be moved. Memory that no object has holds zeros, and so does an object where nobody has written: where somebody has, the dirty bits of its leaves say, which are looked at
- * before leaves are zapped. One thread runs the machine, so that nothing comes between; and whoever zaps leaves of objects does it through this file.
+ * Which bytes have to be moved. Memory that no object has holds zeros, and so does an object where nobody has written: where somebody has, the dirty bits of
+ * its leaves say, which are looked at before leaves are zapped. One thread runs the machine, so that nothing comes between; and whoever zaps leaves of objects
+ * does it through this file.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -144,7 +144,8 @@ static int parse_values(struct tdm_sim_axis *x, char *values, const struct tdm_s
 		if (x->nvalues == TDM_SIM_AXIS_VALUES)
 			return tdmi_sim_fail(o->err, -EINVAL, name, line, "more than %u values", TDM_SIM_AXIS_VALUES);
 		if (split_commas(w, x->value[x->nvalues], x->nkeys) != x->nkeys)
-			return tdmi_sim_fail(o->err, -EINVAL, name, line, "expected values of %u parts each with ',' between and no blanks, as 'stall,off pri,on'; parts below %u letters",
+			return tdmi_sim_fail(o->err, -EINVAL, name, line,
+					     "expected values of %u parts each with ',' between and no blanks, as 'stall,off pri,on'; parts below %u letters",
 					     x->nkeys, TDM_SIM_TEXT);
 		for (u32 k = 0; k < x->nkeys; k++)
 			for (char *c = x->value[x->nvalues][k]; *c; c++)

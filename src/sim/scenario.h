@@ -2,8 +2,9 @@
 /*
  * scenario.h - what is simulated: a machine, processes, devices, who does what, and what is printed.
  *
- * A scenario is a small text file of sections of "key = value"; docs/sim.md describes it for those who write one. Read by scenario.c; the keys are tables in scenario_keys.c, their values
- * are read by scenario_value.c; whether it all makes sense is said in scenario_check.c. Nothing here owns memory: a scenario may be copied.
+ * A scenario is a small text file of sections of "key = value"; docs/sim.md describes it for those who write one. Read by scenario.c; the keys are tables in
+ * scenario_keys.c, their values are read by scenario_value.c; whether it all makes sense is said in scenario_check.c. Nothing here owns memory: a scenario may
+ * be copied.
  *
  * A sweep runs the scenario once for each of its points: tdmi_scenario_point() makes the scenario of one. All points are checked when the file is read.
  */
@@ -168,7 +169,8 @@ struct tdm_sim_agent {
 	bool enabled;                  /* else it is as if it were not there; whoever comes after it does not wait */
 	struct tdm_sim_ref process, mapping, device, object, guest, after;
 	bool rest;                     /* of CPU: on all that no other agent names */
-	u32 cpu, threads;              /* CPUs [cpu, cpu + threads), once TDM_SIM_ALL and _REST have been worked out (of REST: any that are free, from 0 on; of a guest's: cpu, too) */
+	/* CPUs [cpu, cpu + threads), once TDM_SIM_ALL and _REST have been worked out (of REST: any that are free, from 0 on; of a guest's: cpu, too). */
+	u32 cpu, threads;
 	u32 vcpu;                      /* of the guest: the first */
 	u32 pattern;                   /* enum tdm_sim_pattern */
 	u64 unit, stride;              /* bytes */
@@ -221,14 +223,15 @@ struct tdm_scenario {
 	struct tdm_sim_column column[TDM_SIM_COLUMNS_MAX];
 };
 
-/* Read and check a file. set: "key=value" of the command line, which take the place of what the file says (several words: of a sweep over that key); or NULL. -errno of the file,
- * -EINVAL; err: one line. */
+/* Read and check a file. set: "key=value" of the command line, which take the place of what the file says (several words: of a sweep over that key); or NULL.
+ * -errno of the file, -EINVAL; err: one line. */
 int tdmi_scenario_load(struct tdm_scenario *s, const char *path, const char *const *set, u32 nset, char *err);
 /* The same of a string; `name` stands for the path, and traces are found from there. */
 int tdmi_scenario_parse(struct tdm_scenario *s, const char *name, const char *text, const char *const *set, u32 nset, char *err);
 /* How many points its sweep has; 1 without. */
 u32 tdmi_scenario_points(const struct tdm_scenario *s);
-/* The scenario of one point: all references are resolved, threads worked out. *out is of the same size as *s, and not it. -EINVAL does not happen for one that has been read. */
+/* The scenario of one point: all references are resolved, threads worked out. *out is of the same size as *s, and not it. -EINVAL does not happen for one that
+ * has been read. */
 int tdmi_scenario_point(const struct tdm_scenario *s, u32 point, struct tdm_scenario *out, char *err);
 /* The values of a point, one an axis (of its first key). */
 void tdmi_scenario_values(const struct tdm_scenario *s, u32 point, const char *value[TDM_SIM_AXES]);
@@ -245,8 +248,8 @@ struct tdm_sim_origin {
 };
 
 enum tdm_sim_section_kind {
-	TDM_SIM_S_MACHINE, TDM_SIM_S_IOMMU, TDM_SIM_S_COSTS, TDM_SIM_S_DEVICE, TDM_SIM_S_PROCESS, TDM_SIM_S_OBJECT, TDM_SIM_S_MAPPING, TDM_SIM_S_GUEST, TDM_SIM_S_AGENT, TDM_SIM_S_RUN,
-	TDM_SIM_S_NR,
+	TDM_SIM_S_MACHINE, TDM_SIM_S_IOMMU, TDM_SIM_S_COSTS, TDM_SIM_S_DEVICE, TDM_SIM_S_PROCESS, TDM_SIM_S_OBJECT, TDM_SIM_S_MAPPING, TDM_SIM_S_GUEST,
+	TDM_SIM_S_AGENT, TDM_SIM_S_RUN, TDM_SIM_S_NR,
 };
 
 /* scenario_keys.c */

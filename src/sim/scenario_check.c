@@ -68,7 +68,8 @@ static int check_device(struct tdm_scenario *s, struct tdm_sim_device *d, char *
 	if (d->fault == TDM_SIM_FAULT_STALL && !s->iommu.stalls)
 		return BAD(s, TDM_SIM_S_DEVICE, &d->s, "fault", err, "fault = stall: the iommu has no stalls");
 	if (d->fault == TDM_SIM_FAULT_PRI && d->group > s->iommu.requests)
-		return BAD(s, TDM_SIM_S_DEVICE, &d->s, "group", err, "group: the iommu's queue holds no more than %u requests, and a larger group would never get through", s->iommu.requests);
+		return BAD(s, TDM_SIM_S_DEVICE, &d->s, "group", err,
+			   "group: the iommu's queue holds no more than %u requests, and a larger group would never get through", s->iommu.requests);
 	if (d->ats && !d->atc.level[0][0].ways)
 		return BAD(s, TDM_SIM_S_DEVICE, &d->s, "atc_4k", err, "atc_4k: it needs entries of 4 KiB");
 	if (!tdm_is_pow2(d->unit))
@@ -217,7 +218,8 @@ static const struct {
 static int check_agent_keys(const struct tdm_scenario *s, const struct tdm_sim_agent *a, char *err)
 {
 	if (a->kind == TDM_SIM_KIND_NR)
-		return BAD_AGENT(s, a, "kind", err, "[agent %s] needs 'kind = cpu', dma, reclaim, age, fork, unmap, protect, discard, lazyfree, fill, evict, restore, collapse or vcpu",
+		return BAD_AGENT(s, a, "kind", err,
+				 "[agent %s] needs 'kind = cpu', dma, reclaim, age, fork, unmap, protect, discard, lazyfree, fill, evict, restore, collapse or vcpu",
 				 a->s.name);
 	for (u32 i = 0; i < TDM_ARRAY_SIZE(agent_has); i++) {
 		u32 line = AGENT_SET(a, agent_has[i].key);
@@ -349,7 +351,9 @@ static int check_agent(struct tdm_scenario *s, struct tdm_sim_agent *a, char *er
 	if (!r && a->kind == TDM_SIM_VCPU)
 		r = check_vcpus(s, a, err);
 	if (!r && a->kind == TDM_SIM_DMA && !s->mapping[a->mapping.index].writable && !s->device[a->device.index].map_read_only)
-		return BAD_AGENT(s, a, "device", err, "device: it asks for writing whatever it does, and %s may not be written; give it map_read_only = on", s->mapping[a->mapping.index].s.name);
+		return BAD_AGENT(s, a, "device", err,
+				 "device: it asks for writing whatever it does, and %s may not be written; give it map_read_only = on",
+				 s->mapping[a->mapping.index].s.name);
 	if (!r)
 		r = check_what(s, a, err);
 	return r;

@@ -175,7 +175,8 @@ static const struct {
 	u32 max;                  /* 0: there is one, without a name */
 } sections[TDM_SIM_S_NR] = {
 #define ONE(word, keys, field) { word, keys, offsetof(struct tdm_scenario, field), 0, 0, 0 }
-#define MANY(word, keys, field, count, max) { word, keys, offsetof(struct tdm_scenario, field), sizeof(((struct tdm_scenario *)0)->field[0]), offsetof(struct tdm_scenario, count), max }
+#define MANY(word, keys, field, count, max)                                                                                    \
+	{ word, keys, offsetof(struct tdm_scenario, field), sizeof(((struct tdm_scenario *)0)->field[0]), offsetof(struct tdm_scenario, count), max }
 	[TDM_SIM_S_MACHINE] = ONE("machine", machine_keys, machine),
 	[TDM_SIM_S_IOMMU] = ONE("iommu", iommu_keys, iommu),
 	[TDM_SIM_S_COSTS] = ONE("costs", NULL, costs),
@@ -189,7 +190,8 @@ static const struct {
 };
 
 /* One more than the last is empty. */
-_Static_assert(TDM_ARRAY_SIZE(machine_keys) <= TDM_SIM_KEYS + 1 && TDM_ARRAY_SIZE(agent_keys) <= TDM_SIM_KEYS + 1 && TDM_ARRAY_SIZE(device_keys) <= TDM_SIM_KEYS + 1 &&
+_Static_assert(TDM_ARRAY_SIZE(machine_keys) <= TDM_SIM_KEYS + 1 && TDM_ARRAY_SIZE(agent_keys) <= TDM_SIM_KEYS + 1 &&
+	       TDM_ARRAY_SIZE(device_keys) <= TDM_SIM_KEYS + 1 &&
 	       TDM_ARRAY_SIZE(iommu_keys) <= TDM_SIM_KEYS + 1, "a line for each key");
 
 /* ---- sections -------------------------------------------------------------------------------------------------------------- */

@@ -9,8 +9,8 @@
 #define GIB ((u64)1 << 30)
 
 /*
- * TLBs of machines. skylake: Intel 64 and IA-32 Architectures Optimization Reference Manual (248966-045), table 2-15. n1: Arm Neoverse N1 Technical Reference Manual: 48 entries for all
- * sizes, then 1280. small: so that little memory is much.
+ * TLBs of machines. skylake: Intel 64 and IA-32 Architectures Optimization Reference Manual (248966-045), table 2-15. n1: Arm Neoverse N1 Technical Reference
+ * Manual: 48 entries for all sizes, then 1280. small: so that little memory is much.
  */
 #define G TDM_TLB_OF
 #define SHARED { 0, TDM_TLB_WITH_4K }
@@ -113,7 +113,8 @@ static int set_geometry(const struct tdm_sim_origin *o, const struct tdm_sim_key
 	}
 	if (strspn(value, "0123456789x") != strlen(value) || strlen(value) > 10 || sscanf(value, "%ux%u%n", &sets, &ways, &end) != 2 || value[end] || !tdm_is_pow2(sets) ||
 	    sets > 65536 || !ways || ways > TDM_TLB_WAYS_MAX)
-		return tdmi_value_expected(o, k->name, value, "SETSxWAYS such as 16x4, the sets a power of two up to 65536, 1 to 64 ways; none; or, for larger leaves than 4K, shared");
+		return tdmi_value_expected(o, k->name, value,
+					   "SETSxWAYS such as 16x4, the sets a power of two up to 65536, 1 to 64 ways; none; or, for larger leaves than 4K, shared");
 	*g = (struct tdm_tlb_geometry){ sets, ways };
 	return 0;
 }

@@ -44,7 +44,8 @@ struct tdm_duration {
 	u32 cycles; /* 1: n is in cycles, 0: in picoseconds */
 };
 
-/* "300 cycles", "1.5us", "20 ns", "10ms", "2 s", "0": with or without a blank. Cycles are whole. 0; -EINVAL: malformed; -ERANGE: beyond 2^62 of its unit, or finer than 1 ps. */
+/* "300 cycles", "1.5us", "20 ns", "10ms", "2 s", "0": with or without a blank. Cycles are whole. 0; -EINVAL: malformed; -ERANGE: beyond 2^62 of its unit, or
+ * finer than 1 ps. */
 int tdmi_parse_duration(const char *s, struct tdm_duration *out);
 /* As it would be written: "300 cycles", "1500 ns". Reads back as the same. */
 const char *tdmi_fmt_duration(struct tdm_duration d, char out[40]);

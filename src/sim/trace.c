@@ -148,7 +148,8 @@ static int malformed(struct tdm_trace *t, const char *s, const char *end, char *
 				     "not '%s'; --log-file keeps a program's output out", found);
 	if (t->form == PLAIN)
 		return tdmi_sim_fail(err, -EINVAL, t->path, t->line, "expected 'R ADDR' or 'W ADDR', hexadecimal, not '%s'", found);
-	return tdmi_sim_fail(err, -EINVAL, t->path, t->line, "no trace: expected 'R ADDR' or 'W ADDR', or what valgrind --tool=lackey --trace-mem=yes writes, not '%s'", found);
+	return tdmi_sim_fail(err, -EINVAL, t->path, t->line,
+				     "no trace: expected 'R ADDR' or 'W ADDR', or what valgrind --tool=lackey --trace-mem=yes writes, not '%s'", found);
 }
 
 /* 1: an access; 0: nothing in this line. */

@@ -8,8 +8,8 @@
  *            "--1-- ...") are passed over
  *   plain    "R 7f12" or "W 0x7f12": a read or a write of 8 bytes at that address; lines that begin with '#' are passed over
  *
- * plain or packed by gzip or zstd, told apart by their first bytes. Read as a stream, in constant memory, whatever the length of lines. Anything else is an error, and so is
- * an end in the middle of a line or of a packed stream: what has been read so far is no trace then.
+ * plain or packed by gzip or zstd, told apart by their first bytes. Read as a stream, in constant memory, whatever the length of lines. Anything else is an
+ * error, and so is an end in the middle of a line or of a packed stream: what has been read so far is no trace then.
  */
 #ifndef TDM_SIM_TRACE_H
 #define TDM_SIM_TRACE_H

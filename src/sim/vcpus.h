@@ -2,11 +2,13 @@
 /*
  * vcpus.h - the vCPUs of a guest on the CPUs of a simulated machine: the second-stage table (port/stage2.h) behind the TLBs of the CPUs (port/cpus.h).
  *
- * A vCPU is a CPU that has entered the guest. Its accesses are those of cpus.h, tdmi_cpus_read() and the others, by guest address: address g is address start + g of the process. The guest
- * has no page tables of its own here: what it takes for virtual is physical, so a walk is one of the second stage, and so is an entry of the TLB, under the guest's VMID.
+ * A vCPU is a CPU that has entered the guest. Its accesses are those of cpus.h, tdmi_cpus_read() and the others, by guest address: address g is address start
+ * + g of the process. The guest has no page tables of its own here: what it takes for virtual is physical, so a walk is one of the second stage, and so is an
+ * entry of the TLB, under the guest's VMID.
  *
- * Time is the CPUs': an exit because of a miss is the CPU's that runs the vCPU, hooks and rounds are the time of the CPU on whose behalf the engine runs (cpus->current). A flush is one of
- * the CPUs (cpus.h): those that run a vCPU of the guest are told, by the means that the machine has; the others forget when they enter.
+ * Time is the CPUs': an exit because of a miss is the CPU's that runs the vCPU, hooks and rounds are the time of the CPU on whose behalf the engine runs
+ * (cpus->current). A flush is one of the CPUs (cpus.h): those that run a vCPU of the guest are told, by the means that the machine has; the others forget when
+ * they enter.
  *
  * One thread, which is the one of the CPUs; it may reclaim and change the process as well.
  */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * iommu_world.h - an IOMMU over address spaces that are made by hand: a table, notifiers, and a store that pages go to and come from. What the memory management does to a page
- * it does under the table's lock, and tells the notifiers before it uses the frame again: then the frame is filled with POISON, so that whoever still reads it, or writes to
- * it, is found out.
+ * iommu_world.h - an IOMMU over address spaces that are made by hand: a table, notifiers, and a store that pages go to and come from. What the memory
+ * management does to a page it does under the table's lock, and tells the notifiers before it uses the frame again: then the frame is filled with POISON, so
+ * that whoever still reads it, or writes to it, is found out.
  */
 #ifndef TDM_TESTS_IOMMU_WORLD_H
 #define TDM_TESTS_IOMMU_WORLD_H

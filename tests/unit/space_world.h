@@ -2,8 +2,9 @@
 /*
  * space_world.h - CPUs that remember everything: for tests of mm/space.h and what stands on it.
  *
- * Each CPU has a TLB without end, of which nothing is ever dropped but by a flush. So a flush that is missing anywhere is seen by the first access that relied on it. An
- * entry that was walked for writing is written by without another walk, as hardware does it: an entry that had D in a TLB is dirtied without the table being told.
+ * Each CPU has a TLB without end, of which nothing is ever dropped but by a flush. So a flush that is missing anywhere is seen by the first access that relied
+ * on it. An entry that was walked for writing is written by without another walk, as hardware does it: an entry that had D in a TLB is dirtied without the
+ * table being told.
  */
 #ifndef TDM_TEST_SPACE_WORLD_H
 #define TDM_TEST_SPACE_WORLD_H

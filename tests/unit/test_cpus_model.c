@@ -2,9 +2,9 @@
 /*
  * test_cpus_model.c - whatever CPUs, spaces and flushes do, nobody reads or writes through a translation that was flushed.
  *
- * Random accesses, switches and changes of entries, checked in two ways. A frame that comes off is given to the next mapping at once, so a write through a stale translation
- * shows in somebody's bytes; all bytes are known. And, seldom, each entry that a CPU could use now is compared with the table: it names the same frame, and gives no right that the
- * table does not.
+ * Random accesses, switches and changes of entries, checked in two ways. A frame that comes off is given to the next mapping at once, so a write through a
+ * stale translation shows in somebody's bytes; all bytes are known. And, seldom, each entry that a CPU could use now is compared with the table: it names the
+ * same frame, and gives no right that the table does not.
  */
 #include "cpus_world.h"
 

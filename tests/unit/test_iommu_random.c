@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * test_iommu_random.c - transactions, and a memory management that evicts, moves, cleans and ages pages in between, at random: every byte that a device reads or writes is the one that
- * it should be, and one seed has one outcome.
+ * test_iommu_random.c - transactions, and a memory management that evicts, moves, cleans and ages pages in between, at random: every byte that a device reads
+ * or writes is the one that it should be, and one seed has one outcome.
  */
 #include "iommu_world.h"
 

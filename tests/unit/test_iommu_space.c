@@ -251,7 +251,8 @@ TEST(who_cannot_fault_needs_a_pin)
 
 /* ---- aging ------------------------------------------------------------------------------------------------------------------------------------- */
 
-/* One page that a device alone uses, all the time, among others that nobody uses any more; one page is wanted now and then. How often did the device find it gone? */
+/* One page that a device alone uses, all the time, among others that nobody uses any more; one page is wanted now and then. How often did the device find it
+ * gone? */
 static u64 lost(enum tdm_scan_young young, bool snoop, u64 *commands)
 {
 	struct tdm_iommu_config c = iommu_config();

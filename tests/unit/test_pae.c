@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_pae.c - entries of two words (mm/pae.h): what comes between the loads of a reader, step by step. Each test is an interleaving: what other threads do at the n-th window of the
- * reader is done there by the test.
+ * test_pae.c - entries of two words (mm/pae.h): what comes between the loads of a reader, step by step. Each test is an interleaving: what other threads do at
+ * the n-th window of the reader is done there by the test.
  */
 #include <stdlib.h>
 #include "mm/pae.h"

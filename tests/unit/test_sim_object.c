@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Buffer objects (sim/object.c) on a machine that a scenario describes: who is evicted, what becomes of their bytes and mappings, and what happens where there is no room. CPU 0 reads and writes
- * by its TLB, so that a flush which is missing shows as an old byte.
+ * Buffer objects (sim/object.c) on a machine that a scenario describes: who is evicted, what becomes of their bytes and mappings, and what happens where there
+ * is no room. CPU 0 reads and writes by its TLB, so that a flush which is missing shows as an old byte.
  */
 #include <stdlib.h>
 #include <string.h>

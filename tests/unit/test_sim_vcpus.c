@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_sim_vcpus.c - the TLBs between vCPUs and their second-stage table: nothing that was taken out of the table is ever used by way of a TLB, whatever the CPU did meanwhile; and what it
- * costs to see to that.
+ * test_sim_vcpus.c - the TLBs between vCPUs and their second-stage table: nothing that was taken out of the table is ever used by way of a TLB, whatever the
+ * CPU did meanwhile; and what it costs to see to that.
  *
  * Two processes have a guest each, at the same guest addresses; CPUs run vCPUs of both, threads of both, and nothing.
  */
@@ -401,7 +401,8 @@ TEST(pieces_of_a_leaf_of_2_mib_go_with_it)
 
 /* ---- what it costs --------------------------------------------------------------------------------------------------------------------- */
 
-/* A miss is four entries of a walk, in vain (three where there is no table yet); the lock, three upper entries, one of the lowest; out and in; and a walk that sets D. */
+/* A miss is four entries of a walk, in vain (three where there is no table yet); the lock, three upper entries, one of the lowest; out and in; and a walk that
+ * sets D. */
 TEST(what_a_miss_and_a_hit_cost)
 {
 	struct tdm_stage2_config config = { .costs = s2_costs };

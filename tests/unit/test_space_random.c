@@ -147,7 +147,8 @@ static void let_go(u32 k)
 	object[k].shm = NULL;
 }
 
-/* An object that nobody has any more is gone, with its bytes: the next one of that number is another. One that is mapped, and that we have no reference to, can have no more mappings of ours. */
+/* An object that nobody has any more is gone, with its bytes: the next one of that number is another. One that is mapped, and that we have no reference to, can
+ * have no more mappings of ours. */
 static bool object_get(u32 k)
 {
 	struct object *o = &object[k];

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Address spaces with several threads: two that write, one that forks, one that evicts, moves and drops. Under ThreadSanitizer the engine's accesses are what is tested; everywhere that
- * nothing is lost, and that a fork's child has a moment of its parent: of two pages of which one is always written before the other it never has the later write without the
- * earlier one.
+ * Address spaces with several threads: two that write, one that forks, one that evicts, moves and drops. Under ThreadSanitizer the engine's accesses are what
+ * is tested; everywhere that nothing is lost, and that a fork's child has a moment of its parent: of two pages of which one is always written before the other
+ * it never has the later write without the earlier one.
  *
  * A CPU's TLB has a lock, which whoever flushes takes: a flush returns when no access by what it has flushed is under way, as a shootdown does.
  */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* test_special_change.c - what becomes of drivers' leaves: eviction and collapse, remap_range, munmap, mprotect, mremap, fork. The rN are the requirements of docs/sim-requirements.md. */
+/* test_special_change.c - what becomes of drivers' leaves: eviction and collapse, remap_range, munmap, mprotect, mremap, fork. The rN are the requirements of
+ * docs/sim-requirements.md. */
 #include "special_world.h"
 #include "mm/unmapped_area.h"
 
@@ -551,7 +552,8 @@ TEST(a_leaf_that_is_there_is_touched_without_its_driver)
 	teardown();
 }
 
-/* Tables in use and tables to be freed are all that there is: what any sequence leaves is freed with the space (the allocators say so when the world ends), and is zapped by one munmap. */
+/* Tables in use and tables to be freed are all that there is: what any sequence leaves is freed with the space (the allocators say so when the world ends), and
+ * is zapped by one munmap. */
 TEST(r17_at_random_against_a_model, .seconds = 120)
 {
 	enum { PAGES = 3 * 512 };

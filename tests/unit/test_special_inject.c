@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_special_inject.c - drivers' mappings when there is no memory for a table: each allocation fails once. What was done is said, nothing is lost, and the next try succeeds.
+ * test_special_inject.c - drivers' mappings when there is no memory for a table: each allocation fails once. What was done is said, nothing is lost, and the
+ * next try succeeds.
  */
 #include "special_world.h"
 

@@ -423,8 +423,9 @@ TEST(what_filling_and_aging_cost)
 }
 
 /*
- * Aging begins at 100000, and the vCPU comes to the lock at 100010. The word of the lock is aging's until 100020, or 100050 for writing; then aging holds the lock for 24. Without the lock
- * nobody waits. Two that read wait for the word alone. Who comes to write takes 50 for that, in which a reader is done; who comes to read takes 20, in which a writer is not.
+ * Aging begins at 100000, and the vCPU comes to the lock at 100010. The word of the lock is aging's until 100020, or 100050 for writing; then aging holds the
+ * lock for 24. Without the lock nobody waits. Two that read wait for the word alone. Who comes to write takes 50 for that, in which a reader is done; who
+ * comes to read takes 20, in which a writer is not.
  */
 TEST(who_waits_for_the_lock)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A guest's second-stage table with several threads: two vCPUs that write, one that takes their pages away, moves them and forks, and one that asks what has been used. Under
- * ThreadSanitizer the accesses are what is tested; everywhere that no byte is lost, and that in the end the table says of no page what the space does not.
+ * A guest's second-stage table with several threads: two vCPUs that write, one that takes their pages away, moves them and forks, and one that asks what has
+ * been used. Under ThreadSanitizer the accesses are what is tested; everywhere that no byte is lost, and that in the end the table says of no page what the
+ * space does not.
  */
 #include <pthread.h>
 #include "stage2_world.h"

@@ -83,7 +83,8 @@ static void move_and_use(void)
 	guest_write(&g, PAGE, 8);
 }
 
-/* Between its reading of an entry and its taking A away the entry has become another page's. That page's use is said to be of the one asked for; the entry stays as it is, but for A. */
+/* Between its reading of an entry and its taking A away the entry has become another page's. That page's use is said to be of the one asked for; the entry
+ * stays as it is, but for A. */
 TEST(lockless_aging_may_take_anothers_use_and_nothing_else)
 {
 	struct tdm_stage2_config config = { 0 };

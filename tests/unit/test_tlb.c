@@ -2,8 +2,8 @@
 /*
  * test_tlb.c - a TLB may forget, but must never invent, nor keep what was flushed.
  *
- * The model is a list of all that was inserted and not flushed or replaced since. Whatever the TLB says must be in it, as it was inserted last; how much it forgets is what
- * its geometry forces it to.
+ * The model is a list of all that was inserted and not flushed or replaced since. Whatever the TLB says must be in it, as it was inserted last; how much it
+ * forgets is what its geometry forces it to.
  */
 #include <string.h>
 #include "base/bitops.h"

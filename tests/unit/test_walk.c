@@ -2,7 +2,8 @@
 /*
  * test_walk.c - the hardware walker over tables made by hand.
  *
- * walk.c is compiled into this test with its window between what it reads and what it sets (plat_window()), which is the test's own: what somebody else does meanwhile runs there.
+ * walk.c is compiled into this test with its window between what it reads and what it sets (plat_window()), which is the test's own: what somebody else does
+ * meanwhile runs there.
  */
 #include "port/walk.h"
 #include "base/alloc.h"
