@@ -4,8 +4,8 @@
 
 A list (mutants*.txt beside this file) has mutants in the format of tests/mutants (see run.py there): "== what is wrong", then "FILE: SCENARIO", then lines
 "- " and "+ ". A header is given with the files to be compiled with it: "src/mm/page.h (src/mm/pin.c src/mm/fork.c): SCENARIO". Each mutant's
-file alone is compiled, as BUILDDIR compiles it for the explorer, and linked before the rest. Found: the scenario fails, within the bounds of CI. The output is TAP, with
-the number of runs that it took.
+file alone is compiled, as BUILDDIR compiles it for the explorer, and linked before the rest. Found: the scenario fails, within the bounds of CI, or others that stand behind its
+name ("SCENARIO --stale 2"). The output is TAP, with the number of runs that it took.
 """
 import argparse
 import concurrent.futures
@@ -102,7 +102,7 @@ def check(build, mutant):
         if why:
             return why, ""
         try:
-            r = subprocess.run([exe, mutant["test"], "--seconds", str(LIMIT_S)], capture_output=True, timeout=2 * LIMIT_S, check=False, text=True, errors="replace")
+            r = subprocess.run([exe, *mutant["test"].split(), "--seconds", str(LIMIT_S)], capture_output=True, timeout=2 * LIMIT_S, check=False, text=True, errors="replace")
         except subprocess.TimeoutExpired:
             return "it does not end", ""
         if r.returncode == 2:
