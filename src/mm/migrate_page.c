@@ -37,8 +37,9 @@ static int block(void *arg, struct tdm_space *s, struct tdm_pt *pt, u32 i, u64 v
 	struct tdm_pte pte = pt ? tdm_pt_get(pt, i) : (struct tdm_pte){ 0 };
 	u64 exclusive;
 
+	/* It is gone, or mremap() has it in hand, and will put it elsewhere as it is. */
 	if (!pt)
-		return 0;
+		return -EBUSY;
 	if (!tdm_pte_present(pte) && !tdm_pte_is(pte, TDM_PTE_T_PROTNONE))
 		return 0;
 	/* A fork may have shared it since it was isolated. From here on one finds a migration entry, so what is given back at the end is right. */

@@ -12,6 +12,7 @@
 struct invalidate {
 	int stored;   /* what became of the store */
 	u64 seen;     /* by who took something away, after that */
+	struct tdm_space *child;
 };
 
 static struct invalidate *in(void)
@@ -222,3 +223,103 @@ static void fault_dontneed_check(void)
 
 TDMX_SCENARIO(fault_dontneed, .what = "a write against MADV_DONTNEED: what was dropped is never seen again, and no store goes to a page that is another's",
 	      .setup = fault_dontneed_setup, .check = fault_dontneed_check);
+
+/* ---- a fault that copies */
+
+static void begin_shared(void)
+{
+	begin();
+	xw_fill(xw->s, 0, 5);
+	TDM_BUG_ON(tdmi_space_fork(xw->s, xw_reader(), &in()->child));
+	xw_quiet_space(in()->child);
+}
+
+static void child_has_its_own(u64 pages)
+{
+	TDMX_CHECK(xw_final(in()->child, xw_va(0)) == 5, "the child sees what the parent has written");
+	tdmi_space_destroy(in()->child, xw_reader());
+	nothing_leaks(pages);
+}
+
+static void cow_munmap_setup(void)
+{
+	begin_shared();
+	tdmx_spawn("writer", stores, NULL);
+	tdmx_spawn("unmapper", unmaps, NULL);
+}
+
+static void cow_munmap_check(void)
+{
+	TDMX_CHECK(tdm_pte_none(entry(0)), "munmap() has returned, and there is an entry");
+	child_has_its_own(2);
+}
+
+TDMX_SCENARIO(cow_munmap, .what = "a write that copies a shared page against munmap: no entry and no page stays", .setup = cow_munmap_setup, .check = cow_munmap_check);
+
+static void cow_mprotect_setup(void)
+{
+	begin_shared();
+	tdmx_spawn("writer", stores, NULL);
+	tdmx_spawn("protector", protects, NULL);
+}
+
+static void cow_mprotect_check(void)
+{
+	u64 v = xw_final(xw->s, xw_va(0));
+
+	TDMX_CHECK(!(entry(0).v & TDM_PTE_WRITE), "mprotect() has returned, and the entry is writable");
+	TDMX_CHECK(v == (in()->stored ? 5 : 7) && in()->seen == v, "it has %llu, and had %llu when mprotect() returned; the store said %d", (unsigned long long)v,
+		   (unsigned long long)in()->seen, in()->stored);
+	child_has_its_own(3);
+}
+
+TDMX_SCENARIO(cow_mprotect, .what = "a write that copies a shared page against mprotect(PROT_READ): nobody writes once that has returned", .setup = cow_mprotect_setup,
+	      .check = cow_mprotect_check);
+
+/* ---- mremap */
+
+static void moves(void *arg)
+{
+	(void)arg;
+	TDM_BUG_ON(tdmi_mremap(xw->s, xw_reader(), xw_va(0), xw_va(3), TDM_PAGE_SIZE));
+	in()->seen = xw_load(xw->s, xw_va(3));
+}
+
+static void fault_mremap_setup(void)
+{
+	begin();
+	xw_fill(xw->s, 0, 5);
+	tdmx_spawn("writer", stores, NULL);
+	tdmx_spawn("mover", moves, NULL);
+}
+
+static void fault_mremap_check(void)
+{
+	u64 v = xw_final(xw->s, xw_va(3));
+
+	TDMX_CHECK(tdm_pte_none(entry(0)), "mremap() has returned, and there is an entry at the old place");
+	TDMX_CHECK(v == (in()->stored ? 5 : 7), "it has %llu, and the store said %d", (unsigned long long)v, in()->stored);
+	TDMX_CHECK(in()->seen == v, "a write to the old place came after mremap() had returned");
+	nothing_leaks(3);
+}
+
+TDMX_SCENARIO(fault_mremap, .what = "a write against mremap: it is moved, or refused, and none comes by the old address afterwards", .setup = fault_mremap_setup,
+	      .check = fault_mremap_check);
+
+static void fault_mremap_cold_setup(void)
+{
+	begin();
+	tdmx_spawn("writer", stores, NULL);
+	tdmx_spawn("mover", moves, NULL);
+}
+
+static void fault_mremap_cold_check(void)
+{
+	u64 v = xw_final(xw->s, xw_va(3));
+
+	TDMX_CHECK(tdm_pte_none(entry(0)), "mremap() has returned, and there is an entry at the old place");
+	TDMX_CHECK(v == (in()->stored ? 0 : 7) && in()->seen == v, "it has %llu, and the store said %d", (unsigned long long)v, in()->stored);
+	nothing_leaks(tdm_pte_pfn(entry(3)).v == xw->w.zero.v ? 2 : 3);
+}
+
+TDMX_SCENARIO(fault_mremap_cold, .what = "a first write against mremap: its page is moved, or it is refused", .setup = fault_mremap_cold_setup, .check = fault_mremap_cold_check);
