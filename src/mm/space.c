@@ -145,6 +145,8 @@ void tdmi_space_destroy(struct tdm_space *s, struct tdm_rcu_reader *reader)
 	TDM_BUG_ON(tdmi_munmap(s, reader, TDM_VA_START, TDM_VA_END - TDM_VA_START));
 	TDM_BUG_ON(tdm_a64_ld_relaxed(&s->rss) || tdm_a64_ld_relaxed(&s->swapped));
 	tdm_aptr_st_release(&w->space[s->id], NULL);
+	/* Who goes through a page that it had (reclaim, migration) may be in a round of it. */
+	tdmi_rcu_synchronize(&w->rcu);
 	tdmi_notifiers_destroy(&s->notifiers);
 	/* Batches and walks by a page that still name it are inside of a section. */
 	tdmi_rcu_call(&w->rcu, &s->rcu, space_free, w);

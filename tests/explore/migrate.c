@@ -243,6 +243,36 @@ static void migrate_mremap_check(void)
 TDMX_SCENARIO(migrate_mremap, .what = "a page moves while mremap() moves its entry: the entry ends up at its new place, with the page where it was said to be",
 	      .setup = migrate_mremap_setup, .check = migrate_mremap_check);
 
+/* ---- the other side ends */
+
+static void exits(void *arg)
+{
+	(void)arg;
+	tdmi_space_destroy(mig()->child, xw_reader());
+}
+
+/* A device has used the child's memory: there are rounds. Of what else both do migrate_munmap is the scenario. */
+static void migrate_exit_setup(void)
+{
+	begin_shared();
+	tdmx_quiet(xw->w.rmap_lock, sizeof(xw->w.rmap_lock));
+	tdmx_quiet(xw->w.vmscan, sizeof(struct plat_mutex));
+	tdmx_quiet(xw->w.phys.range[xw->w.ram].page, TDM_HUGE_PAGES * sizeof(struct tdm_page));
+	tdmi_notifiers_arm(&mig()->child->notifiers);
+	tdmx_spawn("child", exits, NULL);
+	tdmx_spawn("migrator", migrates, NULL);
+}
+
+static void migrate_exit_check(void)
+{
+	TDMX_CHECK(!mig()->r || mig()->r == -EBUSY, "it fails: %d", mig()->r);
+	TDMX_CHECK(is_there(xw->s) == !mig()->r, "it said %d, and the page is elsewhere", mig()->r);
+	TDMX_CHECK(xw_final(xw->s, xw_va(0)) == 5, "bytes were lost");
+	account(2);
+}
+
+TDMX_SCENARIO(migrate_exit, .what = "a shared page moves while an address space that maps it ends, and is freed", .setup = migrate_exit_setup, .check = migrate_exit_check);
+
 /* ---- it is pinned */
 
 static void pins(void *arg)
