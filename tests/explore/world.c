@@ -3,8 +3,10 @@
 #include <string.h>
 #include "base/check.h"
 #include "mm/rmap.h"
+#include "mm/swap_impl.h"
 #include "mm/swapcache.h"
 #include "mm/vmscan.h"
+#include "tests/explore/codec.h"
 #include "tests/explore/world.h"
 
 #define RAM_PAGES 512u
@@ -19,25 +21,50 @@ static void set_busy(struct xw_cpu *c, bool busy)
 
 /* ---- flushes */
 
+static void flush_one(u32 i, const struct tdm_space *s, u64 start, u64 end, u32 shift)
+{
+	struct xw_cpu *c = &xw->cpu[i];
+
+	if (i != tdmx_self()) {
+		tdmx_point(c->device ? "tells a device" : "sends an interrupt");
+		tdmx_wait_while(&c->busy);
+	}
+	for (u32 k = 0; k < XW_TLB; k++)
+		if (c->tlb[k].s == s && c->tlb[k].va >= TDM_ALIGN_DOWN(start, TDM_PAGE_SIZE) && c->tlb[k].va < end && c->tlb[k].shift >= shift)
+			tdmx_poke(&c->tlb[k], &(struct xw_tlb_entry){ 0 }, sizeof(c->tlb[k]));
+	/* Whoever is flushed and who flushes are ordered by the interrupt. */
+	tdmx_order(i);
+}
+
 static void flush(void *arg, struct tdm_space *s, u64 start, u64 end, u32 shift)
 {
 	(void)arg;
-	for (u32 i = 0; i <= TDMX_THREADS; i++) {
-		struct xw_cpu *c = &xw->cpu[i];
-
-		if (i != tdmx_self()) {
-			tdmx_point("sends an interrupt");
-			tdmx_wait_while(&c->busy);
-		}
-		for (u32 k = 0; k < XW_TLB; k++)
-			if (c->tlb[k].s == s && c->tlb[k].va >= TDM_ALIGN_DOWN(start, TDM_PAGE_SIZE) && c->tlb[k].va < end && c->tlb[k].shift >= shift)
-				tdmx_poke(&c->tlb[k], &(struct xw_tlb_entry){ 0 }, sizeof(c->tlb[k]));
-		/* Whoever is flushed and who flushes are ordered by the interrupt. */
-		tdmx_order(i);
-	}
+	for (u32 i = 0; i <= TDMX_THREADS; i++)
+		if (!xw->cpu[i].device)
+			flush_one(i, s, start, end, shift);
 }
 
 static const struct tdm_tlb_ops ops = { .flush = flush };
+
+/* ---- devices that walk the same table */
+
+static void device_invalidate(struct tdm_notifier *n, u64 start, u64 end)
+{
+	for (u32 i = 0; i <= TDMX_THREADS; i++)
+		if (xw->cpu[i].device)
+			flush_one(i, tdm_container_of(n->nots, struct tdm_space, notifiers), start, end, TDM_PAGE_SHIFT);
+}
+
+static const struct tdm_notifier_ops device_ops = { .invalidate = device_invalidate };
+
+void xw_device(u32 thread)
+{
+	struct tdm_notifier *n = tdmx_alloc(sizeof(*n));
+
+	*n = (struct tdm_notifier){ .name = "device", .ops = &device_ops };
+	xw->cpu[thread].device = true;
+	TDM_BUG_ON(tdmi_notifier_register(&xw->s->notifiers, n));
+}
 
 /* ---- instructions */
 
@@ -128,6 +155,11 @@ static int access_word(struct tdm_space *s, u64 va, bool write, u64 *v)
 	return 0;
 }
 
+bool xw_once(struct tdm_space *s, u64 va, bool write, u64 *v)
+{
+	return instruction(s, va, write, v);
+}
+
 int xw_try_load(struct tdm_space *s, u64 va, u64 *v)
 {
 	return access_word(s, va, false, v);
@@ -162,13 +194,27 @@ void xw_quiet_space(struct tdm_space *s)
 	tdmx_quiet(&s->rss, sizeof(s->rss) + sizeof(s->swapped) + sizeof(s->special));
 }
 
+void xw_quiet_lists(void)
+{
+	struct tdm_frames *f = &xw->w.phys.range[xw->w.ram].frames;
+
+	/* All of its members are such: locks, lists, and the number of the youngest generation. */
+	tdmx_quiet(xw->w.vmscan, 128);
+	tdmx_quiet(&f->lock, sizeof(f->lock));
+	tdmx_quiet(&f->used, sizeof(f->used));
+}
+
 void xw_init(u32 pages, bool swap)
 {
 	struct tdm_mem_range *ram;
+	struct tdm_swap *to = NULL;
 
-	(void)swap;
 	xw = tdmx_alloc(sizeof(*xw));
-	TDM_BUG_ON(tdmi_world_init(&xw->w, RAM_PAGES, &ops, NULL, NULL));
+	if (swap) {
+		xw->tier = xt_tier(XT_SLOTS, true);
+		TDM_BUG_ON(tdmi_swap_create(&xw->tier, 1, &to));
+	}
+	TDM_BUG_ON(tdmi_world_init(&xw->w, RAM_PAGES, &ops, NULL, to));
 	ram = &xw->w.phys.range[xw->w.ram];
 	tdmx_bytes(ram->bytes, RAM_PAGES * TDM_PAGE_SIZE);
 	tdmx_bytes(xw->cpu, sizeof(xw->cpu));
@@ -183,12 +229,46 @@ void xw_init(u32 pages, bool swap)
 	tdmx_name(xw->s, sizeof(*xw->s), "space");
 	TDM_BUG_ON(tdmi_mmap(xw->s, xw_reader(), xw_va(0), (u64)pages * TDM_PAGE_SIZE, TDM_V_READ | TDM_V_WRITE));
 	xw_quiet_space(xw->s);
+	/* What of the swap is statistics; and scratch memory is there already. */
+	if (swap)
+		tdmx_quiet(&to->pages, offsetof(struct tdm_swap, block) - offsetof(struct tdm_swap, pages));
+	for (u32 i = 0; swap && i < 3; i++)
+		tdmi_vmscan_ws_put(&xw->w, tdmi_swap_ws_create());
 }
 
 void xw_fill(struct tdm_space *s, u32 page, u64 v)
 {
 	xw_store(s, xw_va(page), v);
 	memset(&xw->cpu[tdmx_self()], 0, sizeof(struct xw_cpu));
+}
+
+void xw_warm(struct tdm_space *s, u32 page, u32 thread)
+{
+	struct xw_tlb_entry *e = &xw->cpu[thread].tlb[xw->cpu[thread].next++ % XW_TLB];
+	u32 i;
+
+	*e = (struct xw_tlb_entry){ .s = s, .va = xw_va(page), .shift = TDM_PAGE_SHIFT };
+	(void)tdmi_pt_walk(&s->pgt, e->va, &i, &e->pte);
+	TDM_BUG_ON(!tdm_pte_present(e->pte));
+}
+
+void xw_idle(struct tdm_space *s, u32 page, u64 bits)
+{
+	struct tdm_pt *pt;
+
+	TDM_BUG_ON(tdmi_pt_lock(&s->pgt, xw_va(page), false, &pt) || !pt);
+	(void)tdm_pt_change(pt, tdm_pt_index(pt, xw_va(page)), 0, bits);
+	tdm_pt_unlock(pt);
+}
+
+void xw_evict(u32 n)
+{
+	/* What is new is of the youngest generation, and what is found used goes there. */
+	for (u32 i = 0; n && i < 8; i++) {
+		tdmi_vmscan_age(&xw->w);
+		n -= (u32)tdmi_vmscan(&xw->w, xw_reader(), n, 2 * n);
+	}
+	TDM_BUG_ON(n);
 }
 
 u64 xw_final(struct tdm_space *s, u64 va)
@@ -207,6 +287,7 @@ static void check_tlb(const struct xw_tlb_entry *e)
 	pte.v += e->va & (((u64)1 << tdm_pt_shift(level)) - 1);
 	TDMX_CHECK(tdm_pte_present(pte) && tdm_pte_pfn(pte).v == tdm_pte_pfn(e->pte).v, "a TLB has %#llx, the table %#llx", (unsigned long long)e->pte.v, (unsigned long long)pte.v);
 	TDMX_CHECK(!(e->pte.v & ~pte.v & TDM_PTE_WRITE), "a TLB allows writes, the table does not");
+	TDMX_CHECK(!(e->pte.v & ~pte.v & TDM_PTE_DIRTY), "a CPU writes without telling, and the table does not say that it has");
 }
 
 void xw_check(void)

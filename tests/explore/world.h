@@ -24,6 +24,7 @@ struct xw_tlb_entry {
 
 struct xw_cpu {
 	bool busy;                  /* within an instruction */
+	bool device;                /* xw_device() */
 	struct xw_tlb_entry tlb[XW_TLB];
 	u32 next;                   /* which goes next */
 	u32 flushes;                /* that it has heard */
@@ -34,6 +35,7 @@ struct xw {
 	struct xw_cpu cpu[TDMX_THREADS + 1];
 	struct tdm_rcu_reader *reader[TDMX_THREADS + 1];
 	struct tdm_space *s;
+	struct tdm_tier *tier;      /* of the swap; NULL: there is none */
 	bool no_hw_a;               /* walks do not set A: it is a fault */
 	void *user;                 /* the scenario's */
 };
@@ -54,13 +56,26 @@ static inline struct tdm_rcu_reader *xw_reader(void)
 void xw_init(u32 pages, bool swap);
 /* In setup: more memory without statistics that others would have to be interrupted before. */
 void xw_quiet_space(struct tdm_space *s);
+/* In setup: nobody is interrupted before the locks of the LRU lists and the allocator of pages: what is done under them is not the scenario's subject. */
+void xw_quiet_lists(void);
 /* In setup: the page has been written, by nobody's TLB. */
 void xw_fill(struct tdm_space *s, u32 page, u64 v);
+
+/* In setup. The thread's CPU has the page in its TLB, as the table says now. */
+void xw_warm(struct tdm_space *s, u32 page, u32 thread);
+/* In setup. Take bits of the page's entry away; TDM_PTE_ACCESSED: nobody has used it. */
+void xw_idle(struct tdm_space *s, u32 page, u64 bits);
+/* In setup. So many pages go to the swap. */
+void xw_evict(u32 n);
+/* In setup. The thread is no CPU, but a device that walks the first space's table: flushed by its notifier alone. Once a scenario. */
+void xw_device(u32 thread);
 
 /* In a thread, by its CPU: 0, or what the fault said. */
 int xw_try_load(struct tdm_space *s, u64 va, u64 *v);
 int xw_try_store(struct tdm_space *s, u64 va, u64 v);
-/* The same, where no fault may fail. */
+/* One try, without a fault: was it done? */
+bool xw_once(struct tdm_space *s, u64 va, bool write, u64 *v);
+/* As the first two, where no fault may fail. */
 u64 xw_load(struct tdm_space *s, u64 va);
 void xw_store(struct tdm_space *s, u64 va, u64 v);
 
