@@ -205,6 +205,7 @@ int tdmi_space_fork(struct tdm_space *s, struct tdm_rcu_reader *reader, struct t
 	r = tdmi_itree_each(tdmi_itree_root(&s->vmas.tree), TDM_VA_START, TDM_VA_END, copy_vma, &f);
 	tdmi_rcu_read_unlock(reader);
 	tdmi_gather_flush(&f.g);
+	tdmi_batch_pending(s);
 	tdmi_invalidate_end(&s->notifiers, &round);
 	tdmi_faults_go_on(s);
 	plat_mutex_unlock(&s->change);

@@ -121,7 +121,7 @@ struct tdm_space {
 	struct tdm_alloc alloc;
 	struct plat_mutex change;    /* rank TDM_RANK_EVENT */
 	tdm_aptr map[TDM_MAPS_MAX];  /* struct tdm_map; s->change; read by faults under RCU */
-	tdm_a64 batched;             /* mm/tlb.h: low 32 bits: entries for which a batch owes a flush, ever; high: how many of them are known to have had it */
+	tdm_a64 batched;             /* entries for which batches owe a flush */
 	tdm_a32 owed;                /* gathers that have taken rights away, and not flushed yet */
 	tdm_a64 rss, swapped, special; /* entries, in pages */
 	bool is_object;              /* mm/shm.h: its pages are its own, whoever else maps them. Constant once it is used */

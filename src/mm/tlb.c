@@ -3,8 +3,6 @@
 #include "mm/tlb.h"
 #include "mm/space.h"
 
-#define OWED ((u64)0xffffffff)
-
 static void secondary(struct tdm_space *s, u64 start, u64 end)
 {
 	if (!tdm_a32_ld_relaxed(&s->notifiers.nshare))
@@ -34,7 +32,7 @@ void tdmi_tlb_flush_secondary(struct tdm_space *s, u64 start, u64 end)
 
 void tdmi_tlb_settle(struct tdm_space *s, u64 va)
 {
-	if (tdm_a32_ld_seqcst(&s->owed))
+	if (tdm_a32_ld_seqcst(&s->owed) || tdm_a64_ld_seqcst(&s->batched))
 		tdmi_tlb_flush(s, va, va + TDM_PAGE_SIZE, TDM_PAGE_SHIFT);
 }
 
@@ -134,6 +132,7 @@ void tdmi_batch_flush(struct tdm_tlb_batch *b)
 		if (b->of[i].secondary)
 			secondary(b->of[i].s, b->of[i].start, b->of[i].end);
 		b->of[i].primary = b->of[i].secondary = false;
+		tdm_a64_sub_acqrel(&b->of[i].s->batched, b->of[i].pages);
 	}
 	b->n = 0;
 	b->dirty = false;
@@ -141,12 +140,8 @@ void tdmi_batch_flush(struct tdm_tlb_batch *b)
 
 void tdmi_batch_pending(struct tdm_space *s)
 {
-	u64 was = tdm_a64_ld_seqcst(&s->batched);
-
-	if ((was & OWED) == was >> 32)
+	if (!tdm_a64_ld_seqcst(&s->batched))
 		return;
 	tdm_world_count(s->w, TDM_SC_PENDING_FLUSHES, 1);
 	tdmi_tlb_flush(s, 0, ~(u64)0, TDM_PAGE_SHIFT);
-	/* What has come to be owed since is not covered. If this fails somebody flushes once too often. */
-	(void)tdm_a64_cas_acqrel(&s->batched, &was, (was & OWED) << 32 | (was & OWED));
 }

@@ -8,12 +8,12 @@
  *   gather     a change of a range of one address space (munmap, mprotect, madvise): entries are changed under their tables' locks, pages that came off are
  *              collected, then one flush, then the pages are freed. The tables' locks are not held between.
  *              As long as that flush is owed (s->owed) somebody may still write to a page of which the entry says that it must not be written; so who copies a page
- *              (CoW) flushes it first.
+ *              (CoW) flushes it first. So he does if a batch owes one (s->batched): a page may be mapped again before reclaim has flushed it.
  *   at once    a single entry that comes to name another page (CoW, migration): flushed under the table's lock, before the new entry can be read.
  *   batch      reclaim takes pages from many address spaces; their entries go, the pages stay with reclaim, and one flush for each space that was touched comes
  *              before the first of them is freed. An entry that was dirty forces it before the page's bytes are written out, as somebody may still write through a
- *              TLB. Whoever has such a flush outstanding is seen by munmap() and mprotect() of that space (s->batched), which flush for him: their callers rely on
- *              nobody using the range when they return.
+ *              TLB. Whoever has such a flush outstanding is seen by munmap(), mprotect() and fork of that space (s->batched), which flush for him: their callers
+ *              rely on nobody using the range, or writing what is the child's now, when they return.
  *
  * Secondary MMUs may be told with the batch, too, or at each step, as Linux does it (tdm_tlb_policy): tdm_may_defer() says when the former is right.
  */
