@@ -112,7 +112,7 @@ int tdmi_swap_out(struct tdm_swap *s, struct tdm_swap_ws *ws, const void *const 
 	b->where = p.where;
 	b->len = p.len;
 	b->tier = p.tier;
-	b->n = (u8)n;
+	tdm_a16_st_relaxed(&b->n, (u16)n);
 	b->list = LIST_NONE;
 	tdm_a32_st_relaxed(&b->live, (u32)(((u64)1 << n) - 1));
 	tdm_a32_st_release(&b->state, 0);
@@ -176,7 +176,7 @@ void tdmi_swap_drop(struct tdm_swap *s, u64 handle, u32 mask)
 	count(&s->dropped_pages, pages);
 	if (old == mask)
 		tdm_a32_or_acqrel(&b->state, DEAD);
-	else if (old == (mask | KEPT) || is_sparse(old & WANTED & ~mask, b->n))
+	else if (old == (mask | KEPT) || is_sparse(old & WANTED & ~mask, pages_in(b)))
 		tdmi_desc_relist(s, b, (u32)handle);
 	tdmi_desc_leave(s, (u32)handle);
 }

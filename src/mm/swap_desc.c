@@ -97,7 +97,7 @@ void tdmi_desc_file(struct tdm_swap *s, struct blob *b, u32 i, bool oldest)
 		return;
 	plat_mutex_lock(&s->lock);
 	live = tdm_a32_ld_relaxed(&b->live);
-	tdmi_desc_list_add(s, b, i, live == KEPT ? LIST_KEPT : (u32)__builtin_popcount(live & WANTED) * 2 < b->n ? LIST_SPARSE : LIST_FIFO, oldest);
+	tdmi_desc_list_add(s, b, i, live == KEPT ? LIST_KEPT : (u32)__builtin_popcount(live & WANTED) * 2 < pages_in(b) ? LIST_SPARSE : LIST_FIFO, oldest);
 	plat_mutex_unlock(&s->lock);
 }
 
@@ -107,7 +107,7 @@ void tdmi_desc_relist(struct tdm_swap *s, struct blob *b, u32 i)
 
 	plat_mutex_lock(&s->lock);
 	live = tdm_a32_ld_relaxed(&b->live);
-	which = live == KEPT ? LIST_KEPT : is_sparse(live & WANTED, b->n) ? LIST_SPARSE : LIST_FIFO;
+	which = live == KEPT ? LIST_KEPT : is_sparse(live & WANTED, pages_in(b)) ? LIST_SPARSE : LIST_FIFO;
 	/* A sparse one was perhaps stored without the rest; it does not become one again (tdmi_swap_squeeze()). */
 	if (b->list != LIST_NONE && b->list != which && !(b->list == LIST_SPARSE && which == LIST_FIFO)) {
 		tdmi_desc_list_del(s, b);

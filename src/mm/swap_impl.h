@@ -36,10 +36,9 @@ struct blob {
 	tdm_a32 live;   /* mask of pages that are wanted, and KEPT */
 	u64 where;      /* the tier's handle; for TIER_NONE the word. This and the next three: changed by the mover, under MOVING and lock */
 	u32 len;
+	tdm_a16 n;      /* pages that are in the bytes; read by any reader, who may see what it was */
 	u8 tier;
-	u8 n;           /* pages that are in the bytes */
 	u8 list;        /* guarded by swap->lock, like the links */
-	u8 pad;
 	u32 next, prev; /* next is also the free list's */
 };
 
@@ -103,6 +102,11 @@ static inline struct blob *blob_find(struct tdm_swap *s, u64 handle)
 static inline bool has_bytes(const struct blob *b)
 {
 	return b->tier != TIER_NONE && b->tier != TIER_GONE;
+}
+
+static inline u32 pages_in(const struct blob *b)
+{
+	return tdm_a16_ld_relaxed(&b->n);
 }
 
 /* Are so many pages of a blob dropped that it ought to be stored without them? */

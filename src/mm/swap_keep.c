@@ -100,7 +100,7 @@ bool tdmi_swap_reuse(struct tdm_swap *s, struct tdm_swap_ws *ws, u64 handle, u32
 	if (same) {
 		count(&s->pages, n);
 		count(&s->out_pages, n);
-		count(&s->out_packed, (u64)b->len * n / b->n);
+		count(&s->out_packed, (u64)b->len * n / pages_in(b));
 		count(&s->reused, n);
 		tdmi_desc_relist(s, b, (u32)handle);
 	} else {

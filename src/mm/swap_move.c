@@ -40,7 +40,7 @@ static int repack(struct tdm_swap_ws *ws, const void *bytes, u32 len, u32 live, 
 /* Store bytes, of which the pages of `live` are wanted, in the first tier of [from, to) that takes them: *p. -ENOSPC: none does. */
 static int store_below(struct tdm_swap *s, struct tdm_swap_ws *ws, const struct blob *b, const void *bytes, u32 live, u32 from, u32 to, struct place *p)
 {
-	bool sparse = is_sparse(live, b->n);
+	bool sparse = is_sparse(live, pages_in(b));
 	int r = -ENOSPC;
 
 	for (u32 i = from; i < to && r; i++) {
@@ -48,7 +48,7 @@ static int store_below(struct tdm_swap *s, struct tdm_swap_ws *ws, const struct 
 		const void *src = bytes;
 		u8 codec = *(const u8 *)bytes;
 
-		*p = (struct place){ .len = b->len, .tier = (u8)i, .n = b->n };
+		*p = (struct place){ .len = b->len, .tier = (u8)i, .n = (u8)pages_in(b) };
 		if (sparse || (t->in_memory && t->codec != codec)) {
 			r = repack(ws, bytes, b->len, live, t->in_memory ? t->codec : codec, &p->len);
 			if (r)
@@ -65,8 +65,8 @@ static int store_below(struct tdm_swap *s, struct tdm_swap_ws *ws, const struct 
 static int blob_move(struct tdm_swap *s, struct tdm_swap_ws *ws, struct blob *b, u32 from, u32 to)
 {
 	u32 live = tdm_a32_ld_relaxed(&b->live) & WANTED;
-	bool sparse = is_sparse(live, b->n);
-	struct place p = { 0 }, old = { b->where, b->len, b->tier, b->n };
+	bool sparse = is_sparse(live, pages_in(b));
+	struct place p = { 0 }, old = { b->where, b->len, b->tier, (u8)pages_in(b) };
 	const void *bytes;
 	int r = bytes_get(s, ws, b, &bytes);
 
@@ -87,7 +87,7 @@ static int blob_move(struct tdm_swap *s, struct tdm_swap_ws *ws, struct blob *b,
 	b->where = p.where;
 	b->len = p.len;
 	b->tier = p.tier;
-	b->n = p.n;
+	tdm_a16_st_relaxed(&b->n, p.n);
 	plat_mutex_unlock(&s->lock);
 	tdmi_desc_move_end(b);
 	s->tier[old.tier]->ops->drop(s->tier[old.tier], old.where, old.len);
@@ -170,7 +170,7 @@ u64 tdmi_swap_forsake(struct tdm_swap *s, u64 bytes)
 			bool gone;
 
 			tdmi_desc_move_begin(b);
-			old = (struct place){ b->where, b->len, b->tier, b->n };
+			old = (struct place){ b->where, b->len, b->tier, (u8)pages_in(b) };
 			gone = tdm_a32_ld_relaxed(&b->live) == KEPT;
 			if (gone)
 				b->tier = TIER_GONE;
