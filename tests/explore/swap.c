@@ -52,9 +52,9 @@ static void reads_first(void *arg)
 	TDMX_CHECK(v == 5, "%llu is read", (unsigned long long)v);
 }
 
-static void takes_first(void *arg)
+static void drops_first(void *arg)
 {
-	reads_first(arg);
+	(void)arg;
 	tdmi_swap_drop(swap, blob, 1);
 }
 
@@ -121,9 +121,9 @@ static void swap_gone_setup(void)
 {
 	setup(3);
 	tdmi_swap_drop(swap, blob, 4);
-	tdmx_spawn("taker", takes_first, NULL);
-	tdmx_spawn("dropper", drops_second_and_stores, NULL);
-	tdmx_spawn("mover", squeezes, NULL);
+	tdmx_spawn("first", drops_first, NULL);
+	tdmx_spawn("second", drops_second_and_stores, NULL);
+	tdmx_spawn("squeezer", squeezes, NULL);
 }
 
 static void swap_gone_check(void)

@@ -21,6 +21,7 @@ struct race {
 	struct tdm_space *child;
 	struct tdm_pfn pfn; /* of the page that reclaim has in hand */
 	u64 slot;
+	struct tdm_tlb_batch batch; /* of batch_fork */
 };
 
 static struct race *race;
@@ -77,6 +78,8 @@ static void setup(void)
 	TDM_BUG_ON(!tdmi_space_get_page(xw->s, xw_va(0), &race->pfn) || !tdmi_vmscan_isolate(&xw->w, race->pfn));
 	tdmi_page_put(&xw->w, race->pfn);
 	TDM_BUG_ON(tdmi_slot_for(&xw->w, race->pfn, &race->slot));
+	/* So that its table stays. */
+	xw_fill(xw->s, 1, 6);
 }
 
 /* Reclaim puts it back, whatever has become of it. */
@@ -135,7 +138,7 @@ static void batch_munmap_check(void)
 {
 	check();
 	TDMX_CHECK(!race->late || !race->done, "a store was done after munmap had returned");
-	TDMX_CHECK(tdmi_phys_used(&xw->w.phys, xw->w.ram) == 1 && !tdm_a64_ld_relaxed(&xw->s->swapped), "a page was not freed");
+	TDMX_CHECK(tdmi_phys_used(&xw->w.phys, xw->w.ram) == 2 && !tdm_a64_ld_relaxed(&xw->s->swapped), "a page was not freed");
 }
 
 TDMX_SCENARIO(batch_munmap, .what = "reclaim owes a flush: nobody has the page once munmap has returned, and nothing of it is left", .setup = batch_munmap_setup,
@@ -174,14 +177,25 @@ static void forks(void *arg)
 	say_returned();
 }
 
+static void flushes(void *arg)
+{
+	(void)arg;
+	tdmi_batch_flush(&race->batch);
+	tdmi_rcu_read_unlock(xw_reader());
+}
+
+/* The entries have gone already: a fork has enough to do. */
 static void batch_fork_setup(void)
 {
 	setup();
+	race->batch.w = &xw->w;
+	tdmi_rcu_read_lock(xw->reader[2]);
+	TDM_BUG_ON(tdmi_try_to_unmap(&xw->w, race->pfn, race->slot, &race->batch));
 	/* Who there is. */
 	tdmx_quiet(&xw->w.lock, sizeof(xw->w.lock));
 	tdmx_quiet(xw->w.space, sizeof(xw->w.space));
 	tdmx_spawn("writer", writes_late, NULL);
-	tdmx_spawn("reclaim", reclaims, NULL);
+	tdmx_spawn("reclaim", flushes, NULL);
 	tdmx_spawn("forker", forks, NULL);
 }
 

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: MIT
+/*
+ * reclaim.c - pages on their way to the swap, and back: mm/vmscan.c, swapcache.c, anon.c.
+ *
+ * A page that goes is in the swap cache first; then its entries name the slot; then TLBs are flushed; then its bytes are stored, and it is freed, unless somebody has come to it
+ * by the slot, whose reference says so. At every moment there is one page to which a write may go, or the bytes are in the tier and nowhere else.
+ */
+#include "base/check.h"
+#include "mm/swapcache.h"
+#include "mm/vmscan.h"
+#include "tests/explore/codec.h"
+#include "tests/explore/world.h"
+
+#define MESSAGE 40u
+
+struct advice {
+	bool returned;
+	bool done; /* a store after that */
+};
+
+static struct advice *advice;
+
+static void reclaims(void *arg)
+{
+	(void)arg;
+	(void)tdmi_vmscan(&xw->w, xw_reader(), 1, 1);
+}
+
+static void writes(void *arg)
+{
+	(void)arg;
+	xw_store(xw->s, xw_va(0), 9);
+}
+
+/* One page, which has been written, and is the next to go. */
+static void setup(bool swap)
+{
+	xw_init(2, swap);
+	xw_quiet_lists();
+	tdmx_quiet(&xw->s->faults, sizeof(xw->s->faults) + sizeof(xw->s->forking));
+	xw_fill(xw->s, 0, 5);
+	tdmi_vmscan_age(&xw->w);
+}
+
+static void store_kept(void)
+{
+	xw_check();
+	TDMX_CHECK(xw_final(xw->s, xw_va(0)) == 9, "a store was lost");
+	/* What was stored and is not wanted is gone; what is wanted is a page now. */
+	TDMX_CHECK(!xt_used(xw->tier) && tdmi_phys_used(&xw->w.phys, xw->w.ram) == 2, "bytes are left in the tier, or a page was not freed");
+}
+
+/* ---- a page is stored while somebody writes to it by a TLB */
+
+static void reclaim_write_setup(void)
+{
+	setup(true);
+	xw_warm(xw->s, 0, 1);
+	xw_idle(xw->s, 0, TDM_PTE_ACCESSED);
+	tdmx_spawn("writer", writes, NULL);
+	tdmx_spawn("reclaim", reclaims, NULL);
+}
+
+TDMX_SCENARIO(reclaim_write, .what = "a page goes to a tier while a CPU that has it in its TLB writes to it: the store is there when it comes back", .setup = reclaim_write_setup,
+	      .check = store_kept);
+
+/* ---- while somebody comes to it: his walk may set D, or he finds the slot, and the page, or the bytes */
+
+static void reclaim_refault_setup(void)
+{
+	setup(true);
+	xw_idle(xw->s, 0, TDM_PTE_ACCESSED | TDM_PTE_DIRTY);
+	tdmx_spawn("writer", writes, NULL);
+	tdmx_spawn("reclaim", reclaims, NULL);
+}
+
+TDMX_SCENARIO(reclaim_refault, .what = "a page goes to a tier while somebody comes to write to it: the store is there, and nothing is left over", .setup = reclaim_refault_setup,
+	      .check = store_kept);
+
+/* ---- MADV_FREE: a page that need not be kept, unless it is written again */
+
+static void lazy_write_setup(void)
+{
+	setup(true);
+	TDM_BUG_ON(tdmi_madvise_free(xw->s, xw_reader(), xw_va(0), TDM_PAGE_SIZE));
+	tdmx_spawn("writer", writes, NULL);
+	tdmx_spawn("reclaim", reclaims, NULL);
+}
+
+TDMX_SCENARIO(lazy_write, .what = "a page that need not be kept goes, unless it has been written: the store is there", .setup = lazy_write_setup, .check = store_kept);
+
+static void advises(void *arg)
+{
+	(void)arg;
+	TDM_BUG_ON(tdmi_madvise_free(xw->s, xw_reader(), xw_va(0), TDM_PAGE_SIZE));
+	tdmx_order(MESSAGE);
+	tdmx_poke(&advice->returned, &(bool){ true }, sizeof(bool));
+}
+
+/* Once the advice has been taken a store counts, also that by a TLB that had the right to write before it. */
+static void writes_after(void *arg)
+{
+	u64 v = 9;
+	bool late;
+
+	(void)arg;
+	tdmx_point("looks whether it has returned");
+	tdmx_peek(&late, &advice->returned, sizeof(late));
+	tdmx_order(MESSAGE);
+	advice->done = late && xw_once(xw->s, xw_va(0), true, &v);
+}
+
+/* Without a swap: it goes as advised, or stays. */
+static void lazy_advice_setup(void)
+{
+	setup(false);
+	advice = tdmx_alloc(sizeof(*advice));
+	tdmx_bytes(advice, sizeof(*advice));
+	xw_warm(xw->s, 0, 1);
+	xw_idle(xw->s, 0, TDM_PTE_ACCESSED);
+	tdmx_spawn("writer", writes_after, NULL);
+	tdmx_spawn("adviser", advises, NULL);
+	tdmx_spawn("reclaim", reclaims, NULL);
+}
+
+static void lazy_advice_check(void)
+{
+	u64 v;
+
+	xw_check();
+	v = xw_final(xw->s, xw_va(0));
+	TDMX_CHECK(v == 9 || (!advice->done && (v == 5 || v == 0)), "%llu is read", (unsigned long long)v);
+}
+
+TDMX_SCENARIO(lazy_advice, .what = "a store that comes after MADV_FREE has returned is there, also one by a TLB from before", .setup = lazy_advice_setup, .check = lazy_advice_check);
+
+/* ---- a page of two spaces comes back */
+
+static struct tdm_space *child;
+
+static void child_reads(void *arg)
+{
+	u64 v = xw_load(child, xw_va(0));
+
+	(void)arg;
+	TDMX_CHECK(v == 5, "a child reads %llu", (unsigned long long)v);
+}
+
+static void swap_shared_setup(void)
+{
+	setup(true);
+	TDM_BUG_ON(tdmi_space_fork(xw->s, xw_reader(), &child));
+	xw_quiet_space(child);
+	tdmx_quiet(&child->faults, sizeof(child->faults) + sizeof(child->forking));
+	xw_evict(1);
+	tdmx_spawn("parent", writes, NULL);
+	tdmx_spawn("child", child_reads, NULL);
+}
+
+static void swap_shared_check(void)
+{
+	xw_check();
+	TDMX_CHECK(xw_final(xw->s, xw_va(0)) == 9 && xw_final(child, xw_va(0)) == 5, "one has what the other wrote");
+	TDMX_CHECK(!xt_used(xw->tier) && tdmi_phys_used(&xw->w.phys, xw->w.ram) == 3, "bytes are left in the tier, or a page was not freed");
+}
+
+TDMX_SCENARIO(swap_shared, .what = "two spaces fault a page in that both have in the swap: one page, unless one writes, who has his own", .setup = swap_shared_setup,
+	      .check = swap_shared_check);
+
+/* ---- a page comes back, changes, and goes again, to the same slot, while somebody has the old one in hand */
+
+static void reads(void *arg)
+{
+	u64 v = xw_load(xw->s, xw_va(0));
+
+	(void)arg;
+	TDMX_CHECK(v == 5 || v == 9, "%llu is read", (unsigned long long)v);
+}
+
+static void writes_and_evicts(void *arg)
+{
+	struct tdm_tlb_batch b = { .w = &xw->w };
+	struct tdm_pfn pfn;
+	u64 slot;
+
+	(void)arg;
+	xw_store(xw->s, xw_va(0), 9);
+	tdmi_rcu_read_lock(xw_reader());
+	if (tdmi_space_get_page(xw->s, xw_va(0), &pfn)) {
+		TDM_BUG_ON(tdmi_slot_for(&xw->w, pfn, &slot));
+		(void)tdmi_try_to_unmap(&xw->w, pfn, slot, &b);
+		tdmi_batch_flush(&b);
+		tdmi_slot_put(&xw->w, slot);
+		tdmi_page_put(&xw->w, pfn);
+	}
+	tdmi_rcu_read_unlock(xw_reader());
+}
+
+static void swap_again_setup(void)
+{
+	setup(true);
+	xw_evict(1);
+	tdmx_spawn("reader", reads, NULL);
+	tdmx_spawn("evicter", writes_and_evicts, NULL);
+}
+
+static void swap_again_check(void)
+{
+	xw_check();
+	TDMX_CHECK(xw_final(xw->s, xw_va(0)) == 9, "a store was lost");
+}
+
+TDMX_SCENARIO(swap_again, .what = "a slot is freed and used again while somebody has its page in hand: he does not map it", .setup = swap_again_setup, .check = swap_again_check);
