@@ -32,7 +32,9 @@ void tdmi_tlb_flush_secondary(struct tdm_space *s, u64 start, u64 end)
 
 void tdmi_tlb_settle(struct tdm_space *s, u64 va)
 {
-	if (tdm_a32_ld_seqcst(&s->owed) || tdm_a64_ld_seqcst(&s->batched))
+	/* Reclaim's may have been for another address: mremap() has moved the entry since. */
+	tdmi_batch_pending(s);
+	if (tdm_a32_ld_seqcst(&s->owed))
 		tdmi_tlb_flush(s, va, va + TDM_PAGE_SIZE, TDM_PAGE_SHIFT);
 }
 

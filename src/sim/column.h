@@ -31,7 +31,7 @@
 	X(FORCED, "forced", "batches that had to be flushed early because a page was dirty")                                     \
 	X(SECONDARY, "secondary", "invalidations that secondary MMUs were sent")                                                 \
 	X(SECONDARY_DEFERRED, "secondary_deferred", "invalidations of secondary MMUs that were left to a batch")                 \
-	X(PENDING_FLUSHES, "pending_flushes", "flushes that munmap, mprotect or fork made for a batch")                          \
+	X(PENDING_FLUSHES, "pending_flushes", "flushes that others made for a batch, as they could not wait")                       \
 	X(FORK_COPIED, "fork_copied", "pages that a fork copied at once because they were pinned")                               \
 	X(COHERENT_COPIED, "coherent_copied", "pages that left a device's coherent memory because somebody wrote after a fork")  \
 	X(LEAF_4K, "leaf_4k", "leaves of 4 KiB that drivers inserted")                                                           \

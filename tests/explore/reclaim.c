@@ -167,6 +167,43 @@ static void swap_shared_check(void)
 TDMX_SCENARIO(swap_shared, .what = "two spaces fault a page in that both have in the swap: one page, unless one writes, who has his own", .setup = swap_shared_setup,
 	      .check = swap_shared_check);
 
+/* ---- a page of two spaces goes while one of them gets a copy */
+
+static void reclaim_shared_setup(void)
+{
+	setup(true);
+	TDM_BUG_ON(tdmi_space_fork(xw->s, xw_reader(), &child));
+	xw_quiet_space(child);
+	xw_idle(xw->s, 0, TDM_PTE_ACCESSED);
+	xw_idle(child, 0, TDM_PTE_ACCESSED);
+	tdmx_spawn("parent", writes, NULL);
+	tdmx_spawn("reclaim", reclaims, NULL);
+}
+
+TDMX_SCENARIO(reclaim_shared, .what = "a page that two spaces share goes to a tier while one of them writes: he has his own, the other what was there", .setup = reclaim_shared_setup,
+	      .check = swap_shared_check);
+
+/* ---- who reclaims comes to a page that another one still has in hand */
+
+static void writes_and_reclaims(void *arg)
+{
+	(void)arg;
+	xw_store(xw->s, xw_va(0), 9);
+	/* It has been used: it goes at the second look. */
+	(void)tdmi_vmscan(&xw->w, xw_reader(), 1, 2);
+}
+
+static void reclaim_twice_setup(void)
+{
+	setup(true);
+	xw_idle(xw->s, 0, TDM_PTE_ACCESSED);
+	tdmx_spawn("writer", writes_and_reclaims, NULL);
+	tdmx_spawn("reclaim", reclaims, NULL);
+}
+
+TDMX_SCENARIO(reclaim_twice, .what = "a page that goes comes back, is written, and goes again, before the first who reclaims it is done: the store is there", .setup = reclaim_twice_setup,
+	      .check = store_kept);
+
 /* ---- a page comes back, changes, and goes again, to the same slot, while somebody has the old one in hand */
 
 static void reads(void *arg)

@@ -18,6 +18,7 @@ struct race {
 	bool returned;
 	bool late;     /* the CPU tried after that */
 	bool done;     /* and its store was done */
+	bool there;    /* likewise another one's, at another address */
 	struct tdm_space *child;
 	struct tdm_pfn pfn; /* of the page that reclaim has in hand */
 	u64 slot;
@@ -209,6 +210,55 @@ static void batch_fork_check(void)
 }
 
 TDMX_SCENARIO(batch_fork, .what = "reclaim owes a flush: a child reads nothing that its parent writes once fork has returned", .setup = batch_fork_setup, .check = batch_fork_check);
+
+/* ---- a copy of the page at another address, to which its entry is moved: the TLB has it at the old one */
+
+/* The part of mremap() behind the change of the VMAs: reclaim came after its first look at what is owed. */
+static void moves(void *arg)
+{
+	struct tdm_inv_range round = TDM_INV_RANGE(xw_va(0), xw_va(1), TDM_INV_UNMAP);
+	struct tdm_gather g;
+
+	(void)arg;
+	TDM_BUG_ON(tdmi_invalidate_start(&xw->s->notifiers, &round));
+	tdmi_gather_begin(&g, xw->s);
+	tdmi_move_range(&g, xw_reader(), xw_va(0), xw_va(4), TDM_PAGE_SIZE);
+	tdmi_gather_flush(&g);
+	tdmi_batch_pending(xw->s);
+	tdmi_invalidate_end(&xw->s->notifiers, &round);
+}
+
+/* If the entry has come; before that there are zeros, which give way. */
+static void writes_there(void *arg)
+{
+	u64 v = 0;
+
+	(void)arg;
+	if (!xw_try_load(xw->s, xw_va(4), &v) && v)
+		race->there = !xw_try_store(xw->s, xw_va(4) + 8, 8);
+}
+
+static void batch_move_setup(void)
+{
+	setup();
+	race->batch.w = &xw->w;
+	tdmi_rcu_read_lock(xw->reader[4]);
+	TDM_BUG_ON(tdmi_try_to_unmap(&xw->w, race->pfn, race->slot, &race->batch));
+	TDM_BUG_ON(tdmi_vma_move(&xw->s->vmas, xw_va(0), xw_va(4), TDM_PAGE_SIZE, TDM_V_READ | TDM_V_WRITE));
+	tdmx_spawn("writer", writes_late, NULL);
+	tdmx_spawn("mover", moves, NULL);
+	tdmx_spawn("other", writes_there, NULL);
+}
+
+static void batch_move_check(void)
+{
+	tdmi_batch_flush(&race->batch);
+	check();
+	TDMX_CHECK(xw_final(xw->s, xw_va(4)) == (race->done ? 9 : 5) && (!race->there || xw_final(xw->s, xw_va(4) + 8) == 8), "a store was lost");
+}
+
+TDMX_SCENARIO(batch_move, .what = "reclaim owes a flush, and the entry is moved: who copies the page at its new address loses no store by the old one", .setup = batch_move_setup,
+	      .check = batch_move_check);
 
 /* ---- the order in which a device sees two pages
  *
