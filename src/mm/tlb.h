@@ -95,7 +95,7 @@ struct tdm_tlb_batch {
  * for the batch to flush; false: it has been flushed. */
 bool tdmi_batch_add(struct tdm_tlb_batch *b, struct tdm_space *s, u64 va, bool dirty);
 void tdmi_batch_flush(struct tdm_tlb_batch *b);
-/* Before returning to whoever changed a range of s: what a batch still owes it. No table is locked. */
+/* Before returning to whoever changed a range of s: what a batch still owes it. Tables may be locked. */
 void tdmi_batch_pending(struct tdm_space *s);
 
 /* Now, CPUs and secondary MMUs. The table may be locked. */
