@@ -291,7 +291,7 @@ static void device_reads(void *arg)
 	TDMX_CHECK(first == 9 || second != 9, "a device reads the second write, and not the first");
 }
 
-static void cow_order_setup(void)
+static void cow_device_setup(void)
 {
 	struct tdm_space *child;
 
@@ -310,11 +310,11 @@ static void cow_order_setup(void)
 	tdmx_spawn("device", device_reads, NULL);
 }
 
-static void cow_order_check(void)
+static void cow_device_check(void)
 {
 	xw_check();
 	TDMX_CHECK(xw_final(xw->s, xw_va(0) + 8) == 8 && xw_final(xw->s, xw_va(0)) == xw_final(xw->s, xw_va(1)), "a store was lost");
 }
 
-TDMX_SCENARIO(cow_order, .what = "a page is replaced by a copy: a device does not see a later write to another page without one to the copy", .setup = cow_order_setup,
-	      .check = cow_order_check);
+TDMX_SCENARIO(cow_device, .what = "a page is replaced by a copy: a device does not see a later write to another page without one to the copy", .setup = cow_device_setup,
+	      .check = cow_device_check);
