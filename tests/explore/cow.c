@@ -212,6 +212,10 @@ static void cow_order_other_setup(void)
 	u32 i;
 
 	begin_shared();
+	/* Nobody forks; the others are held for moments by who has the table, or the page. */
+	tdmx_quiet(&xw->s->faults, sizeof(xw->s->faults));
+	tdmx_quiet(xw->w.rmap_lock, sizeof(xw->w.rmap_lock));
+	tdmx_quiet(xw->w.vmscan, sizeof(struct plat_mutex));
 	xw_fill(xw->s, 1, 0);
 	(void)tdmi_pt_walk(&xw->s->pgt, xw_va(0), &i, &pte);
 	xw->cpu[3].tlb[0] = (struct xw_tlb_entry){ .s = xw->s, .va = xw_va(0), .shift = TDM_PAGE_SHIFT, .pte = pte };
