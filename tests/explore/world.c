@@ -10,7 +10,7 @@
 #include "tests/explore/world.h"
 
 #define RAM_PAGES 512u
-#define AGAIN 1000u
+#define AGAIN 100u
 
 struct xw *xw;
 
