@@ -183,6 +183,64 @@ static void reclaim_shared_setup(void)
 TDMX_SCENARIO(reclaim_shared, .what = "a page that two spaces share goes to a tier while one of them writes: he has his own, the other what was there", .setup = reclaim_shared_setup,
 	      .check = swap_shared_check);
 
+/* ---- a page goes while its space forks */
+
+struct forked {
+	struct tdm_space *child;
+	struct tdm_pfn pfn; /* of the page that reclaim has in hand */
+	u64 slot;
+};
+
+static struct forked *forked;
+
+static void forks(void *arg)
+{
+	(void)arg;
+	TDM_BUG_ON(tdmi_space_fork(xw->s, xw_reader(), &forked->child));
+}
+
+/* What one_round() of mm/vmscan.c does to a page that has been found unused, but for storing it: nobody meets that here. */
+static void unmaps(void *arg)
+{
+	struct tdm_tlb_batch b = { .w = &xw->w };
+
+	(void)arg;
+	tdmi_rcu_read_lock(xw_reader());
+	(void)tdmi_try_to_unmap(&xw->w, forked->pfn, forked->slot, &b);
+	tdmi_batch_flush(&b);
+	tdmi_rcu_read_unlock(xw_reader());
+	tdmi_slot_put(&xw->w, forked->slot);
+	tdmi_vmscan_putback(&xw->w, forked->pfn, true);
+}
+
+static void reclaim_fork_setup(void)
+{
+	setup(true);
+	forked = tdmx_alloc(sizeof(*forked));
+	TDM_BUG_ON(!tdmi_space_get_page(xw->s, xw_va(0), &forked->pfn) || !tdmi_vmscan_isolate(&xw->w, forked->pfn));
+	tdmi_page_put(&xw->w, forked->pfn);
+	TDM_BUG_ON(tdmi_slot_for(&xw->w, forked->pfn, &forked->slot));
+	/* Who there is. */
+	tdmx_quiet(&xw->w.lock, sizeof(xw->w.lock));
+	tdmx_quiet(xw->w.space, sizeof(xw->w.space));
+	tdmx_spawn("forker", forks, NULL);
+	tdmx_spawn("reclaim", unmaps, NULL);
+}
+
+static void reclaim_fork_check(void)
+{
+	xw_check();
+	TDMX_CHECK(xw_final(forked->child, xw_va(0)) == 5 && xw_final(xw->s, xw_va(0)) == 5, "bytes were lost");
+	xw_store(forked->child, xw_va(0), 7);
+	TDMX_CHECK(xw_final(xw->s, xw_va(0)) == 5, "a parent reads what its child wrote");
+	xw_store(xw->s, xw_va(0), 9);
+	TDMX_CHECK(xw_final(forked->child, xw_va(0)) == 7, "a child reads what its parent wrote");
+	TDMX_CHECK(!xt_used(xw->tier) && tdmi_phys_used(&xw->w.phys, xw->w.ram) == 3, "bytes are left in the tier, or a page was not freed");
+}
+
+TDMX_SCENARIO(reclaim_fork, .what = "a page goes to the swap cache while its space forks: both have it, and each writes to its own", .setup = reclaim_fork_setup,
+	      .check = reclaim_fork_check);
+
 /* ---- who reclaims comes to a page that another one still has in hand */
 
 static void writes_and_reclaims(void *arg)
