@@ -20,7 +20,8 @@
 
 static struct driver {
 	struct plat_mutex lock;
-	struct tdm_map *map;
+	struct plat_mutex maps;   /* guards the next two */
+	struct tdm_map *map, *child;
 	struct tdm_pfn pfn;       /* where the buffer is; the lock */
 	bool gone;
 	bool small;               /* it hands over a page at a time */
@@ -62,7 +63,16 @@ static void driver_close(struct tdm_map *m)
 	(void)m;
 }
 
-static const struct tdm_map_ops driver_ops = { .name = "buffer", .fault = driver_fault, .close = driver_close };
+/* A fork's child has the mapping, too; and its leaves from here on. */
+static void driver_open(struct tdm_map *m, struct tdm_map *child)
+{
+	(void)m;
+	plat_mutex_lock(&drv->maps);
+	drv->child = child;
+	plat_mutex_unlock(&drv->maps);
+}
+
+static const struct tdm_map_ops driver_ops = { .name = "buffer", .fault = driver_fault, .close = driver_close, .open = driver_open };
 
 static void setup(void)
 {
@@ -72,6 +82,7 @@ static void setup(void)
 	xw_init(1, false);
 	drv = tdmx_alloc(sizeof(*drv));
 	plat_mutex_init(&drv->lock, 0);
+	plat_mutex_init(&drv->maps, 0);
 	TDM_BUG_ON(tdmi_phys_add(&xw->w.phys, TDM_MEM_SPECIAL, TDM_HUGE_PAGES, &range));
 	drv->pfn.v = xw->w.phys.range[range].first;
 	tdmx_bytes(xw->w.phys.range[range].bytes, TDM_HUGE_SIZE);
@@ -106,13 +117,18 @@ static void collapse(void)
 }
 
 /* What there is for the CPU's page. */
-static struct tdm_pte entry(u32 *level)
+static struct tdm_pte entry_of(struct tdm_space *s, u32 *level)
 {
 	struct tdm_pte pte;
 	u32 i;
 
-	*level = tdmi_pt_walk(&xw->s->pgt, VA, &i, &pte)->level;
+	*level = tdmi_pt_walk(&s->pgt, VA, &i, &pte)->level;
 	return pte;
+}
+
+static struct tdm_pte entry(u32 *level)
+{
+	return entry_of(xw->s, level);
 }
 
 static void check(void)
@@ -370,3 +386,43 @@ static void special_munmap_setup(void)
 
 TDMX_SCENARIO(special_munmap, .what = "a fault brings no leaf back where munmap() has been, and what is mapped there instead is what is read", .setup = special_munmap_setup,
 	      .check = check_replaced);
+
+/* ---- the process forks while the driver takes the buffer away */
+
+static void forks(void *arg)
+{
+	struct tdm_space *child;
+
+	(void)arg;
+	TDM_BUG_ON(tdmi_space_fork(xw->s, xw_reader(), &child));
+	xw->user = child;
+}
+
+static void evicts_from_all(void *arg)
+{
+	(void)arg;
+	plat_mutex_lock(&drv->maps);
+	tdmi_special_unmap(drv->map, xw_reader(), AT, AT + TDM_HUGE_SIZE, false);
+	if (drv->child)
+		tdmi_special_unmap(drv->child, xw_reader(), AT, AT + TDM_HUGE_SIZE, false);
+	plat_mutex_unlock(&drv->maps);
+}
+
+static void special_fork_setup(void)
+{
+	setup();
+	map_huge();
+	tdmx_spawn("parent", forks, NULL);
+	tdmx_spawn("driver", evicts_from_all, NULL);
+}
+
+static void special_fork_check(void)
+{
+	u32 level;
+
+	check();
+	TDMX_CHECK(!entry(&level).v, "the parent has the leaf");
+	TDMX_CHECK(!entry_of(xw->user, &level).v, "the child has the leaf");
+}
+
+TDMX_SCENARIO(special_fork, .what = "a fork copies no leaf that its driver has taken from the parent, and not from the child", .setup = special_fork_setup, .check = special_fork_check);
