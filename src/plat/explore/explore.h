@@ -98,7 +98,7 @@ struct tdmx_result {
 	u64 cut;             /* runs that were ended as they were too long */
 	u32 longest;         /* points of a run */
 	u32 shared;          /* places at which threads may be interrupted */
-	bool complete;       /* DFS: all within the bounds */
+	bool complete;       /* DFS: all within the bounds, and none was cut */
 	bool failed;
 	bool bad_choices;    /* REPLAY: they are not of this scenario, or not choices; `what` says so */
 	double seconds;

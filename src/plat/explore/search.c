@@ -616,7 +616,7 @@ static void depth_first(const struct timespec *from)
 			learn();
 			nchoices = 0;
 		} else if (!next_list()) {
-			result->complete = true;
+			result->complete = !result->cut;
 			return;
 		}
 	}
