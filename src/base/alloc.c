@@ -126,6 +126,8 @@ void *tdmi_alloc(struct tdm_alloc *a, size_t size)
 	u32 c;
 
 	TDM_ASSERT(size > 0);
+	if (tdm_alloc_fails(a->fail))
+		return NULL;
 	if (size > TDM_PAGE_SIZE) {
 		size = TDM_ALIGN_UP(size, TDM_PAGE_SIZE);
 		p = map_counted(a, size);

@@ -23,7 +23,14 @@ struct tdm_alloc {
 	struct tdm_alloc_page *pages;
 	tdm_a64 used;                      /* bytes handed out, as the classes count them */
 	tdm_a64 mapped;                    /* bytes taken from the platform */
+	tdm_a32 *fail;                     /* or NULL: a count that who simulates failures sets, see tdm_alloc_fails() */
 };
+
+/* The count goes down with each try, and the one that brings it to 0 fails. NULL, or 0: none does. */
+static inline bool tdm_alloc_fails(tdm_a32 *count)
+{
+	return tdm_unlikely(count && tdm_a32_ld_relaxed(count)) && tdm_a32_sub_acqrel(count, 1) == 1;
+}
 
 void tdmi_alloc_init(struct tdm_alloc *a);
 /* Everything has been freed, or is not wanted any more (objects larger than 4096 must have been freed). */

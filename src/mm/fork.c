@@ -58,13 +58,18 @@ static enum copied share(struct forking *f, struct tdm_pt *from, struct tdm_pt *
 	struct tdm_world *w = f->parent->w;
 	struct tdm_page *pg;
 	struct tdm_pfn pfn;
+	u64 was;
 
 	(void)tdm_pte_names(pte, &pfn);
 	pg = tdm_pfn_page(&w->phys, pfn);
+	was = tdm_page_word(pg);
 	if (!tdm_page_share(pg))
 		return copy_now(f, pte, pfn, to, i, va);
-	if (tdmi_rmap_add(w, pfn, f->child, va))
+	if (tdmi_rmap_add(w, pfn, f->child, va)) {
+		/* It is the parent's alone still, and perhaps writable. */
+		tdm_page_set(pg, was & TDM_PG_EXCLUSIVE);
 		return NO_MEMORY;
+	}
 	tdm_page_get(pg);
 	if (tdm_pte_present(pte)) {
 		/* A lazily freed page is not worth that to both: it is an ordinary one again. */
@@ -178,8 +183,8 @@ static int copy_vma(const struct tdm_interval *i, void *ctx)
 	u32 index = TDM_V_MAP(flags);
 	int r = tdmi_vma_insert(&f->child->vmas, i->start, i->end, flags);
 
-	if (!r && index && !tdm_aptr_ld_acquire(&f->child->map[index]))
-		r = tdmi_map_inherit(f->child, tdm_aptr_ld_acquire(&f->parent->map[index])) ? 0 : -ENOMEM;
+	if (!r && index)
+		r = tdmi_map_inherit(f->child, tdm_aptr_ld_acquire(&f->parent->map[index]), i->end - i->start);
 	if (r || (index && !(flags & TDM_V_SPECIAL)))
 		return r;
 	if (flags & TDM_V_SPECIAL)

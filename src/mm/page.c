@@ -54,7 +54,7 @@ struct tdm_page *tdmi_page_alloc(struct tdm_phys *p, u32 range, struct tdm_pfn *
 {
 	struct tdm_mem_range *r = &p->range[range];
 	bool warm;
-	struct tdm_frame *f = tdmi_folio_alloc(&r->frames, 0, false, &warm);
+	struct tdm_frame *f = tdm_alloc_fails(p->fail) ? NULL : tdmi_folio_alloc(&r->frames, 0, false, &warm);
 	struct tdm_page *pg;
 	u32 nr;
 
@@ -86,6 +86,8 @@ void tdmi_page_free(struct tdm_phys *p, struct tdm_pfn pfn)
 	struct tdm_mem_range *r = tdm_pfn_range(p, pfn);
 
 	TDM_BUG_ON(tdm_a64_ld_relaxed(&r->page[pfn.v - r->first].rmap));
+	if (p->freed)
+		p->freed(p->freed_arg, pfn);
 	tdmi_folio_free(&r->frames, &r->frames.desc[pfn.v - r->first]);
 }
 

@@ -68,6 +68,10 @@ struct tdm_phys {
 	struct tdm_alloc alloc;
 	struct tdm_mem_range range[TDM_MEM_RANGES];
 	u32 nranges;
+	tdm_a32 *fail;            /* or NULL: a count for tdm_alloc_fails(), of pages */
+	/* Or NULL: who looks whether anybody still translates to a page that is about to be free. Tables may be locked. */
+	void (*freed)(void *arg, struct tdm_pfn pfn);
+	void *freed_arg;
 };
 
 void tdmi_phys_init(struct tdm_phys *p);

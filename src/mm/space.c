@@ -92,6 +92,7 @@ static int space_init(struct tdm_space *s)
 
 	plat_mutex_init(&s->change, TDM_RANK_EVENT);
 	tdmi_alloc_init(&s->alloc);
+	s->alloc.fail = s->w->alloc.fail;
 	tdmi_notifiers_init(&s->notifiers, &s->alloc, &s->w->rcu);
 	s->pgt = (struct tdm_pgt){ .alloc = &s->alloc, .rcu = &s->w->rcu };
 	r = tdmi_vmas_init(&s->vmas, &s->alloc, &s->w->rcu);
@@ -135,21 +136,6 @@ int tdmi_space_create(struct tdm_world *w, struct tdm_space **out)
 	else
 		*out = s;
 	return r;
-}
-
-void tdmi_space_destroy(struct tdm_space *s, struct tdm_rcu_reader *reader)
-{
-	struct tdm_world *w = s->w;
-
-	tdmi_notifiers_release(&s->notifiers);
-	TDM_BUG_ON(tdmi_munmap(s, reader, TDM_VA_START, TDM_VA_END - TDM_VA_START));
-	TDM_BUG_ON(tdm_a64_ld_relaxed(&s->rss) || tdm_a64_ld_relaxed(&s->swapped));
-	tdm_aptr_st_release(&w->space[s->id], NULL);
-	/* Who goes through a page that it had (reclaim, migration) may be in a round of it. */
-	tdmi_rcu_synchronize(&w->rcu);
-	tdmi_notifiers_destroy(&s->notifiers);
-	/* Batches and walks by a page that still name it are inside of a section. */
-	tdmi_rcu_call(&w->rcu, &s->rcu, space_free, w);
 }
 
 /* ---- mappings */
@@ -223,6 +209,36 @@ static void clear_out(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 st
 	tdmi_gather_flush(&g);
 	tdmi_batch_pending(s);
 	(void)tdmi_itree_each(had, start, end, close_piece, &c);
+}
+
+/* It takes no memory, so that it cannot fail: the VMAs stay, as nobody looks at them any more. */
+static void unmap_all(struct tdm_space *s, struct tdm_rcu_reader *reader)
+{
+	struct tdm_inv_range round = TDM_INV_RANGE(TDM_VA_START, TDM_VA_END, TDM_INV_UNMAP);
+
+	plat_mutex_lock(&s->change);
+	TDM_BUG_ON(tdmi_invalidate_start(&s->notifiers, &round));
+	tdmi_rcu_read_lock(reader);
+	clear_out(s, reader, TDM_VA_START, TDM_VA_END, tdmi_itree_root(&s->vmas.tree));
+	tdmi_rcu_read_unlock(reader);
+	tdmi_invalidate_end(&s->notifiers, &round);
+	plat_mutex_unlock(&s->change);
+	tdmi_shm_reap(s->w, reader);
+}
+
+void tdmi_space_destroy(struct tdm_space *s, struct tdm_rcu_reader *reader)
+{
+	struct tdm_world *w = s->w;
+
+	tdmi_notifiers_release(&s->notifiers);
+	unmap_all(s, reader);
+	TDM_BUG_ON(tdm_a64_ld_relaxed(&s->rss) || tdm_a64_ld_relaxed(&s->swapped));
+	tdm_aptr_st_release(&w->space[s->id], NULL);
+	/* Who goes through a page that it had (reclaim, migration) may be in a round of it. */
+	tdmi_rcu_synchronize(&w->rcu);
+	tdmi_notifiers_destroy(&s->notifiers);
+	/* Batches and walks by a page that still name it are inside of a section. */
+	tdmi_rcu_call(&w->rcu, &s->rcu, space_free, w);
 }
 
 /* Drivers' leaves reach across neither end. */
@@ -322,17 +338,22 @@ int tdmi_mmap_driver(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 sta
 	return r;
 }
 
-struct tdm_map *tdmi_map_inherit(struct tdm_space *child, struct tdm_map *of)
+int tdmi_map_inherit(struct tdm_space *child, struct tdm_map *of, u64 bytes)
 {
-	struct tdm_map *m = tdmi_alloc(&child->alloc, sizeof(*m));
+	struct tdm_map *m = tdm_aptr_ld_acquire(&child->map[of->index]);
 
-	if (!m)
-		return NULL;
-	*m = (struct tdm_map){ .ops = of->ops, .arg = of->arg, .s = child, .start = of->start, .off = of->off, .bytes = of->bytes, .index = of->index };
-	if (m->ops->open)
-		m->ops->open(of, m);
-	tdm_aptr_st_release(&child->map[m->index], m);
-	return m;
+	if (!m) {
+		m = tdmi_alloc(&child->alloc, sizeof(*m));
+		if (!m)
+			return -ENOMEM;
+		*m = (struct tdm_map){ .ops = of->ops, .arg = of->arg, .s = child, .start = of->start, .off = of->off, .index = of->index };
+		if (m->ops->open)
+			m->ops->open(of, m);
+		tdm_aptr_st_release(&child->map[m->index], m);
+	}
+	/* Piece by piece: a fork that fails in between takes back no more than it has given. */
+	m->bytes += bytes;
+	return 0;
 }
 
 /* ---- rights, and advice */

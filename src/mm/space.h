@@ -209,8 +209,8 @@ int tdmi_madvise_free(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 st
 /* From now on writes to the range set soft-dirty again; secondary MMUs' writes, too. */
 int tdmi_clear_soft_dirty(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u64 len);
 
-/* For fork: the child has the mapping, too, at the same index. NULL: no memory. */
-struct tdm_map *tdmi_map_inherit(struct tdm_space *child, struct tdm_map *of);
+/* For fork: the child has so many bytes of the mapping, too, or so many more, at the same index. -ENOMEM. */
+int tdmi_map_inherit(struct tdm_space *child, struct tdm_map *of, u64 bytes);
 
 /* ---- fork.c: a space like s. -ENOMEM: there is none. */
 int tdmi_space_fork(struct tdm_space *s, struct tdm_rcu_reader *reader, struct tdm_space **child);

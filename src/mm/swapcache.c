@@ -150,6 +150,23 @@ u32 tdmi_slot_count(struct tdm_world *w, u64 slot)
 	return n;
 }
 
+bool tdmi_slot_state(struct tdm_world *w, u64 slot, struct tdm_slot_state *out)
+{
+	struct tdm_swapcache *c = w->swapcache;
+	bool is;
+
+	plat_mutex_lock(&c->lock);
+	is = slot < c->n;
+	*out = (struct tdm_slot_state){ 0 };
+	if (is) {
+		const struct slot *s = &c->block[slot / IN_BLOCK][slot % IN_BLOCK];
+
+		*out = (struct tdm_slot_state){ .used = s->used, .stored = s->used && s->handle != NONE, .cached = s->used && s->pfn != NONE, .count = s->count, .pfn = { s->pfn } };
+	}
+	plat_mutex_unlock(&c->lock);
+	return is;
+}
+
 bool tdmi_slot_has(struct tdm_world *w, u64 slot, const struct tdm_page *pg)
 {
 	bool has;

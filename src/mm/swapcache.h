@@ -39,4 +39,14 @@ bool tdmi_slot_has(struct tdm_world *w, u64 slot, const struct tdm_page *pg);
 /* Entries that name the slot. */
 u32 tdmi_slot_count(struct tdm_world *w, u64 slot);
 
+/* For who checks that all of it fits together, with nothing under way. */
+struct tdm_slot_state {
+	bool used, stored;   /* stored: a tier has its bytes */
+	bool cached;
+	u32 count;
+	struct tdm_pfn pfn;  /* cached */
+};
+/* What there is of a slot, whether it is used or not. false: there are not so many. */
+bool tdmi_slot_state(struct tdm_world *w, u64 slot, struct tdm_slot_state *out);
+
 #endif

@@ -136,6 +136,8 @@ static int make_world(struct tdm_machine *m)
 
 	if (h->tier == TDM_SIM_TIER_LZ4) {
 		r = tdmi_tier_create("lz4", &tier, err, sizeof(err));
+		if (!r && m->tier)
+			r = m->tier(m->tier_arg, &tier);
 		if (!r)
 			r = tdmi_swap_create(&tier, 1, &swap);
 	}
@@ -370,6 +372,38 @@ static int make_guest(struct tdm_machine *m, const struct tdm_sim_guest *g)
 
 /* ---- the whole */
 
+int tdmi_machine_hardware(struct tdm_machine *m)
+{
+	int r = make_cpus(m);
+
+	if (!r)
+		r = make_world(m);
+	if (!r)
+		r = make_memory(m);
+	return r ? r : make_iommu(m);
+}
+
+void tdmi_machine_hardware_end(struct tdm_machine *m)
+{
+	for (u32 i = 0; i < m->sc->ndevices; i++) {
+		if (m->dev[i].dev)
+			tdmi_iommu_dev_remove(m->dev[i].dev);
+		free(m->dev[i].taken);
+	}
+	if (m->has_iommu) {
+		tdmi_iommu_destroy(&m->iommu);
+		tdmi_alloc_destroy(&m->alloc);
+	}
+	if (m->has_cpus && m->cpus.w)
+		tdmi_cpus_detach(&m->cpus);
+	if (m->reader)
+		tdmi_rcu_unregister(m->reader);
+	if (m->has_world)
+		tdmi_world_destroy(&m->w);
+	if (m->has_cpus)
+		tdmi_cpus_destroy(&m->cpus);
+}
+
 void tdmi_machine_destroy(struct tdm_machine *m)
 {
 	tdmi_agents_destroy(m);
@@ -386,37 +420,15 @@ void tdmi_machine_destroy(struct tdm_machine *m)
 			tdmi_cpus_forget(&m->cpus, m->space[i]);
 			tdmi_space_destroy(m->space[i], m->reader);
 		}
-	for (u32 i = 0; i < m->sc->ndevices; i++) {
-		if (m->dev[i].dev)
-			tdmi_iommu_dev_remove(m->dev[i].dev);
-		free(m->dev[i].taken);
-	}
 	for (u32 i = 0; i < m->sc->nobjects; i++)
 		tdmi_object_destroy(&m->object[i]);
-	if (m->has_iommu) {
-		tdmi_iommu_destroy(&m->iommu);
-		tdmi_alloc_destroy(&m->alloc);
-	}
-	if (m->has_cpus && m->cpus.w)
-		tdmi_cpus_detach(&m->cpus);
-	if (m->reader)
-		tdmi_rcu_unregister(m->reader);
-	if (m->has_world)
-		tdmi_world_destroy(&m->w);
-	if (m->has_cpus)
-		tdmi_cpus_destroy(&m->cpus);
+	tdmi_machine_hardware_end(m);
 }
 
 int tdmi_machine_make(struct tdm_machine *m)
 {
-	int r = make_cpus(m);
+	int r = tdmi_machine_hardware(m);
 
-	if (!r)
-		r = make_world(m);
-	if (!r)
-		r = make_memory(m);
-	if (!r)
-		r = make_iommu(m);
 	if (!r)
 		r = make_processes(m);
 	if (r)

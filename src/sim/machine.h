@@ -110,6 +110,8 @@ struct tdm_machine {
 	struct tdm_iommu iommu;
 	bool has_world, has_cpus, has_iommu;
 	struct tdm_alloc alloc;     /* the iommu's */
+	int (*tier)(void *arg, struct tdm_tier **tier); /* or NULL: puts something before the tier that was made. -errno: it is as it was */
+	void *tier_arg;
 	u32 system;                 /* range of memory that objects lie in when they are not in vram */
 	struct tdm_sim_dev dev[TDM_SIM_DEVICES];
 	struct tdm_space *space[TDM_SIM_PROCESSES];
@@ -151,6 +153,10 @@ u64 tdmi_machine_now(const struct tdm_machine *m);
 void tdmi_machine_counts(struct tdm_machine *m, struct tdm_sim_result *out);
 /* Begin to measure. */
 void tdmi_machine_measure(struct tdm_machine *m);
+/* What m->sc says of CPUs, memory, the iommu and devices, and nothing else of it; all of m besides sc, costs and tier is zeros. -errno: what there is of it has to be ended all the same. */
+int tdmi_machine_hardware(struct tdm_machine *m);
+/* No space is left, and no PASID. */
+void tdmi_machine_hardware_end(struct tdm_machine *m);
 /* err: the scenario's line of that agent. */
 int tdmi_machine_fail(struct tdm_machine *m, int r, const struct tdm_sim_section *section, const char *what);
 

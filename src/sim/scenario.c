@@ -12,7 +12,7 @@
 struct reader {
 	struct tdm_scenario *s;
 	struct tdm_text *t;
-	enum { IN_NOTHING, IN_SECTION, IN_SWEEP, IN_PRINT } in;
+	enum { IN_NOTHING, IN_SECTION, IN_SWEEP, IN_PRINT, IN_SCRIPT } in;
 	enum tdm_sim_section_kind kind;
 	struct tdm_sim_section *section;
 	u32 sweep_line;
@@ -50,8 +50,10 @@ static int parse_section(struct reader *rd, char *line)
 		return begin_once(rd, &rd->sweep_line, IN_SWEEP);
 	if (!strcmp(word, "print") && !name)
 		return begin_once(rd, &rd->s->columns_line, IN_PRINT);
-	if (rd->kind == TDM_SIM_S_NR && strcmp(word, "sweep") && strcmp(word, "print"))
-		return FAIL(rd, "there is no section [%s]; expected machine, iommu, costs, device, process, object, mapping, guest, agent, sweep, print or run", word);
+	if (!strcmp(word, "script") && !name)
+		return begin_once(rd, &rd->s->script_line, IN_SCRIPT);
+	if (rd->kind == TDM_SIM_S_NR && strcmp(word, "sweep") && strcmp(word, "print") && strcmp(word, "script"))
+		return FAIL(rd, "there is no section [%s]; expected machine, iommu, costs, device, process, object, mapping, guest, agent, script, sweep, print or run", word);
 	if (!named && name)
 		return FAIL(rd, "[%s] has no name", word);
 	if (named && !name)
@@ -294,6 +296,22 @@ static int parse_columns(struct reader *rd, const char *key, char *value)
 	return 0;
 }
 
+/* ---- a script ------------------------------------------------------------------------------------------------------------------- */
+
+static int parse_op(struct reader *rd, char *line)
+{
+	struct tdm_op *op = &rd->s->op[rd->s->nops];
+	char what[300];
+
+	if (rd->s->nops == TDM_SCRIPT_OPS)
+		return FAIL(rd, "more than %u operations", TDM_SCRIPT_OPS);
+	if (tdmi_op_parse(op, line, what, sizeof(what)))
+		return FAIL(rd, "%s", what);
+	op->line = rd->t->line;
+	rd->s->nops++;
+	return 0;
+}
+
 /* ---- the file --------------------------------------------------------------------------------------------------------------------- */
 
 static int parse_line(struct reader *rd, char *line)
@@ -303,6 +321,8 @@ static int parse_line(struct reader *rd, char *line)
 
 	if (*line == '[')
 		return parse_section(rd, line);
+	if (rd->in == IN_SCRIPT)
+		return parse_op(rd, line);
 	tdmi_text_split(line, &key, &value);
 	if (!value || !*key || !*value)
 		return FAIL(rd, "expected '[SECTION]' or 'KEY = VALUE'");
@@ -313,6 +333,7 @@ static int parse_line(struct reader *rd, char *line)
 		return parse_axis(rd, key, value);
 	case IN_PRINT:
 		return parse_columns(rd, key, value);
+	case IN_SCRIPT:
 	case IN_NOTHING:
 		break;
 	}
@@ -409,7 +430,7 @@ static int read_text(struct tdm_scenario *s, struct tdm_text *t, const char *con
 		r = parse_line(&rd, line);
 	for (u32 i = 0; !r && i < nset; i++)
 		r = set_by_hand(s, set[i], err);
-	if (!r && !s->ncolumns)
+	if (!r && !s->ncolumns && !s->script_line)
 		r = tdmi_sim_fail(err, -EINVAL, t->name, s->columns_line, "nothing is printed; expected a section [print] with 'columns = NAME ...'");
 	if (r)
 		return r;

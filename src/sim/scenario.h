@@ -14,6 +14,7 @@
 #include "port/tlb.h"
 #include "sim/column.h"
 #include "sim/cost.h"
+#include "sim/script.h"
 #include "sim/text.h"
 
 #define TDM_SIM_NAME 32u
@@ -217,6 +218,8 @@ struct tdm_scenario {
 	struct tdm_sim_guest guest[TDM_SIM_GUESTS];
 	struct tdm_sim_agent agent[TDM_SIM_AGENTS];
 	struct tdm_sim_run run;
+	u32 script_line, nops;         /* with a [script] there are no agents, and what they need */
+	struct tdm_op op[TDM_SCRIPT_OPS];
 	u32 naxes;
 	struct tdm_sim_axis axis[TDM_SIM_AXES]; /* the first changes slowest */
 	u32 ncolumns, columns_line;

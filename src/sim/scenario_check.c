@@ -439,9 +439,38 @@ static int check_order(const struct tdm_scenario *s, char *err)
 	return 0;
 }
 
-static int check_whole(const struct tdm_scenario *s, char *err)
+/* A script needs a machine, and nothing else. */
+static int check_script(const struct tdm_scenario *s, char *err)
+{
+	if (s->nprocesses || s->nobjects || s->nmappings || s->nagents || s->naxes || s->columns_line || s->run.s.line)
+		return tdmi_sim_fail(err, -EINVAL, s->path, s->script_line, "[script] goes with machine, iommu, device and costs alone");
+	for (u32 i = 0; i < s->nops; i++) {
+		const char *args = tdm_op_table[s->op[i].what].args;
+
+		for (u32 k = 0; args[k]; k++) {
+			if (args[k] == 'c' && s->op[i].arg[k] >= s->machine.cpus)
+				return tdmi_sim_fail(err, -EINVAL, s->path, s->op[i].line, "c%u: there are %u CPUs", s->op[i].arg[k], s->machine.cpus);
+			if (args[k] == 'd' && s->op[i].arg[k] >= s->ndevices)
+				return tdmi_sim_fail(err, -EINVAL, s->path, s->op[i].line, "d%u: there are %u devices", s->op[i].arg[k], s->ndevices);
+		}
+	}
+	return 0;
+}
+
+/* Of devices, and ram. */
+static int check_memory(const struct tdm_scenario *s, char *err)
 {
 	u32 ranges = 1;
+
+	for (u32 i = 0; i < s->ndevices; i++)
+		ranges += (s->device[i].coherent ? 1 : 0) + (s->device[i].vram ? 1 : 0);
+	if (ranges > TDM_MEM_RANGES)
+		return tdmi_sim_fail(err, -EINVAL, s->path, 0, "more than %u kinds of memory: ram, and coherent and vram of each device", TDM_MEM_RANGES);
+	return 0;
+}
+
+static int check_whole(const struct tdm_scenario *s, char *err)
+{
 	bool end = s->run.accesses || s->run.time.n, any = false;
 
 	for (u32 i = 0; i < s->nagents; i++) {
@@ -454,10 +483,6 @@ static int check_whole(const struct tdm_scenario *s, char *err)
 		return tdmi_sim_fail(err, -EINVAL, s->path, 0, "it would never end: give an agent accesses, rounds or a target, or [run] accesses or a time");
 	if (s->run.from.index >= 0 && !s->agent[s->run.from.index].enabled)
 		return BAD(s, TDM_SIM_S_RUN, &s->run.s, "from", err, "from: [agent %s] is not enabled", s->run.from.name);
-	for (u32 i = 0; i < s->ndevices; i++)
-		ranges += (s->device[i].coherent ? 1 : 0) + (s->device[i].vram ? 1 : 0);
-	if (ranges > TDM_MEM_RANGES)
-		return tdmi_sim_fail(err, -EINVAL, s->path, 0, "more than %u kinds of memory: ram, and coherent and vram of each device", TDM_MEM_RANGES);
 	return 0;
 }
 
@@ -481,5 +506,7 @@ int tdmi_scenario_check(struct tdm_scenario *s, char *err)
 		r = place_agents(s, err);
 	if (!r)
 		r = check_order(s, err);
-	return r ? r : check_whole(s, err);
+	if (!r)
+		r = check_memory(s, err);
+	return r ? r : s->script_line ? check_script(s, err) : check_whole(s, err);
 }
