@@ -40,6 +40,12 @@ explore-deep: deps-build
 	@$(MAKE) --no-print-directory all
 	@tests/explore/run.py --deep --build $(BUILD) $(EXPLORE_ARGS)
 
+# Scripts of operations against a model of bytes and rights, on all CPUs; FUZZ_ARGS: see tests/fuzz/run.py.
+FUZZ_ARGS ?= --minutes 10
+fuzz: deps-check
+	@$(MAKE) --no-print-directory $(CHECK_BUILD)/build.ninja
+	@tests/fuzz/run.py --build $(CHECK_BUILD) $(FUZZ_ARGS)
+
 bench: deps-run
 	@$(MAKE) --no-print-directory all
 	@bench/run.sh $(BUILD)
@@ -50,4 +56,4 @@ install: all
 clean:
 	rm -rf $(BUILD) $(CHECK_BUILD) build-asan build-tsan build-clang build-mutants
 
-.PHONY: all run check check-hmm mutants explore-deep bench install clean
+.PHONY: all run check check-hmm mutants fuzz explore-deep bench install clean

@@ -8,10 +8,12 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -124,6 +126,7 @@ static bool run_worker(const struct options *o, const struct domain *d, u32 dept
 	if (pid < 0)
 		exit(2);
 	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		/* What it says when it ends badly is heard when it is run apart. */
 		if (!freopen("/dev/null", "w", stderr))
 			_exit(2);

@@ -240,7 +240,7 @@ static u32 pick_number(struct gen *g, u8 what, u32 i)
 	case TDM_DO_EVICT:
 		return g->d ? 200 : 1 + below(g->s, i ? 200 : 64);
 	case TDM_DO_FAIL:
-		return 1 + below(g->s, g->d || below(g->s, 4) ? 5 : 40);
+		return 1 + below(g->s, g->d ? 14 : below(g->s, 4) ? 5 : 40);
 	default:
 		return below(g->s, 4) ? below(g->s, 40) : 512;
 	}
@@ -337,7 +337,7 @@ void gen_small(struct source *s, const struct domain *d, u32 n, struct script *o
 
 const struct domain domains[] = {
 	{ "all", "tier = lz4\n", W(TDM_DO_READ, TDM_DO_WRITE, TDM_DO_MUNMAP, TDM_DO_MPROTECT, TDM_DO_MREMAP, TDM_DO_DONTNEED, TDM_DO_FREE, TDM_DO_CLEAR_SOFT_DIRTY, TDM_DO_FORK, TDM_DO_EXIT,
-				   TDM_DO_DMA_READ, TDM_DO_DMA_WRITE, TDM_DO_GUEST, TDM_DO_GUEST_WRITE, TDM_DO_PIN, TDM_DO_PIN_WRITE, TDM_DO_MIGRATE, TDM_DO_EVICT, TDM_DO_FAIL),
+				   TDM_DO_DMA_READ, TDM_DO_DMA_WRITE, TDM_DO_GUEST, TDM_DO_GUEST_WRITE, TDM_DO_PIN, TDM_DO_PIN_WRITE, TDM_DO_MIGRATE, TDM_DO_EVICT),
 	  2, 2, 1, 1, 15, 2, 1, PREFIX },
 	{ "fork", "tier = lz4\n", W(TDM_DO_WRITE, TDM_DO_FORK, TDM_DO_EXIT, TDM_DO_EVICT, TDM_DO_PIN, TDM_DO_PIN_WRITE), 3, 2, 1, 1, 15, 1, 1, PREFIX },
 	{ "rights", "tier = lz4\n", W(TDM_DO_WRITE, TDM_DO_FORK, TDM_DO_EVICT, TDM_DO_MPROTECT, TDM_DO_MREMAP), 2, 2, 1, 1, 15, 2, 2, PREFIX },
@@ -345,6 +345,10 @@ const struct domain domains[] = {
 	{ "driver", "", W(TDM_DO_MMAP_DEVICE, TDM_DO_WRITE, TDM_DO_INSERT, TDM_DO_MOVE, TDM_DO_COLLAPSE, TDM_DO_FORK, TDM_DO_MREMAP, TDM_DO_MPROTECT), 2, 2, 1, 1, 15, 2, 1,
 	  "mmap-device p0 16 600 rw b0 0" },
 	{ "shared", "tier = lz4\n", W(TDM_DO_MMAP_SHARED, TDM_DO_WRITE, TDM_DO_FORK, TDM_DO_EVICT, TDM_DO_MUNMAP, TDM_DO_EXIT, TDM_DO_DROP, TDM_DO_PIN), 2, 2, 1, 1, 15, 2, 1, PREFIX },
+	{ "lazy", "tier = lz4\n", W(TDM_DO_WRITE, TDM_DO_FREE, TDM_DO_MPROTECT, TDM_DO_EVICT), 4, 1, 1, 1, 15, 1, 1, PREFIX },
+	{ "failures", "tier = lz4\n", W(TDM_DO_FAIL, TDM_DO_FORK, TDM_DO_EVICT, TDM_DO_MMAP, TDM_DO_MREMAP, TDM_DO_MIGRATE, TDM_DO_WRITE, TDM_DO_INSERT), 2, 2, 1, 1, 17, 1, 1,
+	  PREFIX "\nmmap p0 24 8 rw\nwrite p0 c0 24 8 4\nfork p0 p2\nwrite p0 c0 25 1 6\npin p0 17 i0 write\npin p0 25 i1 long-write\nmmap-shared p0 30 2 rw s0 0\nwrite p0 c0 30 2 1\n"
+		 "mmap-device p0 100 8 rw b0 0\nmmap-device p0 528 520 rw b0 0\nwrite p0 c0 600 1 2" },
 };
 const u32 ndomains = TDM_ARRAY_SIZE(domains);
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -67,6 +68,7 @@ static void child(const struct script *sc, const struct domain *d, int out)
 	struct runner *r = runner_new(d);
 	char err[RUN_ERR] = "";
 
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	dup2(out, STDERR_FILENO);
 	alarm(APART_SECONDS);
 	if (!runner_run(r, sc, &res, err))
