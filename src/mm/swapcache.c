@@ -161,7 +161,8 @@ bool tdmi_slot_state(struct tdm_world *w, u64 slot, struct tdm_slot_state *out)
 	if (is) {
 		const struct slot *s = &c->block[slot / IN_BLOCK][slot % IN_BLOCK];
 
-		*out = (struct tdm_slot_state){ .used = s->used, .stored = s->used && s->handle != NONE, .cached = s->used && s->pfn != NONE, .count = s->count, .pfn = { s->pfn } };
+		*out = (struct tdm_slot_state){ .used = s->used, .stored = s->used && s->handle != NONE, .cached = s->used && s->pfn != NONE, .count = s->count,
+						.pfn = { s->pfn } };
 	}
 	plat_mutex_unlock(&c->lock);
 	return is;

@@ -153,7 +153,8 @@ u64 tdmi_machine_now(const struct tdm_machine *m);
 void tdmi_machine_counts(struct tdm_machine *m, struct tdm_sim_result *out);
 /* Begin to measure. */
 void tdmi_machine_measure(struct tdm_machine *m);
-/* What m->sc says of CPUs, memory, the iommu and devices, and nothing else of it; all of m besides sc, costs and tier is zeros. -errno: what there is of it has to be ended all the same. */
+/* What m->sc says of CPUs, memory, the iommu and devices, and nothing else of it; all of m besides sc, costs and tier is zeros. -errno: what there is of it
+ * has to be ended all the same. */
 int tdmi_machine_hardware(struct tdm_machine *m);
 /* No space is left, and no PASID. */
 void tdmi_machine_hardware_end(struct tdm_machine *m);

@@ -20,14 +20,16 @@ static int check_page(struct tdm_script *x, u32 p, u32 page, const u8 *bytes, co
 
 	memcpy(was, tdm_model_words(&x->model, c), sizeof(was));
 	if (!tdmi_model_reads(&x->model, p, page, words_of(bytes, got)))
-		return tdmi_script_differs(x, "%s reads %llu and %llu in page %u of p%u; expected %llu and %llu", who, (unsigned long long)got[0], (unsigned long long)got[1], page, p,
+		return tdmi_script_differs(x, "%s reads %llu and %llu in page %u of p%u; expected %llu and %llu", who, (unsigned long long)got[0],
+			(unsigned long long)got[1], page, p,
 					   (unsigned long long)was[0], (unsigned long long)was[1]);
 	for (u32 i = 0; i < TDM_PAGE_SIZE; i += 8) {
 		u64 v;
 
 		memcpy(&v, bytes + i, sizeof(v));
 		if (v && i != tdm_script_word(0) && i != tdm_script_word(1))
-			return tdmi_script_differs(x, "%s reads %llx at byte %u of page %u of p%u, where nobody has written", who, (unsigned long long)v, i, page, p);
+			return tdmi_script_differs(x, "%s reads %llx at byte %u of page %u of p%u, where nobody has written", who, (unsigned long long)v, i,
+				page, p);
 	}
 	return 0;
 }
@@ -208,7 +210,8 @@ static int do_dma(struct tdm_script *x, u32 p, u32 device, u32 page, u32 n, bool
 		u64 v = value + i;
 		u32 at = write ? tdm_script_word(value & 1) : 0;
 
-		x->dma[i] = (struct tdm_dma){ .pasid = p + 1, .write = write, .va = tdm_script_va(page + i) + at, .len = write ? sizeof(v) : TDM_PAGE_SIZE, .buf = buf };
+		x->dma[i] = (struct tdm_dma){ .pasid = p + 1, .write = write, .va = tdm_script_va(page + i) + at, .len = write ? sizeof(v) : TDM_PAGE_SIZE,
+			.buf = buf };
 		memcpy(buf, &v, sizeof(v));
 		TDM_BUG_ON(tdmi_iommu_dma_submit(x->m->dev[device].dev, &x->dma[i]));
 	}
@@ -238,7 +241,8 @@ void tdmi_script_unpin(struct tdm_script *x, u32 i)
 /* Is what it has pinned still what the process has there, or what the object is? */
 static bool pin_stands(struct tdm_script *x, const struct tdm_script_pin *pin)
 {
-	return pin->held && (pin->object || (x->process[pin->p].s && x->model.cell[pin->p][pin->page].mapped && x->model.cell[pin->p][pin->page].id == pin->id));
+	return pin->held && (pin->object || (x->process[pin->p].s && x->model.cell[pin->p][pin->page].mapped &&
+		x->model.cell[pin->p][pin->page].id == pin->id));
 }
 
 static int pin_read(struct tdm_script *x, u32 i)
@@ -254,7 +258,8 @@ static int pin_read(struct tdm_script *x, u32 i)
 		return check_page(x, pin->p, pin->page, bytes, "who has pinned it");
 	words_of(bytes, got);
 	if (memcmp(got, x->model.object[pin->object].word[pin->index], sizeof(got)))
-		return tdmi_script_differs(x, "who has pinned page %u of shared memory reads %llu and %llu", pin->index, (unsigned long long)got[0], (unsigned long long)got[1]);
+		return tdmi_script_differs(x, "who has pinned page %u of shared memory reads %llu and %llu", pin->index, (unsigned long long)got[0],
+			(unsigned long long)got[1]);
 	return 0;
 }
 
@@ -283,7 +288,8 @@ static int do_pin(struct tdm_script *x, u32 p, u32 page, u32 i, u32 kind)
 	int r;
 
 	tdmi_script_unpin(x, i);
-	r = tdmi_pin_pages(x->process[p].s, x->m->reader, tdm_script_va(page), 1, (write ? TDM_PIN_WRITE : 0) | (longterm ? TDM_PIN_LONGTERM : 0), &pin->pfn, &done);
+	r = tdmi_pin_pages(x->process[p].s, x->m->reader, tdm_script_va(page), 1, (write ? TDM_PIN_WRITE : 0) | (longterm ? TDM_PIN_LONGTERM : 0),
+		&pin->pfn, &done);
 	r = judge(x, r, tdm_model_may(&x->model, p, page, write) && !(c->object && x->model.object[c->object].buffer), page, "who pins");
 	if (r >= 0)
 		return r;

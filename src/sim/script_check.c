@@ -3,8 +3,8 @@
  * script_check.c - what must hold whenever nothing is under way: the invariants of docs/design.md, section 4, as far as one thread can break them.
  *
  *   every entry     names a page that knows of it, or memory without pages, or a slot; lies in a VMA, and has no more rights than that
- *   every page      has the references, mappings and pins that entries, slots and pins account for; is exclusive if it may be written, and then has one entry; is on a list if it is
- *                   mapped; is clean of all that if it is free
+ *   every page      has the references, mappings and pins that entries, slots and pins account for; is exclusive if it may be written, and then has one
+ *                   entry; is on a list if it is mapped; is clean of all that if it is free
  *   every slot      has as many entries as it counts, and its bytes once: in a tier, in the cache, or both
  *   every pin       is on the page that its owner has there
  *   who caches      CPUs, IOTLB, ATCs and guests' tables have nothing that the page table does not say
@@ -78,7 +78,8 @@ static int check_special(struct checking *c, struct tdm_pte e, u64 va, u32 level
 		while (cell && b < c->x->buffer + TDM_SCRIPT_BUFFERS && b->object != cell->object)
 			b++;
 		if (!cell || !cell->mapped || b == c->x->buffer + TDM_SCRIPT_BUFFERS || pfn.v + k != b->place[b->at] + cell->index)
-			return DIFFERS(c, "a special entry maps page %llx of space %u, and not what its driver has there", (unsigned long long)((va >> 12) + k), c->s->id);
+			return DIFFERS(c, "a special entry maps page %llx of space %u, and not what its driver has there",
+				(unsigned long long)((va >> 12) + k), c->s->id);
 	}
 	return 0;
 }
@@ -155,7 +156,8 @@ static int check_table(struct checking *c, const struct tdm_pt *pt)
 			r = check_entry(c, e, tdm_pt_va(pt, i), pt->level);
 	}
 	if (!r && (used != pt->used || pt->dead))
-		r = DIFFERS(c, "the table for page %llx of space %u counts %u entries, and has %u", (unsigned long long)(pt->base >> 12), c->s->id, pt->used, used);
+		r = DIFFERS(c, "the table for page %llx of space %u counts %u entries, and has %u", (unsigned long long)(pt->base >> 12), c->s->id,
+			pt->used, used);
 	return r;
 }
 
@@ -212,9 +214,10 @@ static int check_space(struct checking *c)
 	if (r)
 		return r;
 	if (c->rss != tdm_a64_ld_relaxed(&s->rss) || c->swapped != tdm_a64_ld_relaxed(&s->swapped) || c->special != tdm_a64_ld_relaxed(&s->special))
-		return DIFFERS(c, "space %u counts %llu pages, %llu in slots and %llu special; it has %llu, %llu and %llu", s->id, (unsigned long long)tdm_a64_ld_relaxed(&s->rss),
-			       (unsigned long long)tdm_a64_ld_relaxed(&s->swapped), (unsigned long long)tdm_a64_ld_relaxed(&s->special), (unsigned long long)c->rss,
-			       (unsigned long long)c->swapped, (unsigned long long)c->special);
+		return DIFFERS(c, "space %u counts %llu pages, %llu in slots and %llu special; it has %llu, %llu and %llu", s->id,
+			       (unsigned long long)tdm_a64_ld_relaxed(&s->rss), (unsigned long long)tdm_a64_ld_relaxed(&s->swapped),
+			       (unsigned long long)tdm_a64_ld_relaxed(&s->special), (unsigned long long)c->rss, (unsigned long long)c->swapped,
+			       (unsigned long long)c->special);
 	if (tdm_a32_ld_relaxed(&s->owed) || tdm_a32_ld_relaxed(&s->faults) || tdm_a32_ld_relaxed(&s->forking))
 		return DIFFERS(c, "space %u is owed a flush, or has a fault, though nothing is under way", s->id);
 	return 0;
@@ -282,11 +285,14 @@ static int check_one_page(struct checking *c, const struct tdm_mem_range *r, u64
 	struct naming named = { 0 };
 
 	if (tdm_page_refs(pg) != n->refs || tdm_page_pins(pg) != n->pins)
-		return DIFFERS(c, "page frame %llu has %u references and %u pins; %u and %u account for them", (unsigned long long)nr, tdm_page_refs(pg), tdm_page_pins(pg), n->refs, n->pins);
+		return DIFFERS(c, "page frame %llu has %u references and %u pins; %u and %u account for them", (unsigned long long)nr, tdm_page_refs(pg),
+			tdm_page_pins(pg), n->refs, n->pins);
 	if (tdmi_rmap_count(c->w, (struct tdm_pfn){ r->first + nr }) != n->maps)
-		return DIFFERS(c, "page frame %llu knows of %u mappings, and has %u", (unsigned long long)nr, tdmi_rmap_count(c->w, (struct tdm_pfn){ r->first + nr }), n->maps);
+		return DIFFERS(c, "page frame %llu knows of %u mappings, and has %u", (unsigned long long)nr,
+			       tdmi_rmap_count(c->w, (struct tdm_pfn){ r->first + nr }), n->maps);
 	if (!n->refs)
-		return word || pg->slot || pg->on_list ? DIFFERS(c, "page frame %llu is free, and not clean: %llx", (unsigned long long)nr, (unsigned long long)word) : 0;
+		return !word && !pg->slot && !pg->on_list ? 0 :
+		       DIFFERS(c, "page frame %llu is free, and not clean: %llx", (unsigned long long)nr, (unsigned long long)word);
 	if (n->maps && tdmi_rmap_walk(c->w, (struct tdm_pfn){ r->first + nr }, name, &named))
 		return DIFFERS(c, "the mappings of page frame %llu cannot be walked", (unsigned long long)nr);
 	if (named.n != n->maps || named.names != n->names)
@@ -313,7 +319,8 @@ static int check_pages(struct checking *c, u32 range, const struct tdm_script_co
 		e = check_one_page(c, r, nr, &n[nr]);
 	}
 	if (!e && used != tdmi_phys_used(&c->w->phys, range))
-		e = DIFFERS(c, "%llu pages are in use, and %llu are accounted for", (unsigned long long)tdmi_phys_used(&c->w->phys, range), (unsigned long long)used);
+		e = DIFFERS(c, "%llu pages are in use, and %llu are accounted for", (unsigned long long)tdmi_phys_used(&c->w->phys, range),
+			(unsigned long long)used);
 	return e;
 }
 
@@ -351,8 +358,8 @@ static int check_cached(struct checking *c, struct tdm_space *s, u64 va, u32 shi
 		if (!tdm_pte_present(e) || (level && !(e.v & TDM_PTE_LEAF)) || pfn != tdm_pte_pfn(pte).v + ((at - va) >> TDM_PAGE_SHIFT))
 			return DIFFERS(c, "%s still has a translation of page %llx of space %u that is gone", who, (unsigned long long)(at >> 12), s->id);
 		if (pte.v & ~e.v & (TDM_PTE_WRITE | TDM_PTE_DIRTY))
-			return DIFFERS(c, "%s may %s page %llx of space %u, of which the table does not say so", who, pte.v & ~e.v & TDM_PTE_WRITE ? "write" : "write without a trace",
-				       (unsigned long long)(at >> 12), s->id);
+			return DIFFERS(c, "%s may %s page %llx of space %u, of which the table does not say so", who,
+				       pte.v & ~e.v & TDM_PTE_WRITE ? "write" : "write without a trace", (unsigned long long)(at >> 12), s->id);
 		at = TDM_ALIGN_DOWN(at, size) + size;
 	}
 	return 0;
@@ -437,7 +444,8 @@ static bool names(const struct tdm_tlb *t, u32 asid, struct tdm_pfn pfn)
 		for (u32 k = 0; a->live && k < (a->mask + 1) * a->ways; k++) {
 			u64 key = a->key[k / a->ways * (a->ways + 1) + k % a->ways];
 
-			if (key != TDM_TLB_EMPTY && tdm_tlb_key_asid(key) == asid && tdm_tlb_key_shift(key) == TDM_PAGE_SHIFT && tdm_pte_pfn(a->e[k].pte).v == pfn.v &&
+			if (key != TDM_TLB_EMPTY && tdm_tlb_key_asid(key) == asid && tdm_tlb_key_shift(key) == TDM_PAGE_SHIFT &&
+				tdm_pte_pfn(a->e[k].pte).v == pfn.v &&
 			    !(a->e[k].pte.v & TDM_PTE_SPECIAL))
 				return true;
 		}

@@ -57,7 +57,8 @@ void tdmi_script_buffer_init(struct tdm_script *x, u32 i)
 	u64 first = x->m->w.phys.range[x->vram].first + i * 4 * TDM_HUGE_PAGES;
 
 	/* The second place is not aligned: there it is mapped page by page. */
-	x->buffer[i] = (struct tdm_script_buffer){ .x = x, .object = tdmi_model_object(&x->model, true), .place = { first, first + 2 * TDM_HUGE_PAGES + 3 }, .prefault = i ? 16 : 0 };
+	x->buffer[i] = (struct tdm_script_buffer){ .x = x, .object = tdmi_model_object(&x->model, true), .place = { first, first + 2 * TDM_HUGE_PAGES + 3 },
+		.prefault = i ? 16 : 0 };
 }
 
 int tdmi_script_buffer_mmap(struct tdm_script *x, u32 b, struct tdm_space *s, u64 start, u64 len, uintptr_t rights, u64 off)
@@ -163,7 +164,8 @@ static void tier_destroy(struct tdm_tier *t)
 	free(me);
 }
 
-static const struct tdm_tier_ops tier_ops = { .name = "failing", .put = tier_put, .get = tier_get, .release = tier_release, .drop = tier_drop, .shrink = tier_shrink,
+static const struct tdm_tier_ops tier_ops = { .name = "failing", .put = tier_put, .get = tier_get, .release = tier_release, .drop = tier_drop,
+	.shrink = tier_shrink,
 					      .stats = tier_stats, .destroy = tier_destroy };
 
 int tdmi_script_tier(void *script, struct tdm_tier **tier)

@@ -46,7 +46,8 @@ void tdmi_model_mmap(struct tdm_model *m, u32 p, u32 page, u32 n, u32 rights, u3
 	u32 map = object ? ++m->maps : 0;
 
 	for (u32 i = 0; i < n; i++)
-		m->cell[p][page + i] = (struct tdm_cell){ .id = ++m->ids, .map = map, .object = (u16)object, .index = (u16)(index + i), .rights = (u8)rights, .mapped = true };
+		m->cell[p][page + i] = (struct tdm_cell){ .id = ++m->ids, .map = map, .object = (u16)object, .index = (u16)(index + i),
+			.rights = (u8)rights, .mapped = true };
 }
 
 void tdmi_model_munmap(struct tdm_model *m, u32 p, u32 page, u32 n)

@@ -2,8 +2,9 @@
 /*
  * script_model.h - what address spaces are to those who use them: bytes and rights. Nothing of page tables, pages, tiers or TLBs.
  *
- * Of each page two words are modelled; all else in it is zeros. A private page's are its own: fork copies them. Shared memory, and a driver's buffer, is an object: whoever maps it sees
- * its words. Memory that MADV_FREE was told of (lazy) reads as it was or as zeros, until it is written; once it has read as zeros it does for good.
+ * Of each page two words are modelled; all else in it is zeros. A private page's are its own: fork copies them. Shared memory, and a driver's buffer, is an
+ * object: whoever maps it sees its words. Memory that MADV_FREE was told of (lazy) reads as it was or as zeros, until it is written; once it has read as
+ * zeros it does for good.
  */
 #ifndef TDM_SIM_SCRIPT_MODEL_H
 #define TDM_SIM_SCRIPT_MODEL_H

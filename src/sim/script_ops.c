@@ -264,7 +264,8 @@ static int in_space(struct tdm_script *x, struct tdm_space *s, const u32 *a)
 		return 0;
 	case TDM_DO_MIGRATE:
 		if (a[3] == TDM_DO_TO_RAM || x->coherent)
-			(void)tdmi_migrate_range(s, x->m->reader, tdm_script_va(a[1]), tdm_script_va(a[1] + a[2]), a[3] == TDM_DO_TO_RAM ? x->m->w.ram : x->coherent);
+			(void)tdmi_migrate_range(s, x->m->reader, tdm_script_va(a[1]), tdm_script_va(a[1] + a[2]), a[3] == TDM_DO_TO_RAM ? x->m->w.ram :
+				x->coherent);
 		return 0;
 	default:
 		return do_advise(x, s, a);

@@ -164,10 +164,12 @@ static int leave(struct tdm_script *x)
 	if (w->swap)
 		tdmi_swap_stats(w->swap, &st);
 	if (tdmi_phys_used(&w->phys, w->ram) != 1 || (x->coherent && tdmi_phys_used(&w->phys, x->coherent)) || st.pages)
-		return tdmi_script_differs(x, "%llu pages of ram, %llu of the tier are still in use when all have gone", (unsigned long long)tdmi_phys_used(&w->phys, w->ram) - 1,
+		return tdmi_script_differs(x, "%llu pages of ram, %llu of the tier are still in use when all have gone",
+			(unsigned long long)tdmi_phys_used(&w->phys, w->ram) - 1,
 					   (unsigned long long)st.pages);
 	if (tdmi_alloc_used(&w->alloc) != x->alloc_used)
-		return tdmi_script_differs(x, "%lld bytes of the engine's own are still in use when all have gone", (long long)(tdmi_alloc_used(&w->alloc) - x->alloc_used));
+		return tdmi_script_differs(x, "%lld bytes of the engine's own are still in use when all have gone",
+			(long long)(tdmi_alloc_used(&w->alloc) - x->alloc_used));
 	return 0;
 }
 

@@ -2,7 +2,8 @@
 /*
  * fuzz_readers.c - files that are nearly right, for the readers (readers.h): changed copies of right ones.
  *
- * fuzz-readers [--seed N] [--runs N | --seconds N] FILE...: *.sim are scenarios, *costs* costs, all others traces. Each run takes one and changes it a few times: bits, bytes, parts left out, said twice, moved, and words of other files.
+ * fuzz-readers [--seed N] [--runs N | --seconds N] FILE...: *.sim are scenarios, *costs* costs, all others traces. Each run takes one and changes it a few
+ * times: bits, bytes, parts left out, said twice, moved, and words of other files.
  */
 #include <getopt.h>
 #include <inttypes.h>
@@ -103,7 +104,8 @@ static void splice(u8 *to, size_t *len, size_t at)
 	put_in(to, len, at, f->bytes + from, n);
 }
 
-static const char *const words[] = { "0", "-1", "18446744073709551616", "4294967296", "1e9", "99999999999999999999", "[", "]", "=", "#", "\n", " ", "K", "M", "%", "cycles", "p0", "1056", "\t", "\r\n", "" };
+static const char *const words[] = { "0", "-1", "18446744073709551616", "4294967296", "1e9", "99999999999999999999", "[", "]", "=", "#", "\n", " ", "K",
+	"M", "%", "cycles", "p0", "1056", "\t", "\r\n", "" };
 
 static void change(u8 *to, size_t *len)
 {

@@ -2,8 +2,8 @@
 /*
  * fuzz_space.c - scripts by the million, against the model: from a seed, or all that there are of a small world.
  *
- * A worker runs them one after the other, and says in shared memory which it is at; when it ends badly the script is made once more from its seed or its wheels, made smaller in processes of
- * its own, and written down as a scenario.
+ * A worker runs them one after the other, and says in shared memory which it is at; when it ends badly the script is made once more from its seed or its
+ * wheels, made smaller in processes of its own, and written down as a scenario.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -202,7 +202,8 @@ static bool run(const struct options *o, const struct domain *d)
 		printf("%s, %u deep: ", d->name, depth);
 	else
 		printf("seeds %" PRIu64 " to %" PRIu64 ": ", o->seed, progress->at - ok);
-	printf("%" PRIu64 " scripts, %" PRIu64 " operations, %" PRIu64 " faults, %" PRIu64 " failures asked for; %.1f CPU seconds so far\n", progress->scripts, progress->ops, progress->faults,
+	printf("%" PRIu64 " scripts, %" PRIu64 " operations, %" PRIu64 " faults, %" PRIu64 " failures asked for; %.1f CPU seconds so far\n",
+		progress->scripts, progress->ops, progress->faults,
 	       progress->failures, cpu_seconds());
 	if (!ok)
 		report(o, d, depth);
@@ -233,8 +234,10 @@ static bool play(const char *path)
 static int parse(struct options *o, int argc, char **argv)
 {
 	static const struct option longopts[] = {
-		{ "seed", 1, NULL, 's' }, { "runs", 1, NULL, 'r' }, { "ops", 1, NULL, 'o' }, { "minutes", 1, NULL, 'm' }, { "seconds", 1, NULL, 't' }, { "domain", 1, NULL, 'd' },
-		{ "depth", 1, NULL, 'k' }, { "save", 1, NULL, 'S' }, { "list", 0, NULL, 'l' }, { "raw", 0, NULL, 'w' }, { "play", 0, NULL, 'p' }, { "help", 0, NULL, 'h' }, { 0 },
+		{ "seed", 1, NULL, 's' }, { "runs", 1, NULL, 'r' }, { "ops", 1, NULL, 'o' }, { "minutes", 1, NULL, 'm' }, { "seconds", 1, NULL, 't' },
+		{ "domain", 1, NULL, 'd' },
+		{ "depth", 1, NULL, 'k' }, { "save", 1, NULL, 'S' }, { "list", 0, NULL, 'l' }, { "raw", 0, NULL, 'w' }, { "play", 0, NULL, 'p' }, { "help",
+		0, NULL, 'h' }, { 0 },
 	};
 	int opt;
 

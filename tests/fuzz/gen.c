@@ -155,11 +155,13 @@ struct weight {
 };
 
 static const struct weight weights[] = {
-	{ TDM_DO_READ, 90 }, { TDM_DO_WRITE, 120 }, { TDM_DO_MMAP, 20 }, { TDM_DO_MMAP_SHARED, 14 }, { TDM_DO_MMAP_DEVICE, 12 }, { TDM_DO_MUNMAP, 12 }, { TDM_DO_MPROTECT, 24 },
-	{ TDM_DO_MREMAP, 16 }, { TDM_DO_DONTNEED, 8 }, { TDM_DO_FREE, 14 }, { TDM_DO_CLEAR_SOFT_DIRTY, 8 }, { TDM_DO_FORK, 16 }, { TDM_DO_EXIT, 9 }, { TDM_DO_SPAWN, 3 },
-	{ TDM_DO_IDLE, 6 }, { TDM_DO_DMA_READ, 24 }, { TDM_DO_DMA_WRITE, 30 }, { TDM_DO_UNBIND, 4 }, { TDM_DO_GUEST, 6 }, { TDM_DO_GUEST_READ, 14 }, { TDM_DO_GUEST_WRITE, 16 },
-	{ TDM_DO_GUEST_END, 2 }, { TDM_DO_PIN, 18 }, { TDM_DO_UNPIN, 8 }, { TDM_DO_PIN_READ, 8 }, { TDM_DO_PIN_WRITE, 12 }, { TDM_DO_MIGRATE, 20 }, { TDM_DO_EVICT, 40 },
-	{ TDM_DO_AGE, 8 }, { TDM_DO_INSERT, 8 }, { TDM_DO_COLLAPSE, 6 }, { TDM_DO_MOVE, 6 }, { TDM_DO_DROP, 3 }, { TDM_DO_FAIL, 14 }, { TDM_DO_RAM, 8 },
+	{ TDM_DO_READ, 90 }, { TDM_DO_WRITE, 120 }, { TDM_DO_MMAP, 20 }, { TDM_DO_MMAP_SHARED, 14 }, { TDM_DO_MMAP_DEVICE, 12 },
+	{ TDM_DO_MUNMAP, 12 }, { TDM_DO_MPROTECT, 24 }, { TDM_DO_MREMAP, 16 }, { TDM_DO_DONTNEED, 8 }, { TDM_DO_FREE, 14 },
+	{ TDM_DO_CLEAR_SOFT_DIRTY, 8 }, { TDM_DO_FORK, 16 }, { TDM_DO_EXIT, 9 }, { TDM_DO_SPAWN, 3 }, { TDM_DO_IDLE, 6 },
+	{ TDM_DO_DMA_READ, 24 }, { TDM_DO_DMA_WRITE, 30 }, { TDM_DO_UNBIND, 4 }, { TDM_DO_GUEST, 6 }, { TDM_DO_GUEST_READ, 14 },
+	{ TDM_DO_GUEST_WRITE, 16 }, { TDM_DO_GUEST_END, 2 }, { TDM_DO_PIN, 18 }, { TDM_DO_UNPIN, 8 }, { TDM_DO_PIN_READ, 8 },
+	{ TDM_DO_PIN_WRITE, 12 }, { TDM_DO_MIGRATE, 20 }, { TDM_DO_EVICT, 40 }, { TDM_DO_AGE, 8 }, { TDM_DO_INSERT, 8 },
+	{ TDM_DO_COLLAPSE, 6 }, { TDM_DO_MOVE, 6 }, { TDM_DO_DROP, 3 }, { TDM_DO_FAIL, 14 }, { TDM_DO_RAM, 8 },
 };
 
 static u8 pick_what(struct gen *g)
@@ -192,7 +194,8 @@ static u32 pick_page(struct gen *g)
 
 static u32 pick_count(struct gen *g, u8 what)
 {
-	bool touches = what == TDM_DO_READ || what == TDM_DO_WRITE || what == TDM_DO_DMA_READ || what == TDM_DO_DMA_WRITE || what == TDM_DO_GUEST_READ || what == TDM_DO_GUEST_WRITE;
+	bool touches = what == TDM_DO_READ || what == TDM_DO_WRITE || what == TDM_DO_DMA_READ || what == TDM_DO_DMA_WRITE || what == TDM_DO_GUEST_READ ||
+		what == TDM_DO_GUEST_WRITE;
 	u32 kind = below(g->s, 16);
 
 	if (touches)
@@ -332,23 +335,36 @@ void gen_small(struct source *s, const struct domain *d, u32 n, struct script *o
 
 /* ---- small worlds */
 
-#define W(...) (const u8[]){ __VA_ARGS__ }, sizeof((const u8[]){ __VA_ARGS__ })
+#define WHAT(...) .what = (const u8[]){ __VA_ARGS__ }, .nwhat = sizeof((const u8[]){ __VA_ARGS__ })
 #define PREFIX "mmap p0 14 4 rw\nwrite p0 c0 15 2 2"
+#define RICH                                                                                                             \
+	PREFIX "\nmmap p0 24 8 rw\nwrite p0 c0 24 8 4\nfork p0 p2\nwrite p0 c0 25 1 6\npin p0 17 i0 write\npin p0 25 i1 long-write\n"  \
+	       "mmap-shared p0 30 2 rw s0 0\nwrite p0 c0 30 2 1\nmmap-device p0 100 8 rw b0 0\nmmap-device p0 528 520 rw b0 0\nwrite p0 c0 600 1 2"
 
 const struct domain domains[] = {
-	{ "all", "tier = lz4\n", W(TDM_DO_READ, TDM_DO_WRITE, TDM_DO_MUNMAP, TDM_DO_MPROTECT, TDM_DO_MREMAP, TDM_DO_DONTNEED, TDM_DO_FREE, TDM_DO_CLEAR_SOFT_DIRTY, TDM_DO_FORK, TDM_DO_EXIT,
-				   TDM_DO_DMA_READ, TDM_DO_DMA_WRITE, TDM_DO_GUEST, TDM_DO_GUEST_WRITE, TDM_DO_PIN, TDM_DO_PIN_WRITE, TDM_DO_MIGRATE, TDM_DO_EVICT),
-	  2, 2, 1, 1, 15, 2, 1, PREFIX },
-	{ "fork", "tier = lz4\n", W(TDM_DO_WRITE, TDM_DO_FORK, TDM_DO_EXIT, TDM_DO_EVICT, TDM_DO_PIN, TDM_DO_PIN_WRITE), 3, 2, 1, 1, 15, 1, 1, PREFIX },
-	{ "rights", "tier = lz4\n", W(TDM_DO_WRITE, TDM_DO_FORK, TDM_DO_EVICT, TDM_DO_MPROTECT, TDM_DO_MREMAP), 2, 2, 1, 1, 15, 2, 2, PREFIX },
-	{ "devices", "tier = lz4\nbatch_secondary = on\n", W(TDM_DO_DMA_READ, TDM_DO_DMA_WRITE, TDM_DO_FORK, TDM_DO_EVICT, TDM_DO_FREE, TDM_DO_WRITE, TDM_DO_MIGRATE), 3, 2, 1, 1, 15, 1, 1, PREFIX },
-	{ "driver", "", W(TDM_DO_MMAP_DEVICE, TDM_DO_WRITE, TDM_DO_INSERT, TDM_DO_MOVE, TDM_DO_COLLAPSE, TDM_DO_FORK, TDM_DO_MREMAP, TDM_DO_MPROTECT), 2, 2, 1, 1, 15, 2, 1,
-	  "mmap-device p0 16 600 rw b0 0" },
-	{ "shared", "tier = lz4\n", W(TDM_DO_MMAP_SHARED, TDM_DO_WRITE, TDM_DO_FORK, TDM_DO_EVICT, TDM_DO_MUNMAP, TDM_DO_EXIT, TDM_DO_DROP, TDM_DO_PIN), 2, 2, 1, 1, 15, 2, 1, PREFIX },
-	{ "lazy", "tier = lz4\n", W(TDM_DO_WRITE, TDM_DO_FREE, TDM_DO_MPROTECT, TDM_DO_EVICT), 4, 1, 1, 1, 15, 1, 1, PREFIX },
-	{ "failures", "tier = lz4\n", W(TDM_DO_FAIL, TDM_DO_FORK, TDM_DO_EVICT, TDM_DO_MMAP, TDM_DO_MREMAP, TDM_DO_MIGRATE, TDM_DO_WRITE, TDM_DO_INSERT), 2, 2, 1, 1, 17, 1, 1,
-	  PREFIX "\nmmap p0 24 8 rw\nwrite p0 c0 24 8 4\nfork p0 p2\nwrite p0 c0 25 1 6\npin p0 17 i0 write\npin p0 25 i1 long-write\nmmap-shared p0 30 2 rw s0 0\nwrite p0 c0 30 2 1\n"
-		 "mmap-device p0 100 8 rw b0 0\nmmap-device p0 528 520 rw b0 0\nwrite p0 c0 600 1 2" },
+	{ .name = "all", .machine = "tier = lz4\n", .prefix = PREFIX, .depth = 2, .processes = 2, .devices = 1, .pins = 1, .page = 15, .pages = 2, .count = 1,
+	  WHAT(TDM_DO_READ, TDM_DO_WRITE, TDM_DO_MUNMAP, TDM_DO_MPROTECT, TDM_DO_MREMAP, TDM_DO_DONTNEED, TDM_DO_FREE, TDM_DO_CLEAR_SOFT_DIRTY, TDM_DO_FORK,
+	       TDM_DO_EXIT, TDM_DO_DMA_READ, TDM_DO_DMA_WRITE, TDM_DO_GUEST, TDM_DO_GUEST_WRITE, TDM_DO_PIN, TDM_DO_PIN_WRITE, TDM_DO_MIGRATE, TDM_DO_EVICT) },
+	{ .name = "fork", .machine = "tier = lz4\n", .prefix = PREFIX, .depth = 3, .processes = 2, .devices = 1, .pins = 1, .page = 15, .pages = 1, .count = 1,
+	  WHAT(TDM_DO_WRITE, TDM_DO_FORK, TDM_DO_EXIT, TDM_DO_EVICT, TDM_DO_PIN, TDM_DO_PIN_WRITE) },
+	{ .name = "rights", .machine = "tier = lz4\n", .prefix = PREFIX, .depth = 2, .processes = 2, .devices = 1, .pins = 1, .page = 15, .pages = 2,
+	  .count = 2,
+	  WHAT(TDM_DO_WRITE, TDM_DO_FORK, TDM_DO_EVICT, TDM_DO_MPROTECT, TDM_DO_MREMAP) },
+	{ .name = "devices", .machine = "tier = lz4\nbatch_secondary = on\n", .prefix = PREFIX, .depth = 3, .processes = 2, .devices = 1, .pins = 1, .page = 15,
+	  .pages = 1, .count = 1,
+	  WHAT(TDM_DO_DMA_READ, TDM_DO_DMA_WRITE, TDM_DO_FORK, TDM_DO_EVICT, TDM_DO_FREE, TDM_DO_WRITE, TDM_DO_MIGRATE) },
+	{ .name = "driver", .machine = "", .prefix = "mmap-device p0 16 600 rw b0 0", .depth = 2, .processes = 2, .devices = 1, .pins = 1, .page = 15,
+	  .pages = 2, .count = 1,
+	  WHAT(TDM_DO_MMAP_DEVICE, TDM_DO_WRITE, TDM_DO_INSERT, TDM_DO_MOVE, TDM_DO_COLLAPSE, TDM_DO_FORK, TDM_DO_MREMAP, TDM_DO_MPROTECT) },
+	{ .name = "shared", .machine = "tier = lz4\n", .prefix = PREFIX, .depth = 2, .processes = 2, .devices = 1, .pins = 1, .page = 15, .pages = 2,
+	  .count = 1,
+	  WHAT(TDM_DO_MMAP_SHARED, TDM_DO_WRITE, TDM_DO_FORK, TDM_DO_EVICT, TDM_DO_MUNMAP, TDM_DO_EXIT, TDM_DO_DROP, TDM_DO_PIN) },
+	{ .name = "lazy", .machine = "tier = lz4\n", .prefix = PREFIX, .depth = 4, .processes = 1, .devices = 1, .pins = 1, .page = 15, .pages = 1, .count = 1,
+	  WHAT(TDM_DO_WRITE, TDM_DO_FREE, TDM_DO_MPROTECT, TDM_DO_EVICT) },
+	/* Each kind of failure, at each place, in each of these. */
+	{ .name = "failures", .machine = "tier = lz4\n", .prefix = RICH, .depth = 2, .processes = 2, .devices = 1, .pins = 1, .page = 17, .pages = 1,
+	  .count = 1,
+	  WHAT(TDM_DO_FAIL, TDM_DO_FORK, TDM_DO_EVICT, TDM_DO_MMAP, TDM_DO_MREMAP, TDM_DO_MIGRATE, TDM_DO_WRITE, TDM_DO_INSERT) },
 };
 const u32 ndomains = TDM_ARRAY_SIZE(domains);
 

@@ -2,8 +2,8 @@
 /*
  * gen.h - makes scripts (src/sim/script.h) out of choices.
  *
- * A choice is a number below another one; where it comes from is the source's matter: random numbers of a seed, the bytes of a fuzzer, or a counter that goes through all of them
- * (an odometer: each choice is a wheel). So there is one generator for all three.
+ * A choice is a number below another one; where it comes from is the source's matter: random numbers of a seed, the bytes of a fuzzer, or a counter that
+ * goes through all of them (an odometer: each choice is a wheel). So there is one generator for all three.
  */
 #ifndef TDM_FUZZ_GEN_H
 #define TDM_FUZZ_GEN_H

@@ -2,7 +2,8 @@
 /*
  * readers.h - bytes for the readers of files: scenarios, costs, traces (plain, or packed by gzip or zstd).
  *
- * Whatever the bytes, a reader says yes or no, the same each time; no with one line that names the file and says something; and what it has taken reads back as the same.
+ * Whatever the bytes, a reader says yes or no, the same each time; no with one line that names the file and says something; and what it has taken reads
+ * back as the same.
  */
 #ifndef TDM_FUZZ_READERS_H
 #define TDM_FUZZ_READERS_H

@@ -238,7 +238,8 @@ static bool simpler(struct shrinking *s)
 		for (u32 k = 0; args[k]; k++) {
 			u32 v = s->best.op[i].arg[k];
 
-			any |= set_arg(s, i, k, args[k] == 'n') || set_arg(s, i, k, args[k] == 'v' ? 1 + (v & 1) : v / 2) || (args[k] != 'v' && v && set_arg(s, i, k, v - 1));
+			any |= set_arg(s, i, k, args[k] == 'n') || set_arg(s, i, k, args[k] == 'v' ? 1 + (v & 1) : v / 2) || (args[k] != 'v' && v &&
+				set_arg(s, i, k, v - 1));
 		}
 	}
 	return any;

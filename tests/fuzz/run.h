@@ -2,8 +2,8 @@
 /*
  * run.h - runs scripts that were made (gen.h), in this process or in one of its own, and makes those that fail smaller.
  *
- * A failure is known by what was said: the line of tdmi_script_run(), or the first one of a process that has ended badly, without numbers. A smaller script fails in the same way if that is
- * the same.
+ * A failure is known by what was said: the line of tdmi_script_run(), or the first one of a process that has ended badly, without numbers. A smaller script
+ * fails in the same way if that is the same.
  */
 #ifndef TDM_FUZZ_RUN_H
 #define TDM_FUZZ_RUN_H

@@ -3,8 +3,8 @@
  * test_cpus_space.c - CPUs in address spaces that the engine manages: several processes on several CPUs, which map, unmap, fork and exit, while their pages
  * are reclaimed and moved; every byte read is the last one written.
  *
- * TLBs are flushed only where and when cpus.c thinks that it is necessary; the engine defers what cpus.c says is worth it. test_space_random.c has CPUs that
- * forget nothing.
+ * TLBs are flushed only where and when cpus.c thinks that it is necessary; the engine defers what cpus.c says is worth it. tests/fuzz has scripts of all
+ * that can be done to spaces.
  */
 #include "base/bitops.h"
 #include "mm/migrate_page.h"
