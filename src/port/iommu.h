@@ -212,7 +212,8 @@ int tdmi_iommu_init(struct tdm_iommu *it, const struct tdm_iommu_config *config,
 /* No PASID is bound, no device is there. */
 void tdmi_iommu_destroy(struct tdm_iommu *it);
 
-/* pasid means s from now on: [1, TDM_PASIDS), or -EINVAL. -EEXIST: it means something; -ESRCH: the space has been released; -ENOMEM. No lock is held. */
+/* pasid means s from now on: [1, TDM_PASIDS), or -EINVAL. -EEXIST: it means something; -ESRCH: the space has been released; -ENOMEM. No lock is held. The
+ * first notifier of a space in use needs tdmi_notifiers_arm() before (mm/notifier.h). */
 int tdmi_iommu_bind(struct tdm_iommu *it, u32 pasid, struct tdm_space *s);
 /*
  * Teardown: when it returns nothing anywhere refers to the PASID. Transactions of it end with -ECANCELED; devices stop, with a stop marker or by waiting for

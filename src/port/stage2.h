@@ -114,7 +114,8 @@ struct tdm_vcpu {
 };
 
 /* [start, start + size) of s is the guest's memory from address 0 on, mapped or not. Sleeps; no lock, outside of sections. -EINVAL: not whole pages, beyond
- * the space, or more can be looked around at than lockless; -ENOMEM; -ESRCH: the space has been released. */
+ * the space, or more can be looked around at than lockless; -ENOMEM; -ESRCH: the space has been released. The first notifier of a space in use needs
+ * tdmi_notifiers_arm() before (mm/notifier.h). */
 int tdmi_stage2_init(struct tdm_stage2 *st, struct tdm_space *s, u64 start, u64 size, const struct tdm_stage2_config *config);
 /* Before the space is destroyed. No vCPU is in an access, readers of st->rcu have been unregistered. Sleeps; no lock, outside of sections. */
 void tdmi_stage2_destroy(struct tdm_stage2 *st);
