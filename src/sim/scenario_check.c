@@ -442,7 +442,7 @@ static int check_order(const struct tdm_scenario *s, char *err)
 /* A script needs a machine, and nothing else. */
 static int check_script(const struct tdm_scenario *s, char *err)
 {
-	if (s->nprocesses || s->nobjects || s->nmappings || s->nagents || s->naxes || s->columns_line || s->run.s.line)
+	if (s->nprocesses || s->nobjects || s->nmappings || s->nguests || s->nagents || s->naxes || s->columns_line || s->run.s.line)
 		return tdmi_sim_fail(err, -EINVAL, s->path, s->script_line, "[script] goes with machine, iommu, device and costs alone");
 	for (u32 i = 0; i < s->nops; i++) {
 		const char *args = tdm_op_table[s->op[i].what].args;

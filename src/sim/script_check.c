@@ -107,7 +107,7 @@ static int check_soft(struct checking *c, struct tdm_pte e, u64 va)
 	const struct tdm_cell *cell = cell_of(c, va);
 	struct tdm_pte said = tdm_pte_blocked(e) ? tdm_pte_unblocked(e, (struct tdm_pfn){ 0 }) : e;
 
-	if (!cell || !cell->soft || cell->lazy || tdm_pte_is(e, TDM_PTE_T_SWAP) || (said.v & TDM_PTE_SOFT_DIRTY))
+	if (!cell || !cell->soft || cell->lazy == TDM_MODEL_ALL || tdm_pte_is(e, TDM_PTE_T_SWAP) || (said.v & TDM_PTE_SOFT_DIRTY))
 		return 0;
 	return DIFFERS(c, "page %llx of space %u has been written, and its entry is not soft-dirty", (unsigned long long)(va >> 12), c->s->id);
 }
@@ -169,7 +169,7 @@ static int check_lost(struct checking *c)
 		struct tdm_pte e;
 		u32 i;
 
-		if (!cell->mapped || cell->object || cell->lazy || !(cell->word[0] | cell->word[1]))
+		if (!cell->mapped || cell->object || !((cell->word[0] && !(cell->lazy & 1)) || (cell->word[1] && !(cell->lazy & 2))))
 			continue;
 		(void)tdmi_pt_walk(&c->s->pgt, tdm_script_va(page), &i, &e);
 		if (tdm_pte_none(e))

@@ -43,7 +43,7 @@ static struct progress *progress;
 static void help(void)
 {
 	puts("usage: fuzz-space [--seed N] [--runs N | --seconds N | --minutes N] [--ops N]   at random\n"
-	     "       fuzz-space --domain NAME|all-of-them [--depth N]                         all of a small world\n"
+	     "       fuzz-space --domain NAME|all-of-them [--depth N] [--seconds N]           all of a small world, or what there is time for\n"
 	     "       fuzz-space --play FILE...                                                 scenarios with a [script]\n"
 	     "  --list            small worlds\n"
 	     "  --save DIR        where the scenario of a failure is written\n"
@@ -100,7 +100,8 @@ static void work_at_random(const struct options *o, u64 end)
 	}
 }
 
-static void work_on_all(const struct domain *d, u32 depth)
+/* end: or 0. */
+static void work_on_all(const struct domain *d, u32 depth, u64 end)
 {
 	static struct script sc;
 	struct runner *r = runner_new(d);
@@ -112,7 +113,7 @@ static void work_on_all(const struct domain *d, u32 depth)
 		progress->source = s;
 		if (!one(r, &sc))
 			_exit(1);
-	} while (source_turn(&s));
+	} while (source_turn(&s) && !(end && now() >= end));
 }
 
 /* The worker's end. false: badly. */
@@ -131,7 +132,7 @@ static bool run_worker(const struct options *o, const struct domain *d, u32 dept
 		if (!freopen("/dev/null", "w", stderr))
 			_exit(2);
 		if (d)
-			work_on_all(d, depth);
+			work_on_all(d, depth, o->minutes || o->seconds ? end : 0);
 		else
 			work_at_random(o, end);
 		progress->done = true;

@@ -39,7 +39,8 @@ def jobs(args, build, save):
     seeds = [int(s) for s in args.seeds.split(",")]
     for world in worlds:
         depth = 2 if world == "failures" else 3
-        yield f"world {world}", [space, "--domain", world, "--depth", str(depth), "--save", save], max(30, total // 8 // len(worlds))
+        each = max(10, total // 8 // len(worlds))
+        yield f"world {world}", [space, "--domain", world, "--depth", str(depth), "--seconds", str(each), "--save", save], each + 600
     each = max(1, total * (6 if args.libfuzzer else 12) // 16 // len(seeds))
     for seed in seeds:
         yield f"seed {seed}", [space, "--seed", str(seed * SCRIPTS_A_SEED), "--seconds", str(each), "--ops", str(200 if seed % 2 else 800), "--save", save], each + 600

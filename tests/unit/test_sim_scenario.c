@@ -308,6 +308,25 @@ TEST(everything_is_documented)
 static const struct {
 	const char *text, *says;
 } bad[] = {
+	/* scripts */
+	{ Q "[script]\nmap p0\n", "f:3: there is no operation 'map'; expected one of those that docs/sim.md lists, as 'mmap p0 0 4 rw'" },
+	{ Q "[script]\nmmap p0 0 4\n", "f:3: mmap: expected rights (none, r or rw) as word 5, not ''" },
+	{ Q "[script]\nmmap p0 0 4 rx\n", "f:3: mmap: expected rights (none, r or rw) as word 5, not 'rx'" },
+	{ Q "[script]\nmmap p4 0 4 rw\n", "f:3: mmap: expected a process (p0 to p3) as word 2, not 'p4'" },
+	{ Q "[script]\nmmap 0 0 4 rw\n", "f:3: mmap: expected a process (p0 to p3) as word 2, not '0'" },
+	{ Q "[script]\nmmap p0 1056 1 rw\n", "f:3: mmap: expected a page (0 to 1055) as word 3, not '1056'" },
+	{ Q "[script]\nmmap p0 0 0 rw\n", "f:3: mmap: of no pages" },
+	{ Q "[script]\nmunmap p0 1055 2\n", "f:3: munmap: 2 pages from page 1055 on: there are 1056" },
+	{ Q "[script]\nmremap p0 0 1050 9\n", "f:3: mremap: 9 pages from page 1050 on: there are 1056" },
+	{ Q "[script]\nmmap-shared p0 0 2 rw s0 31\n", "f:3: mmap-shared: 2 pages from its page 31 on: it has 32" },
+	{ Q "[script]\nmmap-device p0 0 601 rw b0 0\n", "f:3: mmap-device: 601 pages from its page 0 on: it has 600" },
+	{ Q "[script]\nage now\n", "f:3: age: expected nothing behind its 1 words, not 'now'" },
+	{ Q "[script]\nwrite p0 c0 0 1 4294967296\n", "f:3: write: expected a value (0 to 4294967295) as word 6, not '4294967296'" },
+	{ Q "[script]\nread p0 c1 0 1\n", "f:3: c1: there are 1 CPUs" },
+	{ Q DEV "[script]\ndma-read p0 d1 0 1\n", "f:6: d1: there are 1 devices" },
+	{ Q "[script]\nage\n[script]\n", "f:4: this section for the second time (first in line 2)" },
+	{ Q "[process p]\n[script]\nage\n", "f:3: [script] goes with machine, iommu, device and costs alone" },
+	{ Q "[script]\nage\n[print]\ncolumns = faults\n", "f:2: [script] goes with machine, iommu, device and costs alone" },
 	/* the form of the file */
 	{ "", "f:1: expected '# ' and the question" },
 	{ "[machine]\n", "f:1: expected '# ' and the question" },
