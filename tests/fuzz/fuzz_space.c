@@ -136,7 +136,7 @@ static bool run_worker(const struct options *o, const struct domain *d, u32 dept
 		else
 			work_at_random(o, end);
 		progress->done = true;
-		_exit(0);
+		exit(0);
 	}
 	if (waitpid(pid, &status, 0) != pid)
 		exit(2);

@@ -224,6 +224,11 @@ static void pick_range(struct gen *g, struct tdm_op *op, const char *args)
 
 			op->arg[i] = TDM_MIN(page, TDM_SCRIPT_PAGES - n);
 		}
+	/* Less than a whole slot there is no leaf for. */
+	if (op->what == TDM_DO_COLLAPSE && (g->d || below(g->s, 4))) {
+		op->arg[1] = 0;
+		op->arg[2] = TDM_SCRIPT_PAGES;
+	}
 	if (!o || g->d)
 		return;
 	/* As an address lies to a leaf, or anywhere. */
@@ -361,6 +366,9 @@ const struct domain domains[] = {
 	  WHAT(TDM_DO_MMAP_SHARED, TDM_DO_WRITE, TDM_DO_FORK, TDM_DO_EVICT, TDM_DO_MUNMAP, TDM_DO_EXIT, TDM_DO_DROP, TDM_DO_PIN) },
 	{ .name = "lazy", .machine = "tier = lz4\n", .prefix = PREFIX, .depth = 4, .processes = 1, .devices = 1, .pins = 1, .page = 15, .pages = 1, .count = 1,
 	  WHAT(TDM_DO_WRITE, TDM_DO_FREE, TDM_DO_MPROTECT, TDM_DO_EVICT) },
+	{ .name = "leaves", .machine = "", .prefix = "mmap-device p0 16 600 rw b0 0\nread p0 c0 16 1", .depth = 4, .processes = 1, .devices = 1, .pins = 1,
+	  .page = 20, .pages = 1, .count = 1,
+	  WHAT(TDM_DO_READ, TDM_DO_WRITE, TDM_DO_MPROTECT, TDM_DO_COLLAPSE, TDM_DO_MOVE, TDM_DO_INSERT) },
 	/* Each kind of failure, at each place, in each of these. */
 	{ .name = "failures", .machine = "tier = lz4\n", .prefix = RICH, .depth = 2, .processes = 2, .devices = 1, .pins = 1, .page = 17, .pages = 1,
 	  .count = 1,
