@@ -279,6 +279,19 @@ static int pin_write(struct tdm_script *x, u32 i, u32 value)
 	return 0;
 }
 
+/* A pin that is not for long holds the page where it is, and that is not ram. */
+static bool pinned_on_device(struct tdm_script *x, const struct tdm_cell *c, u32 p, u32 page)
+{
+	for (u32 k = 0; k < TDM_ARRAY_SIZE(x->pin); k++) {
+		const struct tdm_script_pin *pin = &x->pin[k];
+
+		if (pin->held && (c->object ? pin->object == c->object && pin->index == c->index : !pin->object && pin->p == p && pin->page == page && pin->id == c->id) &&
+		    tdm_pfn_range(&x->m->w.phys, pin->pfn)->kind != TDM_MEM_RAM)
+			return true;
+	}
+	return false;
+}
+
 static int do_pin(struct tdm_script *x, u32 p, u32 page, u32 i, u32 kind)
 {
 	bool write = kind & 1, longterm = kind >= TDM_DO_PIN_LONG_READ;
@@ -290,6 +303,8 @@ static int do_pin(struct tdm_script *x, u32 p, u32 page, u32 i, u32 kind)
 	tdmi_script_unpin(x, i);
 	r = tdmi_pin_pages(x->process[p].s, x->m->reader, tdm_script_va(page), 1, (write ? TDM_PIN_WRITE : 0) | (longterm ? TDM_PIN_LONGTERM : 0),
 		&pin->pfn, &done);
+	if (longterm && r == -EBUSY && pinned_on_device(x, c, p, page))
+		return 0;
 	r = judge(x, r, tdm_model_may(&x->model, p, page, write) && !(c->object && x->model.object[c->object].buffer), page, "who pins");
 	if (r >= 0)
 		return r;
