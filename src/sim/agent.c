@@ -11,6 +11,9 @@
 #define NO_MEMORY_NAP 20000u
 #define NO_MEMORY_MOST 10000u
 
+#define NOWHERE "nothing that has an end has got on for a second of the machine's time; give [run] a time to see how far it comes"
+#define DMA_HELP ", the device give_up, or the iommu pin_after"
+
 struct watch {
 	u64 done, since; /* when it last grew */
 };
@@ -281,7 +284,7 @@ static u64 done_so_far(const struct tdm_machine *m)
 	u64 n = m->sc->run.accesses ? m->accesses : 0;
 
 	for (u32 i = 0; i < m->nunits; i++)
-		if (m->unit[i].what == TDM_UNIT_AGENT && has_end(m->unit[i].a->spec))
+		if (m->unit[i].what == TDM_UNIT_AGENT && has_end(m->unit[i].a->spec) && !m->unit[i].a->spec->target)
 			n += m->unit[i].done;
 	for (u32 i = 0; i < m->sc->nagents; i++) {
 		u64 bytes, retries;
@@ -311,9 +314,7 @@ static int watch(struct tdm_machine *m, struct watch *w)
 		*w = (struct watch){ done, now };
 	if (m->sc->run.time.n || now - w->since < patience)
 		return 0;
-	return tdmi_machine_fail(m, -ETIMEDOUT, stuck ? &stuck->spec->s : NULL,
-				 "nothing that has an end has got on for a second of the machine's time; give [run] a time to see how far it comes, the device give_up, "
-				 "or the iommu pin_after");
+	return tdmi_machine_fail(m, -ETIMEDOUT, stuck ? &stuck->spec->s : NULL, stuck && stuck->spec->kind == TDM_SIM_DMA ? NOWHERE DMA_HELP : NOWHERE);
 }
 
 int tdmi_agents_run(struct tdm_machine *m)

@@ -63,7 +63,7 @@ struct tdm_unit {
 	u32 cpu, device;
 	u64 next;                   /* it has nothing to do before; NEVER: it waits for another */
 	u64 done;                   /* accesses or rounds */
-	u32 no_memory;              /* accesses in a row that found none */
+	u32 no_memory;              /* accesses in a row that found none; rounds of reclaim that has a target, and made none */
 	u64 began, end;             /* its CPU's clock when it did, and, if it has ended, then */
 	bool ended;
 	/* Threads that load and store. */

@@ -5,6 +5,9 @@
 #include "mm/vmscan.h"
 #include "sim/agent.h"
 
+#define FRUITLESS_MOST 1000u  /* rounds in a row */
+#define FRUITLESS_NAP 300000u /* cycles */
+
 bool tdmi_agent_once(const struct tdm_sim_agent *a)
 {
 	return a->kind == TDM_SIM_FILL || a->kind == TDM_SIM_EVICT || a->kind == TDM_SIM_RESTORE || a->kind == TDM_SIM_COLLAPSE;
@@ -237,6 +240,11 @@ int tdmi_agent_round(struct tdm_machine *m, struct tdm_unit *u)
 	u->done++;
 	u->a->count[TDM_AGENT_DONE]++;
 	u->next = every ? began + every : TDM_MAX(u->next, m->cpus.core[u->cpu].clock);
+	/* It may never reach its target: so that this is found out soon it does not go on trying at once. */
+	if (!every && spec->target) {
+		u->no_memory = bytes ? 0 : u->no_memory + 1;
+		u->next += u->no_memory > FRUITLESS_MOST ? FRUITLESS_NAP : 0;
+	}
 	if (spec->rounds ? u->done >= spec->rounds : spec->target ? u->a->count[TDM_AGENT_BYTES] >= spec->target : tdmi_agent_once(spec))
 		return tdmi_unit_end(m, u);
 	return 0;

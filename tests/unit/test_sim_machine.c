@@ -4,6 +4,23 @@
 
 #define PAGE TDM_PAGE_SIZE
 
+/* ---- agents that get nowhere */
+
+/* There is no tier, so nothing can go, and a target is never reached. A run that has no limit ends for all that, and soon. */
+TEST(reclaim_that_cannot_reach_its_target_is_an_error, .seconds = 60)
+{
+	struct tdm_costs costs;
+	struct tdm_report report;
+
+	parse("# Why?\n[machine]\nram = 16M\n[process p]\n[mapping m]\nprocess = p\nkind = anonymous\nsize = 8M\npopulate = on\ncontent = text\n"
+	      "[agent k]\nkind = reclaim\ntarget = 4M\n[print]\ncolumns = k.bytes\n");
+	tdmi_costs_default(&costs);
+	tdmi_sim_report_init(&report, &all, costs.hz);
+	CHECK_EQ(tdmi_sim_run(&all, &costs, &report, NULL, NULL, err), -ETIMEDOUT);
+	CHECK(strstr(err, "f:11: k: nothing that has an end has got on for a second"));
+	tdmi_sim_report_free(&report);
+}
+
 /* ---- whose flushes an iommu hears that snoops */
 
 #define SNOOPS                                                                                                                   \
