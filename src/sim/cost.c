@@ -141,6 +141,9 @@ static int set(struct tdm_costs *c, u32 i, const char *value, const char *source
 		return r;
 	strncpy(c->source[i], source, sizeof(c->source[i]) - 1);
 	c->source[i][sizeof(c->source[i]) - 1] = 0;
+	/* Cut off behind a blank it would not read back as the same. */
+	for (size_t n = strlen(c->source[i]); n && (c->source[i][n - 1] == ' ' || c->source[i][n - 1] == '\t'); n--)
+		c->source[i][n - 1] = 0;
 	return 0;
 }
 

@@ -45,7 +45,7 @@ def jobs(args, build, save):
     for seed in seeds:
         yield f"seed {seed}", [space, "--seed", str(seed * SCRIPTS_A_SEED), "--seconds", str(each), "--ops", str(200 if seed % 2 else 800), "--save", save], each + 600
     files = [str(f) for f in sorted((ROOT / "examples/sim").glob("*.sim")) + sorted((HERE / "found").glob("*.sim"))]
-    files += [str(ROOT / "examples/sim/costs.txt"), str(ROOT / "tests/unit/data/lackey.txt"), str(HERE / "seeds/plain.txt"), str(HERE / "seeds/script.sim")]
+    files += [str(ROOT / "examples/sim/costs.txt"), str(ROOT / "tests/unit/data/lackey.txt"), str(HERE / "seeds/costs.txt"), str(HERE / "seeds/plain.txt"), str(HERE / "seeds/script.sim")]
     yield "readers", [readers, "--seed", str(seeds[0] * SCRIPTS_A_SEED), "--seconds", str(max(1, total // 8)), *files], total // 8 + 60
     for name in ("lib-script", "lib-readers") if args.libfuzzer else ():
         corpus = f"{save}/{name}"
