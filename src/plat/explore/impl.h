@@ -110,8 +110,19 @@ void search_changed(const volatile void *p);
 bool search_stale(void);
 void search_stale_taken(void);
 void search_fail_at(const void *pc, const void *pc2, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-void search_quiet(const void *p, size_t size);
 extern bool search_tracing;
+
+/* places.c */
+struct sharing {
+	bool grown;      /* more is shared than was when places_learn() was last called */
+	bool everywhere; /* all places count */
+};
+extern struct sharing sharing;
+/* The running thread accesses something atomic: may it be interrupted before that? */
+bool places_may_interrupt(uintptr_t addr, bool write);
+/* What is shared now counts from now on. How many places. */
+u32 places_learn(void);
+void places_quiet(const void *p, size_t size);
 
 /* trace.c */
 void trace_op(const char *what, const volatile void *p, u64 v, const void *pc);

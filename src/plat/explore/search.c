@@ -10,9 +10,7 @@
  *   RANDOM   each choice by chance
  *   REPLAY   a given list
  *
- * Where threads can be interrupted. Before an access to something atomic, or a lock, that another thread accesses too, in any run so far, and one of them writes: an
- * access to what is one's own does not care when it happens. What is shared is learned from some random runs; if a search finds more of it later, it
- * starts over. Choices are counted at all of them all the same, so that a list does not depend on what was learned.
+ * Where threads can be interrupted is in places.c. Choices are counted at all atomic accesses all the same, so that a list does not depend on what was learned.
  *
  * Somebody who spins (plat_relax()) sleeps until something changes that he has read since the last time. When nobody can go on he looks again, and then sees the
  * newest of everything; when that does not help, again and again, it is a livelock.
@@ -28,26 +26,10 @@
 #define CHOICES 65536u
 #define STEPS_MAX 20000u
 #define IDLE_MAX 600u
-#define PLACES 65536u
 #define WARM_UP 200u
-#define QUIET 16u
 
 struct explorer X;
 bool search_tracing;
-
-struct place {
-	uintptr_t addr;
-	u8 by, written_by; /* masks of threads */
-	bool active;       /* somebody may be interrupted here */
-};
-
-static struct place place[PLACES];
-static u32 nplaces, nactive;
-static bool grown, everywhere;
-static struct {
-	uintptr_t start, end;
-} quiet[QUIET];
-static u32 nquiet;
 
 static struct {
 	u16 n, v;
@@ -140,57 +122,6 @@ static bool next_list(void)
 	return true;
 }
 
-/* ---- places ------------------------------------------------------------------------------------------------------------ */
-
-static bool shared(const struct place *p)
-{
-	return p->written_by && (p->by & (p->by - 1));
-}
-
-static bool is_quiet(uintptr_t addr)
-{
-	for (u32 i = 0; i < nquiet; i++)
-		if (addr - quiet[i].start < quiet[i].end - quiet[i].start)
-			return true;
-	return false;
-}
-
-void search_quiet(const void *p, size_t size)
-{
-	TDM_BUG_ON(nquiet == QUIET);
-	quiet[nquiet].start = (uintptr_t)p;
-	quiet[nquiet++].end = (uintptr_t)p + size;
-}
-
-static bool may_interrupt(uintptr_t addr, bool write)
-{
-	u32 h = (u32)((addr >> 1) * 0x9e3779b97f4a7c15ull >> 40) % PLACES;
-	struct place *p;
-
-	while (place[h].addr && place[h].addr != addr)
-		h = (h + 1) % PLACES;
-	p = &place[h];
-	if (!p->addr) {
-		TDM_BUG_ON(++nplaces > PLACES / 2);
-		p->addr = addr;
-	}
-	p->by |= (u8)(1u << X.cur);
-	p->written_by |= (u8)(write ? 1u << X.cur : 0);
-	if (!p->active && shared(p) && !is_quiet(addr))
-		grown = true;
-	return p->active || (everywhere && !is_quiet(addr));
-}
-
-static void learn(void)
-{
-	nactive = 0;
-	for (u32 h = 0; h < PLACES; h++) {
-		place[h].active = place[h].addr && shared(&place[h]) && !is_quiet(place[h].addr);
-		nactive += place[h].active;
-	}
-	grown = false;
-}
-
 /* ---- threads ----------------------------------------------------------------------------------------------------------- */
 
 /* Those that can go on, the running one first. */
@@ -245,7 +176,7 @@ void search_point(const volatile void *p, bool write, const char *what, const vo
 		cut = true;
 		end_run();
 	}
-	active = may_interrupt((uintptr_t)p, write);
+	active = places_may_interrupt((uintptr_t)p, write);
 	points += active;
 	n = enabled(list);
 	if (strategy != TDMX_REPLAY && (!active || (strategy == TDMX_DFS && !preemptions_left)))
@@ -386,104 +317,6 @@ void tdmx_fail(const char *fmt, ...)
 	va_end(ap);
 }
 
-/* ---- what scenarios ask ------------------------------------------------------------------------------------------------ */
-
-void *tdmx_alloc(size_t size)
-{
-	void *p = arena_map(TDM_ALIGN_UP(size, TDM_PAGE_SIZE));
-
-	TDM_BUG_ON(!p);
-	return p;
-}
-
-void tdmx_spawn(const char *name, void (*fn)(void *), void *arg)
-{
-	struct thread *t = &X.t[X.n];
-
-	TDM_BUG_ON(X.n == NT);
-	t->name = name;
-	t->fn = fn;
-	t->arg = arg;
-	fiber_make(X.n++);
-}
-
-void tdmx_bytes(const void *p, size_t size)
-{
-	race_bytes(p, size);
-}
-
-void tdmx_quiet(const void *p, size_t size)
-{
-	search_quiet(p, size);
-}
-
-void tdmx_name(const void *p, size_t size, const char *name)
-{
-	trace_name(p, size, name);
-}
-
-u32 tdmx_self(void)
-{
-	return X.cur;
-}
-
-void tdmx_point(const char *what)
-{
-	static const char anything;
-
-	if (!in_thread())
-		return;
-	for (u32 i = 1; i < X.n; i++) {
-		/* It is shared by definition. */
-		u32 self = X.cur;
-
-		X.cur = i;
-		(void)may_interrupt((uintptr_t)&anything, true);
-		X.cur = self;
-	}
-	search_point(&anything, true, what, __builtin_return_address(0));
-}
-
-u32 tdmx_choose(u32 n)
-{
-	return search_choose(n);
-}
-
-void tdmx_wait_while(const bool *flag)
-{
-	while (in_thread() && *(const volatile bool *)flag) {
-		X.t[X.cur].state = LOCKED;
-		X.t[X.cur].on = flag;
-		search_sleep();
-	}
-}
-
-void tdmx_poke(void *to, const void *from, size_t size)
-{
-	memcpy(to, from, size);
-	arena_dirty(to, size);
-	for (u32 i = 1; i < X.n; i++)
-		if (X.t[i].state == LOCKED && (uintptr_t)X.t[i].on - (uintptr_t)to < size)
-			X.t[i].state = READY;
-}
-
-void tdmx_peek(void *to, const void *from, size_t size)
-{
-	memcpy(to, from, size);
-	arena_dirty(to, size);
-}
-
-void tdmx_order(u32 id)
-{
-	static const char places[64];
-
-	TDM_BUG_ON(id >= 64);
-	if (!in_thread())
-		return;
-	memory_acquire(&places[id]);
-	memory_release(&places[id]);
-}
-
 /* ---- runs -------------------------------------------------------------------------------------------------------------- */
 
 static void start_threads(void)
@@ -596,11 +429,11 @@ static void warm_up(void)
 	enum tdmx_strategy wanted = strategy;
 
 	strategy = TDMX_RANDOM;
-	everywhere = true;
+	sharing.everywhere = true;
 	for (u32 i = 0; i < WARM_UP && !failed; i++)
 		run_once();
-	everywhere = false;
-	learn();
+	sharing.everywhere = false;
+	result->shared = places_learn();
 	if (!failed)
 		strategy = wanted;
 }
@@ -612,8 +445,8 @@ static void depth_first(const struct timespec *from)
 		run_once();
 		if (failed)
 			return;
-		if (grown) {
-			learn();
+		if (sharing.grown) {
+			result->shared = places_learn();
 			nchoices = 0;
 		} else if (!next_list()) {
 			result->complete = !result->cut;
@@ -710,12 +543,11 @@ void tdmx_explore(const struct tdmx_scenario *s, const struct tdmx_config *c, bo
 			depth_first(&from);
 		while (strategy != TDMX_DFS && !failed && !enough(&from)) {
 			run_once();
-			if (grown)
-				learn();
+			if (sharing.grown)
+				result->shared = places_learn();
 		}
 	}
 	r->failed = failed;
-	r->shared = nactive;
 	r->seconds = seconds_since(&from);
 	if (failed) {
 		say_where();
