@@ -83,8 +83,10 @@ static int make(struct tdm_script *x, const struct tdm_costs *costs, char *err)
 		x->vram = x->vram ? x->vram : m->dev[d].vram;
 	}
 	pages = m->w.phys.range[m->w.ram].n;
-	x->hog = realloc(x->hog, pages * sizeof(*x->hog));
-	x->count = realloc(x->count, (pages + (x->coherent ? m->w.phys.range[x->coherent].n : 0)) * sizeof(*x->count));
+	free(x->hog);
+	free(x->count);
+	x->hog = malloc(pages * sizeof(*x->hog));
+	x->count = malloc((pages + (x->coherent ? m->w.phys.range[x->coherent].n : 0)) * sizeof(*x->count));
 	if (!x->hog || !x->count)
 		return tdmi_sim_fail(err, -ENOMEM, x->sc->path, 0, "no memory");
 	m->w.alloc.fail = &x->fail[TDM_DO_FAIL_MEMORY];
