@@ -198,6 +198,20 @@ static int judge_dma(struct tdm_script *x, const struct tdm_dma *d, u32 device, 
 	return judge(x, d->result, true, page, "a device");
 }
 
+/* Do two of the pages from `page` on, of which the last is the i-th, have the same bytes? Transfers under way together come in any order. */
+static bool aliased(const struct tdm_script *x, u32 p, u32 page, u32 i)
+{
+	const struct tdm_cell *last = &x->model.cell[p][page + i];
+
+	for (u32 k = 0; k < i; k++) {
+		const struct tdm_cell *c = &x->model.cell[p][page + k];
+
+		if (last->object && c->object == last->object && c->index == last->index)
+			return true;
+	}
+	return false;
+}
+
 static int do_dma(struct tdm_script *x, u32 p, u32 device, u32 page, u32 n, bool write, u32 value)
 {
 	int r = x->process[p].bound ? 0 : bind(x, p);
@@ -205,6 +219,8 @@ static int do_dma(struct tdm_script *x, u32 p, u32 device, u32 page, u32 n, bool
 	if (r)
 		return tdmi_script_excused(x, r) ? 0 : tdmi_script_differs(x, "it cannot be bound: %d", r);
 	n = TDM_MIN(n, TDM_SCRIPT_DMAS);
+	for (u32 i = 1; write && i < n; i++)
+		n = aliased(x, p, page, i) ? i : n;
 	for (u32 i = 0; i < n; i++) {
 		u8 *buf = &x->dma_buf[i * TDM_PAGE_SIZE];
 		u64 v = value + i;
