@@ -90,28 +90,8 @@ EXPORT void __tsan_func_exit(void)
 	{                                                                                                  \
 		memory_store(p, sizeof(T), v, order, PC);                                                  \
 	}                                                                                                  \
-	EXPORT int __tsan_atomic##bits##_compare_exchange_strong(volatile T *p, T *e, T v, int order, int fail) \
-	{                                                                                                  \
-		u64 was = *e;                                                                              \
-		bool done = memory_cas(p, sizeof(T), &was, v, order, fail, PC);                            \
-                                                                                                           \
-		if (!done) {                                                                               \
-			arena_dirty(e, sizeof(*e));                                                        \
-			*e = (T)was;                                                                       \
-		}                                                                                          \
-		return done;                                                                               \
-	}                                                                                                  \
-	EXPORT int __tsan_atomic##bits##_compare_exchange_weak(volatile T *p, T *e, T v, int order, int fail) \
-	{                                                                                                  \
-		u64 was = *e;                                                                              \
-		bool done = memory_cas(p, sizeof(T), &was, v, order, fail, PC);                            \
-                                                                                                           \
-		if (!done) {                                                                               \
-			arena_dirty(e, sizeof(*e));                                                        \
-			*e = (T)was;                                                                       \
-		}                                                                                          \
-		return done;                                                                               \
-	}                                                                                                  \
+	SWAP(bits, T, strong)                                                                              \
+	SWAP(bits, T, weak)                                                                                \
 	EXPORT T __tsan_atomic##bits##_compare_exchange_val(volatile T *p, T e, T v, int order, int fail)  \
 	{                                                                                                  \
 		u64 was = e;                                                                               \
@@ -125,6 +105,19 @@ EXPORT void __tsan_func_exit(void)
 	MODIFY(bits, T, fetch_and, RMW_AND)                                                                \
 	MODIFY(bits, T, fetch_or, RMW_OR)                                                                  \
 	MODIFY(bits, T, fetch_xor, RMW_XOR)
+/* A weak one does not fail without a reason here. */
+#define SWAP(bits, T, kind)                                                                                \
+	EXPORT int __tsan_atomic##bits##_compare_exchange_##kind(volatile T *p, T *e, T v, int order, int fail) \
+	{                                                                                                  \
+		u64 was = *e;                                                                              \
+		bool done = memory_cas(p, sizeof(T), &was, v, order, fail, PC);                            \
+                                                                                                           \
+		if (!done) {                                                                               \
+			arena_dirty(e, sizeof(*e));                                                        \
+			*e = (T)was;                                                                       \
+		}                                                                                          \
+		return done;                                                                               \
+	}
 #define MODIFY(bits, T, name, op)                                                                          \
 	EXPORT T __tsan_atomic##bits##_##name(volatile T *p, T v, int order)                               \
 	{                                                                                                  \
@@ -175,25 +168,10 @@ EXPORT int tdmx_memcmp(const void *a, const void *b, size_t n)
 	return memcmp(a, b, n);
 }
 
-EXPORT void *__tsan_memset(void *to, int c, size_t n)
-{
-	race_access(to, n, true, false, PC);
-	return memset(to, c, n);
-}
-
-EXPORT void *__tsan_memcpy(void *to, const void *from, size_t n)
-{
-	race_access(from, n, false, false, PC);
-	race_access(to, n, true, false, PC);
-	return memcpy(to, from, n);
-}
-
-EXPORT void *__tsan_memmove(void *to, const void *from, size_t n)
-{
-	race_access(from, n, false, false, PC);
-	race_access(to, n, true, false, PC);
-	return memmove(to, from, n);
-}
+/* As clang calls them. */
+EXPORT void *__tsan_memset(void *to, int c, size_t n) __attribute__((alias("tdmx_memset")));
+EXPORT void *__tsan_memcpy(void *to, const void *from, size_t n) __attribute__((alias("tdmx_memcpy")));
+EXPORT void *__tsan_memmove(void *to, const void *from, size_t n) __attribute__((alias("tdmx_memmove")));
 
 EXPORT void tdmx_poison(const volatile void *p, size_t n)
 {
