@@ -35,9 +35,10 @@ check-hmm: deps-hmm
 mutants: deps-check
 	@tests/mutants/run.py build-mutants
 
-# Every scenario of the explorer with wider bounds, then by random priorities. An hour or more; EXPLORE_ARGS: words that scenarios must have in their names.
+# The explorer's model of memory against the axioms, then every scenario with wider bounds and by random priorities. An hour or more; EXPLORE_ARGS: words that scenarios must have in their names.
 explore-deep: deps-build
 	@$(MAKE) --no-print-directory all
+	@tests/explore/rc11.py $(BUILD)/tests/explore/explore-model --programs 20000
 	@tests/explore/run.py --deep --build $(BUILD) $(EXPLORE_ARGS)
 
 # Scripts of operations against a model of bytes and rights, on all CPUs; FUZZ_ARGS: see tests/fuzz/run.py.

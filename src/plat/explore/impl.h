@@ -9,15 +9,20 @@
 
 /* ---- vector clocks */
 
+/* What happened before something. Of fences more than that is known: a sequentially consistent one that happened before comes after others, and after stores. */
 struct clock {
-	u32 c[NT];
+	u32 c[NT];      /* by thread: up to when */
+	u32 fenced[NT]; /* what happened before the fences that came earlier than those it knows of; it must be seen, but it does not order plain accesses */
+	u32 fence;      /* number of the newest one it knows of */
 };
 
 static inline void clock_join(struct clock *a, const struct clock *b)
 {
-	for (u32 i = 0; i < NT; i++)
-		if (b->c[i] > a->c[i])
-			a->c[i] = b->c[i];
+	for (u32 i = 0; i < NT; i++) {
+		a->c[i] = TDM_MAX(a->c[i], b->c[i]);
+		a->fenced[i] = TDM_MAX(a->fenced[i], b->fenced[i]);
+	}
+	a->fence = TDM_MAX(a->fence, b->fence);
 }
 
 /* ---- threads: fiber.c switches, search.c decides */
@@ -50,7 +55,8 @@ struct explorer {
 	bool over;            /* this run has been ended */
 	u32 gen;              /* number of the run */
 	u32 steps;
-	struct clock sc;      /* of sequentially consistent fences */
+	u32 sc[NT];           /* what happened before sequentially consistent fences so far */
+	u32 nsc;              /* those, and sequentially consistent stores, are numbered */
 };
 
 extern struct explorer X;

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: MIT
 /*
- * memory.c - what a load may see: an operational model of C11's atomics, without load buffering.
+ * memory.c - what a load may see: an operational model of C11's atomics, as RC11 has them.
  *
  * Of each atomic object the last stores are kept, in the order in which they were made (its modification order). A load may see any of them that is not older than
  *   - the newest one that happened before it, by vector clocks,
- *   - what its thread, or anything that happened before it, has seen of this object already (coherence),
- *   - for a sequentially consistent load: the newest sequentially consistent store.
- * A read-modify-write sees the newest. Fences: a release fence is carried by the relaxed stores behind it, an acquire fence takes what the relaxed loads before it have
- * seen; sequentially consistent fences are in one order, and each knows what those before it knew.
+ *   - what anything that happened before it has seen of this object already (coherence),
+ *   - what happened before, or was seen before, a sequentially consistent fence that comes before another one that happened before it,
+ *   - sequentially consistent stores made before a sequentially consistent fence that happened before it,
+ *   - for a sequentially consistent load: the newest sequentially consistent store, and what happened before any sequentially consistent fence.
+ * A read-modify-write sees the newest; a compare-and-exchange may fail by any other that a load may see. A release fence is carried by the relaxed stores behind it, an acquire fence takes
+ * what the relaxed loads before it have seen.
  *
- * Stronger than C11 in places, so that it may miss something, but invents nothing: sequentially consistent fences are as strong as C11's strengthened ones, and
- * nothing is seen that a thread will store later.
+ * These are exactly the executions of RC11 in which program order, reads-from, modification order and its psc have no cycle together: the run is an order that all of them
+ * agree with. tests/explore/rc11.py holds that against the axioms. What C11 allows beyond that (2+2W; a load that sees what its thread stores later) is not seen.
  */
 #include <string.h>
 #include "base/check.h"
@@ -25,7 +27,8 @@ enum order { RELAXED, CONSUME, ACQUIRE, RELEASE, ACQ_REL, SEQ_CST };
 struct store {
 	u64 v;
 	u32 by, at;            /* thread, and its time */
-	bool seq_cst;
+	u32 sc;                /* sequentially consistent: its number */
+	u32 seen_at[NT];       /* when each thread saw it first; 0: it has not */
 	struct clock carries;  /* what who acquires it comes to know */
 };
 
@@ -33,7 +36,6 @@ struct object {
 	uintptr_t addr;
 	u32 gen;
 	u32 n;
-	u32 seen[NT], seen_at[NT]; /* index of the store that the thread saw last, and when; seen_at 0: none */
 	struct store s[KEPT];      /* the newest is the last */
 };
 
@@ -147,26 +149,38 @@ void memory_reset(void)
 	nobjects = 0;
 }
 
-static void see(const struct store *s, int order)
+/* The running thread, or what it knows of, knows this store: nothing older can be seen. */
+static bool must_see(const struct store *s, int order)
 {
-	struct thread *t = &X.t[X.cur];
+	const struct clock *k = &X.t[X.cur].clk;
 
-	clock_join(acquires(order) ? &t->clk : &t->acquired, &s->carries);
+	if (s->at <= k->c[s->by] || s->at <= k->fenced[s->by] || (s->sc && s->sc < k->fence))
+		return true;
+	if (order == SEQ_CST && (s->sc || s->at <= X.sc[s->by]))
+		return true;
+	for (u32 t = 0; t < NT; t++)
+		if (s->seen_at[t] && (s->seen_at[t] <= k->c[t] || s->seen_at[t] <= k->fenced[t]))
+			return true;
+	return false;
 }
 
 /* The oldest store that the running thread may see. */
 static u32 oldest(const struct object *o, int order)
 {
-	const struct clock *c = &X.t[X.cur].clk;
-	u32 lo = 0;
+	u32 i = o->n - 1;
 
-	for (u32 i = 0; i < o->n; i++)
-		if (o->s[i].at <= c->c[o->s[i].by] || (order == SEQ_CST && o->s[i].seq_cst))
-			lo = i;
-	for (u32 t = 0; t < NT; t++)
-		if (o->seen_at[t] && o->seen_at[t] <= c->c[t] && o->seen[t] > lo)
-			lo = o->seen[t];
-	return lo;
+	while (i && !must_see(&o->s[i], order))
+		i--;
+	return i;
+}
+
+static void see(struct store *s, int order)
+{
+	struct thread *t = &X.t[X.cur];
+
+	if (!s->seen_at[X.cur])
+		s->seen_at[X.cur] = t->clk.c[X.cur];
+	clock_join(acquires(order) ? &t->clk : &t->acquired, &s->carries);
 }
 
 static void remember_read(const void *p)
@@ -183,7 +197,6 @@ static void remember_read(const void *p)
 
 u64 memory_load(const volatile void *p, u32 size, int order, const void *pc)
 {
-	struct thread *t = &X.t[X.cur];
 	struct object *o;
 	u32 i, back = 0;
 
@@ -198,8 +211,6 @@ u64 memory_load(const volatile void *p, u32 size, int order, const void *pc)
 	if (back)
 		search_stale_taken();
 	i = o->n - 1 - back;
-	o->seen[X.cur] = i;
-	o->seen_at[X.cur] = t->clk.c[X.cur];
 	remember_read((const void *)(uintptr_t)p);
 	see(&o->s[i], order);
 	trace_op(back ? "load, old" : "load", p, o->s[i].v, pc);
@@ -214,14 +225,13 @@ static void add(struct object *o, u64 v, int order, const struct clock *carried)
 	if (o->n == KEPT) {
 		memmove(o->s, o->s + 1, sizeof(o->s) - sizeof(o->s[0]));
 		o->n--;
-		for (u32 i = 0; i < NT; i++)
-			o->seen[i] -= o->seen[i] > 0;
 	}
 	s = &o->s[o->n++];
+	memset(s->seen_at, 0, sizeof(s->seen_at));
 	s->v = v;
 	s->by = X.cur;
 	s->at = t->clk.c[X.cur];
-	s->seq_cst = order == SEQ_CST;
+	s->sc = order == SEQ_CST ? ++X.nsc : 0;
 	s->carries = releases(order) ? t->clk : t->released;
 	if (carried)
 		clock_join(&s->carries, carried);
@@ -301,10 +311,26 @@ u64 memory_rmw(volatile void *p, u32 size, enum rmw op, u64 v, int order, const 
 	return was;
 }
 
+/* The store by which a compare-and-exchange fails, o->n: by none. Only one that sees the newest succeeds. */
+static u32 fails_by(const struct object *o, u64 expected, int order)
+{
+	u32 lo = oldest(o, order), newest = o->n - 1, which[KEPT], n = 0, c;
+
+	which[n++] = o->s[newest].v == expected ? o->n : newest;
+	for (u32 i = newest; i-- > lo;)
+		if (o->s[i].v != expected)
+			which[n++] = i;
+	c = n > 1 ? search_choose(search_stale() ? n : 1) : 0;
+	if (c)
+		search_stale_taken();
+	return which[c];
+}
+
 bool memory_cas(volatile void *p, u32 size, u64 *expected, u64 v, int order, int fail_order, const void *pc)
 {
 	struct object *o;
 	u64 was;
+	u32 i;
 
 	if (!in_thread()) {
 		was = raw_load(p, size);
@@ -319,16 +345,15 @@ bool memory_cas(volatile void *p, u32 size, u64 *expected, u64 v, int order, int
 	race_access(p, size, true, true, pc);
 	was = raw_load(p, size);
 	o = object_at(p, was);
-	if (was == *expected) {
+	i = fails_by(o, *expected, fail_order);
+	if (i == o->n) {
 		modify(p, size, o, v, order, "cas", pc);
 		return true;
 	}
-	o->seen[X.cur] = o->n - 1;
-	o->seen_at[X.cur] = X.t[X.cur].clk.c[X.cur];
 	remember_read((const void *)(uintptr_t)p);
-	see(&o->s[o->n - 1], fail_order);
-	trace_op("cas fails", p, was, pc);
-	*expected = was;
+	see(&o->s[i], fail_order);
+	trace_op(i + 1 < o->n ? "cas fails, old" : "cas fails", p, o->s[i].v, pc);
+	*expected = o->s[i].v;
 	return false;
 }
 
@@ -338,13 +363,16 @@ void memory_fence(int order, const void *pc)
 
 	if (!in_thread())
 		return;
-	search_point(&X.sc, true, "fence", pc);
+	search_point(X.sc, true, "fence", pc);
 	trace_op("fence", NULL, 0, pc);
 	if (acquires(order))
 		clock_join(&t->clk, &t->acquired);
 	if (order == SEQ_CST) {
-		clock_join(&t->clk, &X.sc);
-		X.sc = t->clk;
+		for (u32 i = 0; i < NT; i++) {
+			t->clk.fenced[i] = TDM_MAX(t->clk.fenced[i], X.sc[i]);
+			X.sc[i] = TDM_MAX(X.sc[i], t->clk.c[i]);
+		}
+		t->clk.fence = ++X.nsc;
 	}
 	if (releases(order))
 		t->released = t->clk;

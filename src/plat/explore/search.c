@@ -358,7 +358,8 @@ static void run_once(void)
 	X.gen++;
 	X.steps = 0;
 	X.over = false;
-	memset(&X.sc, 0, sizeof(X.sc));
+	memset(X.sc, 0, sizeof(X.sc));
+	X.nsc = 0;
 	at = points = idle = 0;
 	cut = newest_only = false;
 	preemptions_left = config->preemptions;
