@@ -388,6 +388,20 @@ static void enter(struct tdm_space *s)
 	}
 }
 
+/* There is no mapping that allows it; but a change may be under way that takes one away and puts another there (mmap over it). Whoever changes has s->change until
+ * he is done. Not while faults are counted: a fork that waits for them has it, too. */
+static bool none_for_good(struct tdm_fault *f)
+{
+	bool none;
+
+	plat_mutex_lock(&f->s->change);
+	tdmi_rcu_read_lock(f->reader);
+	none = !tdmi_vma_find(&f->s->vmas, f->va, &f->vma) || !allowed(&f->vma, f->access);
+	tdmi_rcu_read_unlock(f->reader);
+	plat_mutex_unlock(&f->s->change);
+	return none;
+}
+
 int tdmi_space_fault(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 va, enum tdm_access access)
 {
 	struct tdm_fault f = { .s = s, .reader = reader, .va = TDM_ALIGN_DOWN(va, TDM_PAGE_SIZE), .access = access };
@@ -403,7 +417,7 @@ int tdmi_space_fault(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 va,
 	tdmi_rcu_read_unlock(reader);
 	leave(s);
 	/* The walker finds out: it looks again. */
-	return r == -EAGAIN ? 0 : r;
+	return r == -EAGAIN || (r == -EFAULT && !none_for_good(&f)) ? 0 : r;
 }
 
 int tdmi_space_unshare(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 va)

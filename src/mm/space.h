@@ -7,7 +7,8 @@
  * entries, notifiers, RCU, the allocators and the tiers are the same code for both.
  *
  * Locks, in the order in which they are taken:
- *   s->change     changes of the VMAs of a space (mmap, munmap, mprotect, mremap, madvise, fork of it); whoever faults does not take it
+ *   s->change     changes of the VMAs of a space (mmap, munmap, mprotect, mremap, madvise, fork of it); whoever faults takes it only when he has found no mapping, and waits
+ *                 so for who is about to put one there. So a notifier's callback waits for nobody's fault
  *   tables        upper before lower; two of one level only where fork copies: the parent's, then the child's, which nobody else knows yet
  *   rmap          of a page
  *   lru, swap slots, frames, alloc: leaves
@@ -193,7 +194,8 @@ static inline void tdm_world_work(const struct tdm_world *w, enum tdm_work what,
 int tdmi_space_create(struct tdm_world *w, struct tdm_space **out);
 /* Everything is unmapped, notifiers are released. The memory is freed after a grace period. */
 void tdmi_space_destroy(struct tdm_space *s, struct tdm_rcu_reader *reader);
-/* Anonymous memory at [start, start + len), which replaces what was there. flags: TDM_V_READ, _WRITE. For shared memory see mm/shm.h. */
+/* Anonymous memory at [start, start + len), which replaces what was there: whoever accesses it meanwhile finds the one or the other. flags: TDM_V_READ, _WRITE.
+ * For shared memory see mm/shm.h. */
 int tdmi_mmap(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u64 len, uintptr_t flags);
 /* A driver's mapping likewise, of its bytes [off, off + len). *out: or NULL. -ENOSPC: TDM_MAPS_MAX. */
 int tdmi_mmap_driver(struct tdm_space *s, struct tdm_rcu_reader *reader, u64 start, u64 len, uintptr_t flags, const struct tdm_map_ops *ops, void *arg, u64 off,

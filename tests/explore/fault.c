@@ -68,3 +68,30 @@ static void walk_unmap_check(void)
 
 TDMX_SCENARIO(walk_unmap, .what = "who walks while the page is unmapped reads its bytes or faults, and never a page that is free or another's", .setup = walk_unmap_setup,
 	      .check = walk_unmap_check);
+
+/* ---- and while another maps something else there */
+
+static void reads_either(void *arg)
+{
+	u64 v = 7;
+	int r = xw_try_load(xw->s, xw_va(0), &v);
+
+	(void)arg;
+	TDMX_CHECK(!r && (v == 5 || v == 0), "read %llu (%d)", (unsigned long long)v, r);
+}
+
+static void maps_over(void *arg)
+{
+	(void)arg;
+	TDM_BUG_ON(tdmi_mmap(xw->s, xw_reader(), xw_va(0), TDM_PAGE_SIZE, TDM_V_READ | TDM_V_WRITE));
+}
+
+static void fault_map_over_setup(void)
+{
+	xw_init(4, false);
+	xw_fill(xw->s, 0, 5);
+	tdmx_spawn("reader", reads_either, NULL);
+	tdmx_spawn("mapper", maps_over, NULL);
+}
+
+TDMX_SCENARIO(fault_map_over, .what = "who reads while memory is mapped over memory finds the one or the other", .setup = fault_map_over_setup, .check = xw_check);
