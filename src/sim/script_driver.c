@@ -14,6 +14,20 @@ static u64 pfn_of(const struct tdm_script_buffer *b, u64 page)
 	return b->place[b->at] + page;
 }
 
+/* As a fault that is told the size of the leaf: the larger ones first. */
+static enum tdm_fault_result leaf_fault(struct tdm_map *map, u64 va, u64 size, struct tdm_pfn pfn, const struct tdm_insert *how)
+{
+	enum tdm_fault_result r = TDM_FAULT_FALLBACK;
+
+	for (u32 level = size >= TDM_HUGE_SIZE; r == TDM_FAULT_FALLBACK; level--) {
+		u64 in_leaf = level ? va & (TDM_HUGE_SIZE - 1) : 0;
+
+		r = tdmi_insert_pfn(map, va - in_leaf, (struct tdm_pfn){ pfn.v - (in_leaf >> TDM_PAGE_SHIFT) }, level, how);
+		TDM_BUG_ON(!level && r == TDM_FAULT_FALLBACK);
+	}
+	return r;
+}
+
 static enum tdm_fault_result buffer_fault(struct tdm_map *map, u64 va, u64 size, bool write)
 {
 	const struct tdm_script_buffer *b = map->arg;
@@ -22,9 +36,10 @@ static enum tdm_fault_result buffer_fault(struct tdm_map *map, u64 va, u64 size,
 	struct tdm_inserted out;
 	int r;
 
-	(void)size;
 	if (first + ((va - map->start) >> TDM_PAGE_SHIFT) >= TDM_SCRIPT_BUFFER_PAGES)
 		return TDM_FAULT_SIGBUS;
+	if (b->filled && (va >> TDM_PAGE_SHIFT) % 2)
+		return leaf_fault(map, va, size, (struct tdm_pfn){ pfn_of(b, first + ((va - map->start) >> TDM_PAGE_SHIFT)) }, &how);
 	r = tdmi_insert_range(map, map->start, (struct tdm_pfn){ pfn_of(b, first) }, TDM_SCRIPT_BUFFER_PAGES - first, &how, &out);
 	return !r || (out.start <= va && va < out.end) ? TDM_FAULT_DONE : r == -ENOMEM ? TDM_FAULT_OOM : TDM_FAULT_SIGBUS;
 }
@@ -58,7 +73,7 @@ void tdmi_script_buffer_init(struct tdm_script *x, u32 i)
 
 	/* The second place is not aligned: there it is mapped page by page. */
 	x->buffer[i] = (struct tdm_script_buffer){ .x = x, .object = tdmi_model_object(&x->model, true), .place = { first, first + 2 * TDM_HUGE_PAGES + 3 },
-		.prefault = i ? 16 : 0 };
+		.prefault = i ? 16 : 0, .filled = i };
 }
 
 int tdmi_script_buffer_mmap(struct tdm_script *x, u32 b, struct tdm_space *s, u64 start, u64 len, uintptr_t rights, u64 off)
@@ -72,6 +87,19 @@ int tdmi_script_buffer_mmap(struct tdm_script *x, u32 b, struct tdm_space *s, u6
 	if (!r)
 		buffer_add(&x->buffer[b], map);
 	return r;
+}
+
+int tdmi_script_buffer_fill(struct tdm_script *x, u32 i, uintptr_t rights)
+{
+	const struct tdm_script_buffer *b = &x->buffer[i];
+	struct tdm_map *map = b->map[b->nmaps - 1];
+	u64 first = map->off >> TDM_PAGE_SHIFT;
+	struct tdm_inserted out;
+
+	if (!b->filled || first >= TDM_SCRIPT_BUFFER_PAGES)
+		return 0;
+	return tdmi_remap_range(map, x->m->reader, map->start, (struct tdm_pfn){ pfn_of(b, first) }, TDM_SCRIPT_BUFFER_PAGES - first,
+				rights & TDM_V_WRITE ? TDM_INSERT_WRITE : 0, &out);
 }
 
 int tdmi_script_buffer_insert(struct tdm_script *x, u32 b, struct tdm_space *s, u64 va, u32 index, u32 n, bool write)

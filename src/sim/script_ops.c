@@ -86,6 +86,9 @@ static int do_mmap_device(struct tdm_script *x, struct tdm_space *s, const u32 *
 	if (r)
 		return not_mapped(x, r, a[0], a[1], a[2]);
 	tdmi_model_mmap(&x->model, a[0], a[1], a[2], a[3], x->buffer[a[4]].object, a[5]);
+	r = tdmi_script_buffer_fill(x, a[4], tdm_script_rights(a[3]));
+	if (r && !(r == -EFAULT && a[3] == TDM_DO_NONE) && !tdmi_script_excused(x, r))
+		return tdmi_script_differs(x, "the driver's filling of it says %d; expected 0", r);
 	return 0;
 }
 
