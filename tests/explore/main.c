@@ -82,6 +82,8 @@ static int explore(const struct tdmx_scenario *s, const struct tdmx_config *c)
 	wrong = r.failed != s->expected;
 	printf("%-28s %-9s %9llu runs %7.2f s  %u places, up to %u points%s", s->name, r.failed ? (s->expected ? "expected" : "FAILED") : s->expected ? "NOT FOUND" : "ok",
 	       (unsigned long long)r.runs, r.seconds, r.shared, r.longest, r.complete ? ", complete" : "");
+	if (r.by_chance)
+		printf(", by chance and not within the bounds");
 	if (r.cut)
 		printf(", %llu cut short", (unsigned long long)r.cut);
 	putchar('\n');

@@ -85,7 +85,7 @@ enum tdmx_strategy { TDMX_DFS, TDMX_RANDOM, TDMX_PCT, TDMX_REPLAY };
 struct tdmx_config {
 	enum tdmx_strategy strategy;
 	u32 preemptions;     /* DFS: how often a run may interrupt a thread that could go on */
-	u32 stale;           /* how many loads of a run may see another than the newest store */
+	u32 stale;           /* how many loads of a run may see another than the newest store; the thread may see the same one again, once */
 	u32 depth;           /* PCT: that of the bug */
 	u64 runs;            /* at most; 0: no limit */
 	u64 seconds;         /* likewise */
@@ -100,6 +100,7 @@ struct tdmx_result {
 	u32 shared;          /* places at which threads may be interrupted */
 	bool complete;       /* DFS: all within the bounds, and none was cut */
 	bool failed;
+	bool by_chance;      /* DFS: by a random run, before the search; within the bounds there is nothing */
 	bool bad_choices;    /* REPLAY: they are not of this scenario, or not choices; `what` says so */
 	double seconds;
 	char what[400];

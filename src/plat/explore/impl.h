@@ -112,9 +112,12 @@ void search_point(const volatile void *p, bool write, const char *what, const vo
 void search_sleep(void);
 /* A store has changed p. */
 void search_changed(const volatile void *p);
-/* May a load see something old? */
+/* May a load see something old? Not even what its thread has seen already when it was old? */
 bool search_stale(void);
+bool search_newest_only(void);
 void search_stale_taken(void);
+/* Not in setup. */
+bool search_in_run(void);
 void search_fail_at(const void *pc, const void *pc2, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 extern bool search_tracing;
 

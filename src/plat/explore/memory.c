@@ -21,6 +21,7 @@
 enum order { RELAXED, CONSUME, ACQUIRE, RELEASE, ACQ_REL, SEQ_CST };
 
 #define KEPT 12u
+#define FREE_READS 1u /* of an old value by the thread that has seen it */
 #define OBJECTS 16384u
 #define LOCKS 1024u
 
@@ -29,6 +30,7 @@ struct store {
 	u32 by, at;            /* thread, and its time */
 	u32 sc;                /* sequentially consistent: its number */
 	u32 seen_at[NT];       /* when each thread saw it first; 0: it has not */
+	u8 old_to[NT];         /* how often each thread has seen it when it was not the newest any more */
 	struct clock carries;  /* what who acquires it comes to know */
 };
 
@@ -164,14 +166,37 @@ static bool must_see(const struct store *s, int order)
 	return false;
 }
 
-/* The oldest store that the running thread may see. */
-static u32 oldest(const struct object *o, int order)
+static bool stays(const struct store *s)
 {
-	u32 i = o->n - 1;
+	return s->old_to[X.cur] && s->old_to[X.cur] < 1 + FREE_READS;
+}
 
-	while (i && !must_see(&o->s[i], order))
-		i--;
-	return i;
+/*
+ * One of the stores that the running thread may see, by index; not_by: if it is not the newest, and has this value, it cannot be this one. The newest is choice 0. Those that the thread has
+ * seen already when they were old come next, and are free: a thread that is behind may stay so for a while. Others take one of the old values that a run may see.
+ */
+static u32 choose_store(struct object *o, int order, const u64 *not_by)
+{
+	u32 newest = o->n - 1, which[2 * KEPT], n = 1, nfree, oldest = newest, c;
+
+	while (oldest && !must_see(&o->s[oldest], order))
+		oldest--;
+	if (oldest == newest)
+		return newest;
+	which[0] = newest;
+	for (u32 i = newest; i-- > oldest;)
+		if (stays(&o->s[i]) && !(not_by && o->s[i].v == *not_by))
+			which[n++] = i;
+	nfree = n;
+	for (u32 i = newest; i-- > oldest;)
+		if (!stays(&o->s[i]) && !(not_by && o->s[i].v == *not_by))
+			which[n++] = i;
+	c = search_choose(search_stale() ? n : search_newest_only() ? 1 : nfree);
+	if (c >= nfree)
+		search_stale_taken();
+	if (c)
+		o->s[which[c]].old_to[X.cur]++;
+	return which[c];
 }
 
 static void see(struct store *s, int order)
@@ -198,22 +223,17 @@ static void remember_read(const void *p)
 u64 memory_load(const volatile void *p, u32 size, int order, const void *pc)
 {
 	struct object *o;
-	u32 i, back = 0;
+	u32 i;
 
 	if (!in_thread())
 		return raw_load(p, size);
 	search_point(p, false, "load", pc);
 	race_access(p, size, false, true, pc);
 	o = object_at(p, raw_load(p, size));
-	i = oldest(o, order);
-	if (o->n - 1 > i)
-		back = search_choose(search_stale() ? o->n - i : 1);
-	if (back)
-		search_stale_taken();
-	i = o->n - 1 - back;
+	i = choose_store(o, order, NULL);
 	remember_read((const void *)(uintptr_t)p);
 	see(&o->s[i], order);
-	trace_op(back ? "load, old" : "load", p, o->s[i].v, pc);
+	trace_op(i + 1 < o->n ? "load, old" : "load", p, o->s[i].v, pc);
 	return o->s[i].v;
 }
 
@@ -228,6 +248,7 @@ static void add(struct object *o, u64 v, int order, const struct clock *carried)
 	}
 	s = &o->s[o->n++];
 	memset(s->seen_at, 0, sizeof(s->seen_at));
+	memset(s->old_to, 0, sizeof(s->old_to));
 	s->v = v;
 	s->by = X.cur;
 	s->at = t->clk.c[X.cur];
@@ -311,21 +332,6 @@ u64 memory_rmw(volatile void *p, u32 size, enum rmw op, u64 v, int order, const 
 	return was;
 }
 
-/* The store by which a compare-and-exchange fails, o->n: by none. Only one that sees the newest succeeds. */
-static u32 fails_by(const struct object *o, u64 expected, int order)
-{
-	u32 lo = oldest(o, order), newest = o->n - 1, which[KEPT], n = 0, c;
-
-	which[n++] = o->s[newest].v == expected ? o->n : newest;
-	for (u32 i = newest; i-- > lo;)
-		if (o->s[i].v != expected)
-			which[n++] = i;
-	c = n > 1 ? search_choose(search_stale() ? n : 1) : 0;
-	if (c)
-		search_stale_taken();
-	return which[c];
-}
-
 bool memory_cas(volatile void *p, u32 size, u64 *expected, u64 v, int order, int fail_order, const void *pc)
 {
 	struct object *o;
@@ -345,8 +351,9 @@ bool memory_cas(volatile void *p, u32 size, u64 *expected, u64 v, int order, int
 	race_access(p, size, true, true, pc);
 	was = raw_load(p, size);
 	o = object_at(p, was);
-	i = fails_by(o, *expected, fail_order);
-	if (i == o->n) {
+	/* It fails by an old value, too. Only one that sees the newest succeeds. */
+	i = choose_store(o, fail_order, expected);
+	if (o->s[i].v == *expected) {
 		modify(p, size, o, v, order, "cas", pc);
 		return true;
 	}

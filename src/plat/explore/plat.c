@@ -292,10 +292,10 @@ void plat_log(const char *line)
 	tdmx_note("%s", line);
 }
 
-/* A TDM_BUG_ON() of the engine is a finding. */
+/* A TDM_BUG_ON() of the engine is a finding, in a check, too. */
 void plat_abort(const char *msg)
 {
-	if (X.running) {
+	if (search_in_run()) {
 		size_t n = strcspn(msg, "\n");
 
 		search_fail_at(PC, NULL, "%.*s", (int)n, msg);

@@ -273,6 +273,11 @@ bool search_stale(void)
 	return !newest_only && (strategy == TDMX_REPLAY || stale_left);
 }
 
+bool search_newest_only(void)
+{
+	return newest_only;
+}
+
 void search_stale_taken(void)
 {
 	if (strategy != TDMX_REPLAY)
@@ -292,6 +297,11 @@ static void fail(const void *pc, const void *pc2, const char *fmt, va_list ap)
 	end_run();
 }
 
+bool search_in_run(void)
+{
+	return result;
+}
+
 void search_fail_at(const void *pc, const void *pc2, const char *fmt, ...)
 {
 	va_list ap;
@@ -305,7 +315,7 @@ void tdmx_fail(const char *fmt, ...)
 {
 	va_list ap;
 
-	if (!result) {
+	if (!search_in_run()) {
 		va_start(ap, fmt);
 		vfprintf(stderr, fmt, ap);
 		va_end(ap);
@@ -425,18 +435,37 @@ static char *list_of_choices(void)
 	return s;
 }
 
-static void warm_up(void)
+/* A run that failed. */
+struct failure {
+	char what[sizeof(result->what)];
+	const void *pc, *pc2;
+	char *choices;
+};
+
+static void keep_failure(struct failure *f)
+{
+	memcpy(f->what, result->what, sizeof(f->what));
+	f->pc = fail_pc;
+	f->pc2 = fail_pc2;
+	f->choices = list_of_choices();
+}
+
+/* Learns what is shared. *f: the first run that failed, if any. */
+static void warm_up(struct failure *f)
 {
 	enum tdmx_strategy wanted = strategy;
 
 	strategy = TDMX_RANDOM;
 	sharing.everywhere = true;
-	for (u32 i = 0; i < WARM_UP && !failed; i++)
+	for (u32 i = 0; i < WARM_UP; i++) {
 		run_once();
+		if (failed && !f->choices)
+			keep_failure(f);
+		failed = false;
+	}
 	sharing.everywhere = false;
 	result->shared = places_learn();
-	if (!failed)
-		strategy = wanted;
+	strategy = wanted;
 }
 
 static void depth_first(const struct timespec *from)
@@ -522,6 +551,7 @@ static void say_where(void)
 
 void tdmx_explore(const struct tdmx_scenario *s, const struct tdmx_config *c, bool trace, struct tdmx_result *r)
 {
+	struct failure f = { .choices = NULL };
 	struct timespec from;
 
 	memset(r, 0, sizeof(*r));
@@ -539,23 +569,33 @@ void tdmx_explore(const struct tdmx_scenario *s, const struct tdmx_config *c, bo
 	if (strategy == TDMX_REPLAY) {
 		replay(trace);
 	} else {
-		warm_up();
-		if (strategy == TDMX_DFS && !failed)
+		warm_up(&f);
+		/* Whatever chance has found: within bounds the run is shorter, and has fewer interruptions. */
+		if (strategy == TDMX_DFS)
 			depth_first(&from);
-		while (strategy != TDMX_DFS && !failed && !enough(&from)) {
+		while (strategy != TDMX_DFS && !f.choices && !failed && !enough(&from)) {
 			run_once();
 			if (sharing.grown)
 				result->shared = places_learn();
 		}
 	}
+	r->by_chance = !failed && f.choices;
+	if (failed) {
+		if (strategy != TDMX_REPLAY)
+			r->choices = list_of_choices();
+		free(f.choices);
+	} else if (f.choices) {
+		failed = true;
+		memcpy(r->what, f.what, sizeof(r->what));
+		fail_pc = f.pc;
+		fail_pc2 = f.pc2;
+		r->choices = f.choices;
+	}
 	r->failed = failed;
 	r->seconds = seconds_since(&from);
 	if (failed) {
 		say_where();
-		if (strategy != TDMX_REPLAY) {
-			r->choices = list_of_choices();
-			if (trace)
-				tell(r->choices);
-		}
+		if (trace && r->choices)
+			tell(r->choices);
 	}
 }
