@@ -8,7 +8,9 @@
 #include "mm/pin.h"
 #include "mm/vmscan.h"
 
-#define FIRST_VA ((u64)1 << 37)  /* of the first mapping; they are so far apart */
+#define FIRST_VA ((u64)1 << 37)  /* of the first mapping */
+#define APART ((u64)1 << 36)     /* mappings begin at a multiple of this */
+#define ROOM ((u64)2 << 30)      /* that they have beyond their size, to be misaligned, or to be chosen in */
 #define COPY_WORDS 512u
 
 u64 tdmi_machine_now(const struct tdm_machine *m)
@@ -324,12 +326,17 @@ static int make_objects(struct tdm_machine *m)
 
 static int make_mappings(struct tdm_machine *m)
 {
+	u64 at = FIRST_VA;
+
 	for (u32 i = 0; i < m->sc->nmappings; i++) {
 		struct tdm_view *v = &m->view[i];
 		int r;
 
 		*v = (struct tdm_view){ .m = m, .spec = &m->sc->mapping[i], .s = m->space[m->sc->mapping[i].process.index] };
-		v->start = FIRST_VA + ((u64)i << 36) + v->spec->misalign;
+		v->start = at + v->spec->misalign;
+		v->end = at = TDM_ALIGN_UP(at + v->spec->size + ROOM, APART);
+		if (at > TDM_VA_END)
+			return tdmi_machine_fail(m, -ENOSPC, &v->spec->s, "there are no addresses left for it: smaller mappings, or fewer");
 		r = map_one(m, v);
 		if (r)
 			return tdmi_machine_fail(m, r, &v->spec->s, r == -ENOMEM ? "there is not so much memory: more ram, a smaller mapping, or a tier" : "it cannot be mapped");

@@ -43,6 +43,7 @@ struct tdm_view {
 	const struct tdm_sim_mapping *spec;
 	struct tdm_space *s;
 	u64 start;
+	u64 end;                    /* of the addresses that are kept for it: where it is chosen, somewhere in them */
 	struct tdm_object *object;  /* or NULL */
 	struct tdm_map *map;        /* of an object */
 };

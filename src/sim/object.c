@@ -186,7 +186,7 @@ static int choose(struct tdm_view *v, u64 *start)
 {
 	const struct tdm_object *o = v->object;
 	struct tdm_area a = { .len = v->spec->size, .off = v->spec->offset, .order = tdm_highest_bit(run_align(o)), .huge = o->m->w.huge,
-			      .lo = v->start + 3 * TDM_PAGE_SIZE, .hi = v->start + ((u64)1 << 36) };
+			      .lo = v->start + 3 * TDM_PAGE_SIZE, .hi = v->end };
 	int r;
 
 	tdmi_rcu_read_lock(v->m->reader);

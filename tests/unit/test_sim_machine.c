@@ -84,3 +84,35 @@ TEST(what_is_not_broadcast_is_not_heard)
 	CHECK_EQ(unmapped(3, &snooped), 0);
 	CHECK_EQ(snooped, 1);
 }
+
+/* ---- where mappings lie */
+
+#define TWO_MAPPINGS(a, b)                                                                                             \
+	"# Why?\n[machine]\nram = 16M\n[process p]\n[mapping a]\nprocess = p\nkind = anonymous\nsize = " a              \
+	"\n[mapping b]\nprocess = p\nkind = anonymous\nsize = " b "\n"                                                 \
+	"[agent none]\nkind = age\nrounds = 1\n[print]\ncolumns = cycles\n"
+
+/* Those that are small are where they have always been; a large one leaves what is behind it free. */
+TEST(mappings_lie_apart_however_large_they_are)
+{
+	start(TWO_MAPPINGS("1M", "1M"));
+	CHECK_EQ(m->view[0].start, (u64)1 << 37);
+	CHECK_EQ(m->view[1].start, m->view[0].start + ((u64)1 << 36));
+	finish();
+	start(TWO_MAPPINGS("65G", "1M"));
+	CHECK(m->view[1].start >= m->view[0].start + ((u64)65 << 30));
+	finish();
+}
+
+TEST(a_mapping_without_addresses_is_an_error)
+{
+	struct tdm_report report;
+	struct tdm_costs costs;
+
+	parse(TWO_MAPPINGS("64T", "64T"));
+	tdmi_costs_default(&costs);
+	tdmi_sim_report_init(&report, &all, costs.hz);
+	CHECK_EQ(tdmi_sim_run(&all, &costs, &report, NULL, NULL, err), -ENOSPC);
+	CHECK(strstr(err, "f:9: ") && strstr(err, "there are no addresses left for it"));
+	tdmi_sim_report_free(&report);
+}
