@@ -14,10 +14,8 @@
 #include "base/check.h"
 #include "plat/explore/impl.h"
 
-#define AT ((uintptr_t)(sizeof(void *) == 8 ? 0x100000000000ull : 0x30000000u))
-#define SIZE ((size_t)ARENA_MIB << 20)
 #define LINE 64u
-#define LINES (SIZE / LINE)
+#define LINES (ARENA_SIZE / LINE)
 
 static u8 *arena, *then;           /* as it was after setup */
 static u8 *poison, *poison_then;   /* a byte a granule */
@@ -44,14 +42,14 @@ static void *reserve(size_t size)
 
 void arena_init(void)
 {
-	arena = mmap((void *)AT, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-	if (arena != (u8 *)AT) {
+	arena = mmap((void *)ARENA_AT, ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+	if (arena != (u8 *)ARENA_AT) {
 		perror("tandem-explore: its place in the address space is taken");
 		exit(2);
 	}
-	then = reserve(SIZE);
-	poison = reserve(SIZE / ARENA_GRANULE);
-	poison_then = reserve(SIZE / ARENA_GRANULE);
+	then = reserve(ARENA_SIZE);
+	poison = reserve(ARENA_SIZE / ARENA_GRANULE);
+	poison_then = reserve(ARENA_SIZE / ARENA_GRANULE);
 	line_gen = reserve(LINES * sizeof(*line_gen));
 	line = reserve(LINES * sizeof(*line));
 	poison_gen = reserve(LINES / ARENA_GRANULE * sizeof(*poison_gen));
@@ -62,7 +60,7 @@ void *arena_map(size_t size)
 {
 	size_t align = size >= TDM_HUGE_SIZE ? TDM_HUGE_SIZE : TDM_PAGE_SIZE, at = TDM_ALIGN_UP(used, align);
 
-	if (at + size > SIZE)
+	if (at + size > ARENA_SIZE)
 		return NULL;
 	used = at + size;
 	return arena + at;
@@ -73,21 +71,11 @@ void arena_unmap(void *p, size_t size)
 	arena_poison(p, size, true);
 }
 
-bool arena_has(uintptr_t addr, size_t size)
-{
-	return addr - (uintptr_t)arena < SIZE;
-}
-
-u32 arena_granule(uintptr_t addr)
-{
-	return (u32)((addr - (uintptr_t)arena) / ARENA_GRANULE);
-}
-
 void arena_dirty(const volatile void *p, size_t size)
 {
 	uintptr_t at = (uintptr_t)p - (uintptr_t)arena;
 
-	if (at >= SIZE || !size)
+	if (at >= ARENA_SIZE || !size)
 		return;
 	for (size_t l = at / LINE; l <= (at + size - 1) / LINE; l++)
 		if (line_gen[l] != epoch) {
@@ -101,7 +89,7 @@ void arena_poison(const volatile void *p, size_t size, bool on)
 	uintptr_t at = (uintptr_t)p - (uintptr_t)arena;
 	size_t first = at / ARENA_GRANULE, last = (at + size - 1) / ARENA_GRANULE;
 
-	if (at >= SIZE || !size)
+	if (at >= ARENA_SIZE || !size)
 		return;
 	memset(poison + first, on, last - first + 1);
 	for (size_t l = first / LINE; l <= last / LINE; l++)

@@ -73,18 +73,25 @@ void fiber_switch(u32 from, u32 to);
 bool fiber_owns(uintptr_t addr);
 
 /* arena.c */
+#define ARENA_AT ((uintptr_t)(sizeof(void *) == 8 ? 0x100000000000ull : 0x30000000u))
+#define ARENA_SIZE ((size_t)(sizeof(void *) == 8 ? 256 : 12) << 20)
+#define ARENA_GRANULE 8u
+static inline bool arena_has(uintptr_t addr)
+{
+	return addr - ARENA_AT < ARENA_SIZE;
+}
+static inline u32 arena_granule(uintptr_t addr)
+{
+	return (u32)((addr - ARENA_AT) / ARENA_GRANULE);
+}
 void arena_init(void);
 void *arena_map(size_t size);
 void arena_unmap(void *p, size_t size);
-bool arena_has(uintptr_t addr, size_t size);
-u32 arena_granule(uintptr_t addr);
 void arena_dirty(const volatile void *p, size_t size);
 void arena_snapshot(void);
 void arena_restore(void);
 void arena_poison(const volatile void *p, size_t size, bool on);
 bool arena_poisoned(uintptr_t addr, size_t size);
-#define ARENA_GRANULE 8u
-#define ARENA_MIB (sizeof(void *) == 8 ? 256u : 12u)
 
 /* memory.c: atomics, and what they order */
 u64 memory_load(const volatile void *p, u32 size, int order, const void *pc);
@@ -101,7 +108,12 @@ void memory_acquire(const void *p);
 void memory_release(const void *p);
 
 /* race.c */
-void race_access(const volatile void *p, size_t size, bool write, bool atomic, const void *pc);
+void race_in_arena(const volatile void *p, size_t size, bool write, bool atomic, const void *pc);
+static inline void race_access(const volatile void *p, size_t size, bool write, bool atomic, const void *pc)
+{
+	if (arena_has((uintptr_t)p))
+		race_in_arena(p, size, write, atomic, pc);
+}
 void race_bytes(const void *p, size_t size);
 
 /* search.c */

@@ -84,7 +84,7 @@ void plat_mutex_reset(struct plat_mutex *m)
 
 static void touch(struct plat_mutex *m, const void *pc)
 {
-	if (arena_has((uintptr_t)m, sizeof(*m)) && arena_poisoned((uintptr_t)m, sizeof(*m)))
+	if (arena_has((uintptr_t)m) && arena_poisoned((uintptr_t)m, sizeof(*m)))
 		search_fail_at(pc, NULL, "use after free: a lock taken by %s", X.t[X.cur].name);
 }
 

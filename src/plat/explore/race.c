@@ -16,18 +16,20 @@
 struct cell {
 	const void *pc;
 	u32 at;
-	u8 by, bytes; /* bytes 0: unused */
+	u8 by, bytes;
 	bool write, atomic;
 };
 
 struct shadow {
 	u32 gen;
-	u16 next;         /* cell to be given up */
+	u8 n;             /* cells that are used */
+	u8 last;          /* the newest */
+	u8 next;          /* to be given up */
 	bool has_atomics;
 	struct cell cell[CELLS];
 };
 
-#define GRANULES ((size_t)ARENA_MIB << 20 >> 3)
+#define GRANULES (ARENA_SIZE / ARENA_GRANULE)
 
 static struct shadow *shadow;
 static struct {
@@ -52,8 +54,7 @@ static struct shadow *shadow_of(uintptr_t addr)
 	}
 	s = &shadow[arena_granule(addr)];
 	if (s->gen != X.gen) {
-		for (u32 i = 0; i < CELLS; i++)
-			s->cell[i].bytes = 0;
+		s->n = 0;
 		s->has_atomics = false;
 		s->gen = X.gen;
 	}
@@ -73,33 +74,43 @@ static const char *kind(bool write, bool atomic)
 	return atomic ? (write ? "an atomic write" : "an atomic read") : write ? "a write" : "a read";
 }
 
+/* The thread has just done the like, and nobody has been there since. */
+static bool again(const struct shadow *s, u8 mask, bool write, bool atomic)
+{
+	const struct cell *e = &s->cell[s->last];
+
+	return s->n && e->by == X.cur && e->at == X.t[X.cur].clk.c[X.cur] && !(mask & ~e->bytes) && e->write >= write && e->atomic == atomic;
+}
+
 /* The part of an access that lies in one granule. */
 static void judge(struct shadow *s, u8 mask, bool write, bool atomic, const void *pc)
 {
 	const struct clock *c = &X.t[X.cur].clk;
 	struct cell *keep = NULL;
 
-	for (u32 i = 0; i < CELLS; i++) {
+	if (again(s, mask, write, atomic))
+		return;
+	for (u32 i = 0; i < s->n; i++) {
 		struct cell *e = &s->cell[i];
 
-		if (!(e->bytes & mask)) {
-			if (!e->bytes && !keep)
-				keep = e;
+		if (!(e->bytes & mask))
 			continue;
-		}
 		if (e->by != X.cur && (write || e->write) && !(atomic && e->atomic) && e->at > c->c[e->by]) {
 			search_fail_at(pc, e->pc, "data race: %s by %s against %s by %s", kind(write, atomic), X.t[X.cur].name, kind(e->write, e->atomic), X.t[e->by].name);
 			return;
 		}
 		/* Whoever races with that one does with this one, too. */
 		if (e->by == X.cur && e->atomic == atomic && e->write <= write && !(e->bytes & ~mask)) {
-			e->bytes = 0;
-			keep = e;
+			if (keep)
+				s->cell[i--] = s->cell[--s->n];
+			else
+				keep = e;
 		}
 	}
 	if (!keep)
-		keep = &s->cell[s->next++ % CELLS];
+		keep = &s->cell[s->n < CELLS ? s->n++ : s->next++ % CELLS];
 	*keep = (struct cell){ pc, c->c[X.cur], (u8)X.cur, mask, write, atomic };
+	s->last = (u8)(keep - s->cell);
 	s->has_atomics |= atomic;
 }
 
@@ -114,13 +125,11 @@ static void judge_loop(const void *pc)
 		search_fail_at(pc, NULL, "%s does not come to an end", X.t[X.cur].name);
 }
 
-void race_access(const volatile void *p, size_t size, bool write, bool atomic, const void *pc)
+void race_in_arena(const volatile void *p, size_t size, bool write, bool atomic, const void *pc)
 {
 	uintptr_t at = (uintptr_t)p, end = at + size, first = at;
 	bool had_atomics = false;
 
-	if (!arena_has(at, size))
-		return;
 	if (write)
 		arena_dirty(p, size);
 	if (!in_thread())
