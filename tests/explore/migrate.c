@@ -212,6 +212,40 @@ static void migrate_munmap_setup(void)
 
 TDMX_SCENARIO(migrate_munmap, .what = "a page moves while it is unmapped: both of its places are free afterwards", .setup = migrate_munmap_setup, .check = migrate_munmap_check);
 
+/* And while a third reads it: by what is there, by a migration entry that it waits for, or not at all. */
+static void reads(void *arg)
+{
+	u64 v = 7;
+	int r = xw_try_load(xw->s, xw_va(0), &v);
+
+	(void)arg;
+	TDMX_CHECK(r == -EFAULT || (!r && v == 5), "read %llu (%d)", (unsigned long long)v, r);
+}
+
+static void only_unmaps(void *arg)
+{
+	(void)arg;
+	TDM_BUG_ON(tdmi_munmap(xw->s, xw_reader(), xw_va(0), TDM_PAGE_SIZE));
+}
+
+static void migrate_munmap_read_check(void)
+{
+	TDMX_CHECK(!mig()->r || mig()->r == -EBUSY || mig()->r == -ENOENT, "it fails: %d", mig()->r);
+	account(2);
+}
+
+static void migrate_munmap_read_setup(void)
+{
+	begin();
+	xw_fill(xw->s, 2, 6);
+	tdmx_spawn("reader", reads, NULL);
+	tdmx_spawn("unmapper", only_unmaps, NULL);
+	tdmx_spawn("migrator", migrates, NULL);
+}
+
+TDMX_SCENARIO(migrate_munmap_read, .what = "a page moves, is unmapped, and is read: its bytes or a fault, and nothing is left of it", .setup = migrate_munmap_read_setup,
+	      .check = migrate_munmap_read_check);
+
 /* ---- mremap() has the entry in hand, which is in no table for a moment */
 
 static void moves_mapping(void *arg)
