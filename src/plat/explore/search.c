@@ -579,7 +579,7 @@ void tdmx_explore(const struct tdmx_scenario *s, const struct tdmx_config *c, bo
 				result->shared = places_learn();
 		}
 	}
-	r->by_chance = !failed && f.choices;
+	r->by_chance = strategy == TDMX_DFS && !failed && f.choices;
 	if (failed) {
 		if (strategy != TDMX_REPLAY)
 			r->choices = list_of_choices();
