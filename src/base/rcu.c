@@ -118,8 +118,9 @@ static u32 run_batch(struct tdm_rcu *rcu, struct tdm_rcu_batch *b)
 	while (h) {
 		struct tdm_rcu_head *next = h->next; /* h is the callback's now */
 
-		tdm_a32_sub_relaxed(&rcu->pending, 1);
 		h->fn(h, h->ctx);
+		/* From the last one on, who has drained may destroy rcu. */
+		tdm_a32_sub_acqrel(&rcu->pending, 1);
 		h = next;
 		n++;
 	}
@@ -145,7 +146,7 @@ u32 tdmi_rcu_poll(struct tdm_rcu *rcu)
 
 u32 tdmi_rcu_pending(const struct tdm_rcu *rcu)
 {
-	return tdm_a32_ld_relaxed(&rcu->pending);
+	return tdm_a32_ld_acquire(&rcu->pending);
 }
 
 void tdmi_rcu_synchronize(struct tdm_rcu *rcu)
@@ -169,14 +170,27 @@ void tdmi_rcu_synchronize(struct tdm_rcu *rcu)
 void tdmi_rcu_drain(struct tdm_rcu *rcu)
 {
 	while (tdmi_rcu_pending(rcu)) {
-		if (tdmi_rcu_poll(rcu) == 0)
-			tdmi_rcu_synchronize(rcu);
+		if (tdmi_rcu_poll(rcu))
+			continue;
+		/* They wait for readers, or another thread is in one. */
+		tdmi_rcu_synchronize(rcu);
+		plat_yield();
 	}
+}
+
+static u32 batch_count(const struct tdm_rcu_batch *b)
+{
+	u32 n = 0;
+
+	for (const struct tdm_rcu_head *h = b->first; h; h = h->next)
+		n++;
+	return n;
 }
 
 void tdmi_rcu_reset(struct tdm_rcu *rcu)
 {
 	plat_mutex_reset(&rcu->lock);
+	tdm_a32_st_relaxed(&rcu->pending, batch_count(&rcu->next) + batch_count(&rcu->wait));
 	for (u32 i = 0; i < TDM_RCU_READERS; i++) {
 		tdm_a64_st_relaxed(&rcu->reader[i].epoch, 0);
 		rcu->reader[i].nesting = 0;

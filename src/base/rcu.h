@@ -52,7 +52,7 @@ struct tdm_rcu {
 	struct tdm_rcu_reader reader[TDM_RCU_READERS];
 	tdm_a64 gp;                 /* the last number drawn; starts at 1 */
 	tdm_a32 high;               /* slots at and above this were never registered; only grows */
-	tdm_a32 pending;            /* callbacks that have not begun */
+	tdm_a32 pending;            /* callbacks that are not over */
 	struct plat_mutex lock;     /* rank TDM_RANK_RCU; guards what follows */
 	struct tdm_rcu_batch next;  /* called since `wait` was closed */
 	struct tdm_rcu_batch wait;  /* waits for the grace period `target` */
@@ -89,14 +89,14 @@ void tdmi_rcu_call(struct tdm_rcu *rcu, struct tdm_rcu_head *head, void (*fn)(st
 /* Run the callbacks whose grace period is over, without waiting; how many. For the background thread. What was called while an earlier batch
  * waited needs a further call. */
 u32 tdmi_rcu_poll(struct tdm_rcu *rcu);
-/* Callbacks not yet run. */
+/* Callbacks that are not over; those that are run by another thread right now are counted, too. */
 u32 tdmi_rcu_pending(const struct tdm_rcu *rcu);
 /* Wait until every section that is open now has been left. */
 void tdmi_rcu_synchronize(struct tdm_rcu *rcu);
-/* Run all callbacks, also those that callbacks add. */
+/* Run all callbacks, also those that callbacks add, and wait for those that other threads run: when it returns all that were called before are over. */
 void tdmi_rcu_drain(struct tdm_rcu *rcu);
 
-/* In the child of a fork: the other threads, hence their sections, do not exist. Registrations and callbacks stay; whoever owns the reader of
+/* In the child of a fork: the other threads, hence their sections, do not exist. Registrations and callbacks stay, but for those that another thread was about to run: they never are; whoever owns the reader of
  * a thread that is gone unregisters it, or hands it to another thread. */
 void tdmi_rcu_reset(struct tdm_rcu *rcu);
 

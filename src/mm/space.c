@@ -99,10 +99,9 @@ static int space_init(struct tdm_space *s)
 	return r ? r : tdmi_pt_init(&s->pgt);
 }
 
-static void space_free(struct tdm_rcu_head *head, void *ctx)
+static void space_free(struct tdm_space *s)
 {
-	struct tdm_space *s = tdm_container_of(head, struct tdm_space, rcu);
-	struct tdm_world *w = ctx;
+	struct tdm_world *w = s->w;
 
 	tdmi_vmas_destroy(&s->vmas);
 	tdmi_pt_destroy(&s->pgt);
@@ -120,7 +119,7 @@ int tdmi_space_create(struct tdm_world *w, struct tdm_space **out)
 	memset(s, 0, sizeof(*s));
 	s->w = w;
 	if (space_init(s)) {
-		space_free(&s->rcu, w);
+		space_free(s);
 		return -ENOMEM;
 	}
 	plat_mutex_lock(&w->lock);
@@ -132,7 +131,7 @@ int tdmi_space_create(struct tdm_world *w, struct tdm_space **out)
 		}
 	plat_mutex_unlock(&w->lock);
 	if (r)
-		space_free(&s->rcu, w);
+		space_free(s);
 	else
 		*out = s;
 	return r;
@@ -237,8 +236,9 @@ void tdmi_space_destroy(struct tdm_space *s, struct tdm_rcu_reader *reader)
 	/* Who goes through a page that it had (reclaim, migration) may be in a round of it. */
 	tdmi_rcu_synchronize(&w->rcu);
 	tdmi_notifiers_destroy(&s->notifiers);
-	/* Batches and walks by a page that still name it are inside of a section. */
-	tdmi_rcu_call(&w->rcu, &s->rcu, space_free, w);
+	/* Callbacks that give back what was its (tables, VMAs, mappings) are over; batches and walks by a page that named it were inside of a section. */
+	tdmi_rcu_drain(&w->rcu);
+	space_free(s);
 }
 
 /* Drivers' leaves reach across neither end. */

@@ -128,7 +128,6 @@ struct tdm_space {
 	bool is_object;              /* mm/shm.h: its pages are its own, whoever else maps them. Constant once it is used */
 	tdm_a32 faults;              /* being served */
 	tdm_a32 forking;             /* none is begun */
-	struct tdm_rcu_head rcu;
 };
 
 enum tdm_space_count {
@@ -192,7 +191,7 @@ static inline void tdm_world_work(const struct tdm_world *w, enum tdm_work what,
 
 /* -ENOMEM; -ENOSPC: TDM_SPACES_MAX. */
 int tdmi_space_create(struct tdm_world *w, struct tdm_space **out);
-/* Everything is unmapped, notifiers are released. The memory is freed after a grace period. */
+/* Everything is unmapped, notifiers are released, and the memory is freed, after a grace period that this waits for. */
 void tdmi_space_destroy(struct tdm_space *s, struct tdm_rcu_reader *reader);
 /* Anonymous memory at [start, start + len), which replaces what was there: whoever accesses it meanwhile finds the one or the other. flags: TDM_V_READ, _WRITE.
  * For shared memory see mm/shm.h. */

@@ -187,6 +187,26 @@ TDMX_SCENARIO(rcu_batches, .what = "what is freed while a batch waits waits for 
 
 TDMX_SCENARIO(rcu_batch_next, .what = "likewise, freed in the section that follows the one that the batch waits for", .setup = rcu_batch_next_setup, .check = rcu_batches_check);
 
+/* ---- drain, while another thread runs callbacks */
+
+static void calls_and_drains(void *arg)
+{
+	(void)arg;
+	tdmi_rcu_call(&st->rcu, &replace_by(1)->head, callback, NULL);
+	tdmi_rcu_drain(&st->rcu);
+	TDMX_CHECK(st->freed[0] == 1, "a callback is not over yet");
+}
+
+static void rcu_drain_setup(void)
+{
+	setup_things(1);
+	tdmx_spawn("reader", reads, st->reader[0]);
+	tdmx_spawn("updater", calls_and_drains, NULL);
+	tdmx_spawn("background", polls, NULL);
+}
+
+TDMX_SCENARIO(rcu_drain, .what = "who has drained finds that all callbacks are over, whoever has run them", .setup = rcu_drain_setup, .check = rcu_poll_check);
+
 /* ---- synchronize */
 
 static void waits(void *arg)

@@ -12,6 +12,7 @@
 
 struct walk {
 	u64 empty;    /* bytes of the space's allocator when nothing is mapped */
+	struct tdm_space *child; /* its statistics are a place at which to be interrupted */
 };
 
 static struct walk *walk_state(void)
@@ -143,3 +144,28 @@ static void fault_table_free_check(void)
 
 TDMX_SCENARIO(fault_table_free, .what = "a fault does not put its page into a table that is being freed, and loses no store", .setup = fault_table_free_setup,
 	      .check = fault_table_free_check);
+
+/* ---- the whole space goes, while another thread frees what is due of it */
+
+static void ends(void *arg)
+{
+	tdmi_space_destroy(walk_state()->child, xw_reader());
+	polls(arg);
+}
+
+static void space_end_setup(void)
+{
+	one_page();
+	TDM_BUG_ON(tdmi_space_fork(xw->s, xw_reader(), &walk_state()->child));
+	TDM_BUG_ON(tdmi_munmap(walk_state()->child, xw_reader(), xw_va(0), 2 * TDM_PAGE_SIZE)); /* a table is due */
+	tdmx_spawn("exit", ends, NULL);
+	tdmx_spawn("background", polls, NULL);
+}
+
+static void space_end_check(void)
+{
+	tdmi_rcu_drain(&xw->w.rcu);
+	TDMX_CHECK(tdmi_phys_used(&xw->w.phys, xw->w.ram) == 2, "a page was not freed");
+}
+
+TDMX_SCENARIO(space_end, .what = "an address space is freed after what others give back of it", .setup = space_end_setup, .check = space_end_check);

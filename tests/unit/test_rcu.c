@@ -154,6 +154,47 @@ TEST(reset_forgets_sections)
 	tdmi_rcu_unregister(r);
 }
 
+/* It is not over before others may see it so: who has drained relies on that. */
+static void looks_at_pending(struct tdm_rcu_head *head, void *ctx)
+{
+	(void)head;
+	*(u32 *)ctx = tdmi_rcu_pending(&rcu);
+}
+
+TEST(a_callback_that_runs_is_pending)
+{
+	struct tdm_rcu_head head;
+	u32 saw = 0;
+
+	tdmi_rcu_init(&rcu);
+	tdmi_rcu_call(&rcu, &head, looks_at_pending, &saw);
+	tdmi_rcu_drain(&rcu);
+	CHECK_EQ(saw, 1);
+	CHECK_EQ(tdmi_rcu_pending(&rcu), 0);
+}
+
+/* As in the child of a fork: the thread that has taken this batch out is not there, and nobody waits for what it will never run. */
+static void resets(struct tdm_rcu_head *head, void *ctx)
+{
+	(void)head;
+	(void)ctx;
+	tdmi_rcu_reset(&rcu);
+	tdmi_rcu_drain(&rcu);
+	exit(0);
+}
+
+TEST(nobody_waits_for_callbacks_of_a_thread_that_is_gone, .seconds = 10)
+{
+	struct tdm_rcu_head head;
+	struct counted c = { .runs = 0 };
+
+	tdmi_rcu_init(&rcu);
+	tdmi_rcu_call(&rcu, &head, resets, NULL);
+	tdmi_rcu_call(&rcu, &c.head, count_run, NULL);
+	(void)tdmi_rcu_poll(&rcu);
+	t_fail(__FILE__, __LINE__, "the callback did not end the test");
+}
+
 /* ---- stress: pointers -------------------------------------------------------------------------------------------------- */
 
 #define READERS 3
