@@ -306,3 +306,100 @@ static void swap_again_check(void)
 }
 
 TDMX_SCENARIO(swap_again, .what = "a slot is freed and used again while somebody has its page in hand: he does not map it", .setup = swap_again_setup, .check = swap_again_check);
+
+/* ---- three at once: reclaim, a writer, and a third */
+
+static void writes_beside(void *arg)
+{
+	(void)arg;
+	xw_store(xw->s, xw_va(0) + 8, 8);
+}
+
+static void reclaim_two_writers_setup(void)
+{
+	setup(true);
+	xw_idle(xw->s, 0, TDM_PTE_ACCESSED | TDM_PTE_DIRTY);
+	tdmx_spawn("writer", writes, NULL);
+	tdmx_spawn("second", writes_beside, NULL);
+	tdmx_spawn("reclaim", reclaims, NULL);
+}
+
+static void reclaim_two_writers_check(void)
+{
+	store_kept();
+	TDMX_CHECK(xw_final(xw->s, xw_va(0) + 8) == 8, "a store was lost");
+}
+
+TDMX_SCENARIO(reclaim_two_writers, .what = "a page goes to a tier while two come to write to it: both stores are there, and nothing is left over", .setup = reclaim_two_writers_setup,
+	      .check = reclaim_two_writers_check);
+
+static void tries_to_write(void *arg)
+{
+	int r = xw_try_store(xw->s, xw_va(0), 9);
+
+	(void)arg;
+	TDMX_CHECK(!r || r == -EFAULT, "a write says %d", r);
+}
+
+static void unmaps_it(void *arg)
+{
+	(void)arg;
+	TDM_BUG_ON(tdmi_munmap(xw->s, xw_reader(), xw_va(0), TDM_PAGE_SIZE));
+}
+
+static void reclaim_write_munmap_setup(void)
+{
+	setup(true);
+	xw_idle(xw->s, 0, TDM_PTE_ACCESSED | TDM_PTE_DIRTY);
+	tdmx_spawn("writer", tries_to_write, NULL);
+	tdmx_spawn("unmapper", unmaps_it, NULL);
+	tdmx_spawn("reclaim", reclaims, NULL);
+}
+
+static void reclaim_write_munmap_check(void)
+{
+	xw_check();
+	TDMX_CHECK(!xt_used(xw->tier) && tdmi_phys_used(&xw->w.phys, xw->w.ram) == 1, "bytes are left in the tier, or a page was not freed");
+}
+
+TDMX_SCENARIO(reclaim_write_munmap, .what = "a page goes to a tier, is written and is unmapped: nothing of it is left", .setup = reclaim_write_munmap_setup,
+	      .check = reclaim_write_munmap_check);
+
+static void moves(void *arg)
+{
+	(void)arg;
+	TDM_BUG_ON(tdmi_mremap(xw->s, xw_reader(), xw_va(0), xw_va(3), TDM_PAGE_SIZE));
+}
+
+static bool *written;
+
+static void writes_before_it_moves(void *arg)
+{
+	bool done = !xw_try_store(xw->s, xw_va(0), 9);
+
+	(void)arg;
+	tdmx_poke(written, &done, sizeof(done));
+}
+
+static void reclaim_write_mremap_setup(void)
+{
+	setup(true);
+	written = tdmx_alloc(sizeof(*written));
+	xw_idle(xw->s, 0, TDM_PTE_ACCESSED | TDM_PTE_DIRTY);
+	tdmx_spawn("writer", writes_before_it_moves, NULL);
+	tdmx_spawn("mremap", moves, NULL);
+	tdmx_spawn("reclaim", reclaims, NULL);
+}
+
+static void reclaim_write_mremap_check(void)
+{
+	u64 v;
+
+	xw_check();
+	v = xw_final(xw->s, xw_va(3));
+	TDMX_CHECK(v == (*written ? 9 : 5), "%llu is read at the new place", (unsigned long long)v);
+	TDMX_CHECK(!xt_used(xw->tier) && tdmi_phys_used(&xw->w.phys, xw->w.ram) == 2, "bytes are left in the tier, or a page was not freed");
+}
+
+TDMX_SCENARIO(reclaim_write_mremap, .what = "a page goes to a tier, is written and its entry moves: its bytes are at the new place", .setup = reclaim_write_mremap_setup,
+	      .check = reclaim_write_mremap_check);

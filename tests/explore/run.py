@@ -16,7 +16,7 @@ import sys
 
 # What torn 64-bit accesses could break.
 WIDE = ("litmus_", "pae_", "walk_", "gup_", "rcu_")
-LIMIT_S = 90
+LIMIT_S = 300
 LINE = re.compile(r"^\S+ +(ok|FAILED|expected|NOT FOUND) +(\d+) runs +([0-9.]+) s +(.*)$", re.M)
 
 
