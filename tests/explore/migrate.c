@@ -10,6 +10,8 @@
 #include "mm/migrate_page.h"
 #include "mm/pin.h"
 #include "mm/rmap.h"
+#include "mm/vmscan.h"
+#include "tests/explore/codec.h"
 #include "tests/explore/world.h"
 
 struct migrate {
@@ -34,12 +36,12 @@ static void quiet(struct tdm_mem_range *r)
 }
 
 /* Page 0 has 5; no other is there. */
-static void begin(void)
+static void begin_with(bool swap)
 {
 	struct tdm_mem_range *dev;
 	struct migrate *m;
 
-	xw_init(4, false);
+	xw_init(4, swap);
 	m = xw->user = tdmx_alloc(sizeof(struct migrate));
 	TDM_BUG_ON(tdmi_phys_add(&xw->w.phys, TDM_MEM_COHERENT, TDM_HUGE_PAGES, &m->coherent));
 	dev = &xw->w.phys.range[m->coherent];
@@ -48,6 +50,11 @@ static void begin(void)
 	quiet(&xw->w.phys.range[xw->w.ram]);
 	quiet(dev);
 	xw_fill(xw->s, 0, 5);
+}
+
+static void begin(void)
+{
+	begin_with(false);
 }
 
 static void begin_shared(void)
@@ -425,3 +432,78 @@ static void migrate_fork_none_check(void)
 
 TDMX_SCENARIO(migrate_fork_none, .what = "a page that is to move loses all rights, and is shared by a fork: each side writes to its own",
 	      .setup = migrate_fork_none_setup, .check = migrate_fork_none_check);
+
+/* ---- reclaim wants it, too */
+
+static void reclaims(void *arg)
+{
+	(void)arg;
+	(void)tdmi_vmscan(&xw->w, xw_reader(), 1, 1);
+}
+
+static void migrate_reclaim_setup(void)
+{
+	begin_with(true);
+	tdmi_vmscan_age(&xw->w);
+	xw_idle(xw->s, 0, TDM_PTE_ACCESSED);
+	tdmx_spawn("reclaim", reclaims, NULL);
+	tdmx_spawn("migrator", migrates, NULL);
+}
+
+static void migrate_reclaim_check(void)
+{
+	TDMX_CHECK(!mig()->r || mig()->r == -EBUSY || mig()->r == -ENOENT, "it fails: %d", mig()->r);
+	TDMX_CHECK(xw_final(xw->s, xw_va(0)) == 5, "bytes were lost");
+	TDMX_CHECK(!xt_used(xw->tier), "bytes are left in the tier");
+	account(2);
+}
+
+TDMX_SCENARIO(migrate_reclaim, .what = "a page is to move to a device, and to a tier: one of the two, or one after the other", .setup = migrate_reclaim_setup,
+	      .check = migrate_reclaim_check);
+
+static void migrate_reclaim_write_setup(void)
+{
+	begin_with(true);
+	tdmi_vmscan_age(&xw->w);
+	xw_idle(xw->s, 0, TDM_PTE_ACCESSED | TDM_PTE_DIRTY);
+	tdmx_spawn("writer", stores_twice, NULL);
+	tdmx_spawn("reclaim", reclaims, NULL);
+	tdmx_spawn("migrator", migrates, NULL);
+}
+
+static void migrate_reclaim_write_check(void)
+{
+	TDMX_CHECK(!mig()->r || mig()->r == -EBUSY || mig()->r == -ENOENT, "it fails: %d", mig()->r);
+	TDMX_CHECK(xw_final(xw->s, xw_va(0)) == 1 && xw_final(xw->s, xw_va(0) + 8) == 2, "a store was lost");
+	TDMX_CHECK(!xt_used(xw->tier), "bytes are left in the tier");
+	account(2);
+}
+
+TDMX_SCENARIO(migrate_reclaim_write, .what = "the same while a CPU writes to it: no store is lost", .setup = migrate_reclaim_write_setup, .check = migrate_reclaim_write_check);
+
+/* ---- it moves there, and back */
+
+static void migrates_back(void *arg)
+{
+	int r = tdmi_migrate_page(xw->s, xw_reader(), xw_va(0), xw->w.ram);
+
+	(void)arg;
+	TDMX_CHECK(!r || r == -EBUSY || r == -ENOENT, "back: %d", r);
+}
+
+static void migrate_back_setup(void)
+{
+	begin();
+	tdmx_spawn("writer", stores_twice, NULL);
+	tdmx_spawn("migrator", migrates, NULL);
+	tdmx_spawn("back", migrates_back, NULL);
+}
+
+static void migrate_back_check(void)
+{
+	TDMX_CHECK(!mig()->r || mig()->r == -EBUSY || mig()->r == -ENOENT, "it fails: %d", mig()->r);
+	account(2);
+	TDMX_CHECK(xw_final(xw->s, xw_va(0)) == 1 && xw_final(xw->s, xw_va(0) + 8) == 2, "a store was lost");
+}
+
+TDMX_SCENARIO(migrate_back, .what = "a page moves to a device and back while a CPU writes to it: no store is lost", .setup = migrate_back_setup, .check = migrate_back_check);
