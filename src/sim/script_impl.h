@@ -114,9 +114,9 @@ int tdmi_script_look(struct tdm_script *x, u32 p, u32 page);
 /* ---- script_driver.c */
 void tdmi_script_buffer_init(struct tdm_script *x, u32 b);
 int tdmi_script_buffer_mmap(struct tdm_script *x, u32 b, struct tdm_space *s, u64 start, u64 len, uintptr_t rights, u64 off);
-/* Map n pages of it at va, whose page in the buffer is `index`, by one call. */
-/* What has just been mapped is filled, if the buffer is of that kind; rights: the model's. What tdmi_remap_range() says. */
+/* What has just been mapped is filled, if the buffer is of that kind. 0, or what tdmi_remap_range() says. */
 int tdmi_script_buffer_fill(struct tdm_script *x, u32 b, uintptr_t rights);
+/* Map n pages of it at va, whose page in the buffer is `index`, by one call. */
 int tdmi_script_buffer_insert(struct tdm_script *x, u32 b, struct tdm_space *s, u64 va, u32 index, u32 n, bool write);
 /* It goes to its other place. */
 void tdmi_script_buffer_move(struct tdm_script *x, u32 b);

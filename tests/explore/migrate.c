@@ -70,6 +70,12 @@ static void migrates(void *arg)
 	mig()->r = tdmi_migrate_page(xw->s, xw_reader(), xw_va(0), mig()->coherent);
 }
 
+/* It was not in use by somebody else, or was, or had gone. */
+static void moved_or_not(int r)
+{
+	TDMX_CHECK(!r || r == -EBUSY || r == -ENOENT, "it fails: %d", r);
+}
+
 static u64 used(u32 range)
 {
 	return tdmi_phys_used(&xw->w.phys, range);
@@ -204,7 +210,7 @@ static void unmaps(void *arg)
 
 static void migrate_munmap_check(void)
 {
-	TDMX_CHECK(!mig()->r || mig()->r == -EBUSY || mig()->r == -ENOENT, "it fails: %d", mig()->r);
+	moved_or_not(mig()->r);
 	TDMX_CHECK(xw_final(xw->s, xw_va(1)) == 9, "a page has two owners");
 	account(3);
 }
@@ -237,7 +243,7 @@ static void only_unmaps(void *arg)
 
 static void migrate_munmap_read_check(void)
 {
-	TDMX_CHECK(!mig()->r || mig()->r == -EBUSY || mig()->r == -ENOENT, "it fails: %d", mig()->r);
+	moved_or_not(mig()->r);
 	account(2);
 }
 
@@ -274,7 +280,7 @@ static void migrate_mremap_check(void)
 	struct tdm_pte pte = entry_at(xw->s, 3);
 	struct tdm_pfn pfn = tdm_pte_pfn(pte);
 
-	TDMX_CHECK(!mig()->r || mig()->r == -EBUSY || mig()->r == -ENOENT, "it fails: %d", mig()->r);
+	moved_or_not(mig()->r);
 	TDMX_CHECK(tdm_pte_present(pte) && is_of_device(pfn) == !mig()->r, "it said %d, and the page is elsewhere", mig()->r);
 	TDMX_CHECK(is_of_device(pfn) || tdm_pfn_page(&xw->w.phys, pfn)->on_list, "reclaim cannot find the page any more");
 	TDMX_CHECK(xw_final(xw->s, xw_va(3)) == 5, "bytes were lost");
@@ -452,7 +458,7 @@ static void migrate_reclaim_setup(void)
 
 static void migrate_reclaim_check(void)
 {
-	TDMX_CHECK(!mig()->r || mig()->r == -EBUSY || mig()->r == -ENOENT, "it fails: %d", mig()->r);
+	moved_or_not(mig()->r);
 	TDMX_CHECK(xw_final(xw->s, xw_va(0)) == 5, "bytes were lost");
 	TDMX_CHECK(!xt_used(xw->tier), "bytes are left in the tier");
 	account(2);
@@ -473,7 +479,7 @@ static void migrate_reclaim_write_setup(void)
 
 static void migrate_reclaim_write_check(void)
 {
-	TDMX_CHECK(!mig()->r || mig()->r == -EBUSY || mig()->r == -ENOENT, "it fails: %d", mig()->r);
+	moved_or_not(mig()->r);
 	TDMX_CHECK(xw_final(xw->s, xw_va(0)) == 1 && xw_final(xw->s, xw_va(0) + 8) == 2, "a store was lost");
 	TDMX_CHECK(!xt_used(xw->tier), "bytes are left in the tier");
 	account(2);
@@ -488,7 +494,7 @@ static void migrates_back(void *arg)
 	int r = tdmi_migrate_page(xw->s, xw_reader(), xw_va(0), xw->w.ram);
 
 	(void)arg;
-	TDMX_CHECK(!r || r == -EBUSY || r == -ENOENT, "back: %d", r);
+	moved_or_not(r);
 }
 
 static void migrate_back_setup(void)
@@ -501,7 +507,7 @@ static void migrate_back_setup(void)
 
 static void migrate_back_check(void)
 {
-	TDMX_CHECK(!mig()->r || mig()->r == -EBUSY || mig()->r == -ENOENT, "it fails: %d", mig()->r);
+	moved_or_not(mig()->r);
 	account(2);
 	TDMX_CHECK(xw_final(xw->s, xw_va(0)) == 1 && xw_final(xw->s, xw_va(0) + 8) == 2, "a store was lost");
 }

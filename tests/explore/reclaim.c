@@ -315,13 +315,18 @@ static void writes_beside(void *arg)
 	xw_store(xw->s, xw_va(0) + 8, 8);
 }
 
-static void reclaim_two_writers_setup(void)
+static void three(void (*writer)(void *), void (*third)(void *))
 {
 	setup(true);
 	xw_idle(xw->s, 0, TDM_PTE_ACCESSED | TDM_PTE_DIRTY);
-	tdmx_spawn("writer", writes, NULL);
-	tdmx_spawn("second", writes_beside, NULL);
+	tdmx_spawn("writer", writer, NULL);
+	tdmx_spawn("third", third, NULL);
 	tdmx_spawn("reclaim", reclaims, NULL);
+}
+
+static void reclaim_two_writers_setup(void)
+{
+	three(writes, writes_beside);
 }
 
 static void reclaim_two_writers_check(void)
@@ -349,11 +354,7 @@ static void unmaps_it(void *arg)
 
 static void reclaim_write_munmap_setup(void)
 {
-	setup(true);
-	xw_idle(xw->s, 0, TDM_PTE_ACCESSED | TDM_PTE_DIRTY);
-	tdmx_spawn("writer", tries_to_write, NULL);
-	tdmx_spawn("unmapper", unmaps_it, NULL);
-	tdmx_spawn("reclaim", reclaims, NULL);
+	three(tries_to_write, unmaps_it);
 }
 
 static void reclaim_write_munmap_check(void)
@@ -383,12 +384,8 @@ static void writes_before_it_moves(void *arg)
 
 static void reclaim_write_mremap_setup(void)
 {
-	setup(true);
+	three(writes_before_it_moves, moves);
 	written = tdmx_alloc(sizeof(*written));
-	xw_idle(xw->s, 0, TDM_PTE_ACCESSED | TDM_PTE_DIRTY);
-	tdmx_spawn("writer", writes_before_it_moves, NULL);
-	tdmx_spawn("mremap", moves, NULL);
-	tdmx_spawn("reclaim", reclaims, NULL);
 }
 
 static void reclaim_write_mremap_check(void)
